@@ -1,0 +1,3 @@
+//! `ngx_http_timer_module`: single-instance timers for nginx.
+
+pub mod schedule;

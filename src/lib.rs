@@ -1,3 +1,112 @@
-//! `ngx_http_timer_module`: single-instance timers for nginx.
+//! `ngx_http_timer_module`: single-instance timers for nginx. A timer is a location on a clock.
+//!
+//! The descriptor that nginx loads, and hooks that forward. The layers below it:
+//!
+//! - [`schedule`]: pure functions from one instant to the next due time;
+//! - [`os`]: system calls; `nginx`: everything that names nginx's types;
+//! - `conf`: directives turned into plain values;
+//! - `runner`: on a due time, arm the next, then run this one; `variables`.
 
+pub mod os;
 pub mod schedule;
+
+#[cfg(feature = "nginx")]
+pub mod conf;
+#[cfg(feature = "nginx")]
+pub mod nginx;
+#[cfg(feature = "nginx")]
+pub mod runner;
+#[cfg(feature = "nginx")]
+pub mod variables;
+
+#[cfg(feature = "nginx")]
+pub use module::TimerModule;
+
+/// The module's descriptor and hooks.
+#[cfg(feature = "nginx")]
+pub mod module {
+    use std::ffi::{c_char, c_void};
+    use std::ptr;
+
+    use nginx_sys::{ngx_command_t, ngx_http_module_t, ngx_module_t};
+
+    use crate::conf::{
+        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerSuccess, TimerTimeout,
+        TimerWorker, resolve,
+    };
+    use crate::nginx::conf::{Commands, Parsing, Refused, http_command, location_command};
+    use crate::nginx::module::{HttpModule, Process, context, descriptor};
+    use crate::{runner, variables};
+
+    /// The module, as nginx sees it.
+    pub struct TimerModule;
+
+    static COMMANDS: Commands<6> = Commands([
+        location_command::<TimerDirective>(),
+        location_command::<TimerWorker>(),
+        location_command::<TimerTimeout>(),
+        location_command::<TimerSuccess>(),
+        http_command::<TimerMaxRunning>(),
+        ngx_command_t::empty(),
+    ]);
+
+    static CONTEXT: ngx_http_module_t = context::<TimerModule>();
+
+    /// The descriptor. nginx writes the module's indices to it.
+    #[unsafe(no_mangle)]
+    pub static mut ngx_http_timer_module: ngx_module_t = ngx_module_t {
+        ctx: (&raw const CONTEXT).cast_mut().cast::<c_void>(),
+        commands: (&raw const COMMANDS).cast_mut().cast::<ngx_command_t>(),
+        ..descriptor::<TimerModule>()
+    };
+
+    /// The modules of this file, as `load_module` finds them (`ngx_load_module`).
+    #[unsafe(no_mangle)]
+    pub static mut ngx_modules: [*const ngx_module_t; 2] =
+        [&raw const ngx_http_timer_module, ptr::null()];
+
+    /// Their names.
+    #[unsafe(no_mangle)]
+    pub static mut ngx_module_names: [*const c_char; 2] =
+        [c"ngx_http_timer_module".as_ptr(), ptr::null()];
+
+    /// Their order: none is asked for.
+    #[unsafe(no_mangle)]
+    pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
+
+    impl HttpModule for TimerModule {
+        type Main = MainConf;
+        type Location = LocationConf;
+
+        fn descriptor() -> *const ngx_module_t {
+            &raw const ngx_http_timer_module
+        }
+
+        fn before_configuration(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
+            variables::add(parsing)
+        }
+
+        fn inherit(conf: &mut LocationConf, from: &LocationConf) {
+            conf.inherit(from);
+        }
+
+        fn after_configuration(
+            main: &mut MainConf,
+            parsing: &mut Parsing<'_>,
+        ) -> Result<(), Refused> {
+            resolve(main, parsing)
+        }
+
+        fn loaded(main: &MainConf) {
+            runner::reload(main);
+        }
+
+        fn process_begins(main: &MainConf, process: Process) {
+            runner::begin(main, process);
+        }
+
+        fn process_ends() {
+            runner::end();
+        }
+    }
+}

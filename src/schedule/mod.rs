@@ -9,11 +9,13 @@ mod every;
 mod hash;
 mod instant;
 mod jitter;
+mod plan;
 
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
 pub use jitter::Jitter;
+pub use plan::{Appointment, Look, Plan};
 
 /// When a timer is due.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,69 @@
+//! The parameters of a directive: `name=value`, each at most once.
+
+use crate::nginx::conf::{Refused, Shown};
+
+/// A parameter of the directive that is being read.
+#[derive(Clone, Copy)]
+pub(super) struct Parameter<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a [u8],
+}
+
+/// The parameters that were given, in their order.
+pub(super) struct Parameters<'a>(Vec<Parameter<'a>>);
+
+impl<'a> Parameters<'a> {
+    /// Reads `words`, of which each must be one of `known`.
+    ///
+    /// # Errors
+    ///
+    /// A word that is no parameter, or one that was given before.
+    pub(super) fn read(
+        words: impl Iterator<Item = &'a [u8]>,
+        known: &[&'a str],
+    ) -> Result<Self, Refused> {
+        let mut parameters: Vec<Parameter<'a>> = Vec::new();
+        for word in words {
+            let parameter = split(word, known).ok_or_else(|| Refused::parameter(word))?;
+            if parameters.iter().any(|other| other.name == parameter.name) {
+                let name = parameter.name;
+                return Err(Refused::Because(format!("duplicate \"{name}\" parameter")));
+            }
+            parameters.push(parameter);
+        }
+        Ok(Self(parameters))
+    }
+
+    /// The parameter `name`, read by `parse`; `None` if it was not given.
+    ///
+    /// # Errors
+    ///
+    /// `parse` could make nothing of the value; the message says `hint` too.
+    pub(super) fn get<T>(
+        &self,
+        name: &str,
+        hint: &str,
+        parse: impl FnOnce(&'a [u8]) -> Option<T>,
+    ) -> Result<Option<T>, Refused> {
+        let Some(parameter) = self.0.iter().find(|parameter| parameter.name == name) else {
+            return Ok(None);
+        };
+        match parse(parameter.value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(invalid(parameter.value, name, "parameter", hint)),
+        }
+    }
+}
+
+/// `invalid value "VALUE" in "NAME" KIND, it must be HINT`, as nginx says of a flag.
+pub(super) fn invalid(value: &[u8], name: &str, kind: &str, hint: &str) -> Refused {
+    let value = Shown(value);
+    Refused::Because(format!("invalid value \"{value}\" in \"{name}\" {kind}, it must be {hint}"))
+}
+
+fn split<'a>(word: &'a [u8], known: &[&'a str]) -> Option<Parameter<'a>> {
+    let at = word.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = (word.get(..at)?, word.get(at + 1..)?);
+    let name = known.iter().find(|known| known.as_bytes() == name)?;
+    Some(Parameter { name, value })
+}

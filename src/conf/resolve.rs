@@ -1,0 +1,80 @@
+//! What can be known only once the whole configuration was read: names, and what is inherited.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::timer::Definition;
+use super::{MainConf, TimerConf, TimerName, limits};
+use crate::TimerModule;
+use crate::nginx::conf::{Parsing, Refused, Shown};
+use crate::schedule::{Every, Jitter, Plan, Schedule};
+
+/// Turns the definitions into timers.
+///
+/// # Errors
+///
+/// A name is taken already, or `$server_name` in it stands for none.
+pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused> {
+    let host_name = parsing.host_name();
+    let mut seen: HashMap<TimerName, Rc<TimerConf>> = HashMap::new();
+    for definition in std::mem::take(&mut main.definitions) {
+        let timer = Rc::new(timer(definition, &host_name)?);
+        if let Some(first) = seen.insert(timer.name.clone(), Rc::clone(&timer)) {
+            let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.place);
+            return Err(Refused::At(timer.place.clone(), why));
+        }
+        main.timers.push(timer);
+    }
+    Ok(())
+}
+
+fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused> {
+    let name = name(&definition)?;
+    let Definition { every, offset, location, .. } = definition;
+    let schedule = match offset {
+        Some(offset) => Every::new(every, offset),
+        None => Every::spread(every, name.as_str()),
+    };
+    // Both were looked at when the directive was read.
+    let Ok(schedule) = schedule else {
+        return Err(Refused::At(definition.place, "invalid \"every\" or \"offset\"".to_owned()));
+    };
+    let jitter = Jitter::new(definition.jitter, host_name, name.as_str());
+    let inherited = location.configuration::<TimerModule>();
+    let host = definition
+        .host
+        .or_else(|| location.server_name().and_then(|name| String::from_utf8(name.to_vec()).ok()));
+    Ok(TimerConf {
+        plan: Plan::new(Schedule::Every(schedule), jitter),
+        first: definition.first,
+        enabled: definition.enabled,
+        method: definition.method,
+        uri: definition.uri,
+        host,
+        access: definition.access,
+        worker: inherited.and_then(|conf| conf.worker).unwrap_or_default(),
+        timeout: inherited.and_then(|conf| conf.timeout).unwrap_or(limits::TIMEOUT),
+        success: inherited.and_then(|conf| conf.success.clone()).unwrap_or_default(),
+        place: definition.place,
+        name,
+        location,
+    })
+}
+
+fn name(definition: &Definition) -> Result<TimerName, Refused> {
+    let template = &definition.name;
+    let server_name = match definition.location.server_name() {
+        Some(name) => name,
+        None if !template.needs_server_name() => b"",
+        None => {
+            let word = Shown(template.word());
+            let why = format!("timer name \"{word}\" needs a plain first \"server_name\"");
+            return Err(Refused::At(definition.place.clone(), why));
+        }
+    };
+    template.resolve(server_name).ok_or_else(|| {
+        let (word, server_name) = (Shown(template.word()), Shown(server_name));
+        let why = format!("invalid timer name \"{word}\" for server \"{server_name}\"");
+        Refused::At(definition.place.clone(), why)
+    })
+}

@@ -1,0 +1,193 @@
+//! `timer`.
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use super::name::NameTemplate;
+use super::parameters::{Parameters, invalid};
+use super::{Enabled, First, LocationConf, MainConf};
+use crate::TimerModule;
+use crate::nginx::conf::{
+    Arguments, Context, LocationDirective, Parsing, Place, Refused, Shown, parse_time,
+};
+use crate::nginx::location::{Kind, Location};
+use crate::nginx::request::{Access, Method, Uri};
+use crate::schedule::{Every, EveryError};
+
+/// `timer name every=time ...`: runs the enclosing location on schedule.
+pub struct TimerDirective;
+
+/// A timer as its directive says, before the rest of the configuration is known.
+pub(super) struct Definition {
+    pub(super) name: NameTemplate,
+    pub(super) every: Duration,
+    /// `None`: derived from the name.
+    pub(super) offset: Option<Duration>,
+    pub(super) jitter: Duration,
+    pub(super) first: First,
+    pub(super) enabled: Enabled,
+    pub(super) location: Location,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    /// `None`: the server's first name, if that is a plain one.
+    pub(super) host: Option<String>,
+    pub(super) access: Access,
+    pub(super) place: Place,
+}
+
+const PARAMETERS: [&str; 9] =
+    ["every", "offset", "jitter", "first", "uri", "method", "host", "access", "enabled"];
+
+impl LocationDirective for TimerDirective {
+    type Module = TimerModule;
+    const NAME: &'static CStr = c"timer";
+    const CONTEXT: Context = Context::Location;
+    const ARGUMENTS: Arguments = Arguments::Some;
+
+    fn set(
+        conf: &mut LocationConf,
+        main: &mut MainConf,
+        parsing: &mut Parsing<'_>,
+    ) -> Result<(), Refused> {
+        if conf.timer.is_some() {
+            return Err(Refused::IsDuplicate);
+        }
+        let mut words = parsing.arguments();
+        let name = words.next().unwrap_or_default();
+        let name = NameTemplate::parse(name)
+            .ok_or_else(|| Refused::Because(format!("invalid timer name \"{}\"", Shown(name))))?;
+        let parameters = Parameters::read(words, &PARAMETERS)?;
+
+        let (every, offset) = rate(&parameters)?;
+        let jitter = parameters.get("jitter", "a time below \"every\"", |word| {
+            parse_time(word).filter(|jitter| *jitter < every)
+        })?;
+        let location = parsing.location();
+        let uri = match parameters.get("uri", "", Some)? {
+            Some(uri) => given_uri(uri, location, parsing)?,
+            None => Uri::Constant(default_uri(location, parsing)?),
+        };
+
+        let definition = Definition {
+            name,
+            every,
+            offset,
+            jitter: jitter.unwrap_or_default(),
+            first: parameters.get("first", "\"now\" or \"due\"", first)?.unwrap_or_default(),
+            enabled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or_default(),
+            location,
+            method: parameters.get("method", "in upper case", Method::parse)?.unwrap_or_default(),
+            uri,
+            host: parameters.get("host", "a host name", host)?,
+            access: parameters.get("access", ON_OFF, access)?.unwrap_or(Access::LeftOut),
+            place: parsing.place(),
+        };
+        conf.timer = Some(definition.place.clone());
+        main.definitions.push(definition);
+        Ok(())
+    }
+}
+
+const ON_OFF: &str = "\"on\" or \"off\"";
+
+fn rate(parameters: &Parameters<'_>) -> Result<(Duration, Option<Duration>), Refused> {
+    let every = parameters.get("every", "between \"10ms\" and \"366d\"", |word| {
+        parse_time(word).filter(|every| Every::new(*every, Duration::ZERO).is_ok())
+    })?;
+    let Some(every) = every else {
+        let why = "\"timer\" must have \"every\" parameter";
+        return Err(Refused::Because(why.to_owned()));
+    };
+    let offset = parameters.get("offset", "a time below \"every\"", |word| {
+        parse_time(word).filter(|offset| Every::new(every, *offset) != Err(EveryError::Offset))
+    })?;
+    Ok((every, offset))
+}
+
+fn first(word: &[u8]) -> Option<First> {
+    match word {
+        b"now" => Some(First::Now),
+        b"due" => Some(First::Due),
+        _ => None,
+    }
+}
+
+fn enabled(word: &[u8]) -> Option<Enabled> {
+    match word {
+        b"on" => Some(Enabled::On),
+        b"off" => Some(Enabled::Off),
+        _ => None,
+    }
+}
+
+fn access(word: &[u8]) -> Option<Access> {
+    match word {
+        b"on" => Some(Access::Checked),
+        b"off" => Some(Access::LeftOut),
+        _ => None,
+    }
+}
+
+/// A `Host` header: what nginx itself would take from a client (`ngx_http_validate_host`), without
+/// variables.
+fn host(word: &[u8]) -> Option<String> {
+    const LONGEST: usize = 255;
+
+    let valid = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'$' | b'"' | b'\\');
+    let host = std::str::from_utf8(word).ok()?;
+    let (name, port) = match host.rsplit_once(':') {
+        // The colons of an IPv6 address stand within brackets.
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    let in_brackets = name.starts_with('[') && name.ends_with(']');
+    let plain = !name.contains([':', '[', ']']);
+    let fits = !name.is_empty() && !name.starts_with('.') && word.len() <= LONGEST;
+    let port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    (fits && port && (in_brackets || plain) && word.iter().all(valid)).then(|| host.to_owned())
+}
+
+fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Result<Uri, Refused> {
+    if word.contains(&b'$') {
+        return parsing.template(word).map(Uri::Variable);
+    }
+    if location.contains(parsing.log(), word) {
+        return Ok(Uri::Constant(word.to_vec()));
+    }
+    if location.kind() == Kind::Named || !word.starts_with(b"/") {
+        return Err(invalid(word, "uri", "parameter", "a path that begins with \"/\""));
+    }
+    let name = Shown(location.name());
+    Err(Refused::Because(format!("\"uri\" must be within location \"{name}\"")))
+}
+
+/// The location's own name as a URI.
+fn default_uri(location: Location, parsing: &Parsing<'_>) -> Result<Vec<u8>, Refused> {
+    let name = location.name();
+    let uri = match location.kind() {
+        Kind::Named => escape(&[b"/", name.strip_prefix(b"@").unwrap_or(name)].concat()),
+        Kind::Exact | Kind::Prefix => escape(name),
+        Kind::Regex => Vec::new(),
+    };
+    if location.contains(parsing.log(), &uri) {
+        return Ok(uri);
+    }
+    let name = Shown(name);
+    Err(Refused::Because(format!("\"timer\" must have \"uri\" parameter in location \"{name}\"")))
+}
+
+/// A decoded path as it stands in a request line.
+fn escape(path: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+
+    let mut escaped = Vec::with_capacity(path.len());
+    for byte in path {
+        if byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#') {
+            escaped.push(*byte);
+        } else {
+            // Writing to memory cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}

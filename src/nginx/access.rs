@@ -1,0 +1,167 @@
+//! Leaves out what is there for clients: the pre-access and access phases (RUN-9).
+
+use std::ptr;
+
+use nginx_sys::{
+    NGX_DECLINED, NGX_DONE, ngx_array_push, ngx_cycle_t, ngx_http_conf_ctx_t,
+    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phase_engine_t,
+    ngx_http_phase_handler_t, ngx_http_request_t, ngx_int_t,
+};
+
+use super::conf::{Parsing, Refused};
+use super::frame::Frame;
+use super::guard::guard;
+use super::request::Access;
+
+const PREACCESS: usize = nginx_sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
+
+type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
+type Checker =
+    unsafe extern "C" fn(*mut ngx_http_request_t, *mut ngx_http_phase_handler_t) -> ngx_int_t;
+
+/// What this module's handler is known by. A static, so that there is one address.
+static HANDLER: Handler = leave_out;
+
+/// Registers the handler, in postconfiguration.
+pub(super) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {
+    // SAFETY: HOST-2: `postconfiguration` has the context of the `http` block.
+    let main = unsafe { core_main(parsing.cf().ctx.cast()) };
+    // SAFETY: the core module's configuration of this `http` block.
+    let handlers = unsafe { &raw mut (*main).phases[PREACCESS].handlers };
+    // SAFETY: an array of handlers (`ngx_http_init_phases`).
+    let handler = unsafe { ngx_array_push(handlers) }.cast::<ngx_http_handler_pt>();
+    if handler.is_null() {
+        return Err(Refused::AlreadyLogged);
+    }
+    // SAFETY: the new element, of this type.
+    unsafe { handler.write(Some(HANDLER)) };
+    Ok(())
+}
+
+/// Puts the handler before those of modules that were loaded later, in a cycle that was read: all
+/// handlers of a phase have the same checker and the same way on, so that they can change places.
+pub(super) fn put_first(cycle: *mut ngx_cycle_t) {
+    // SAFETY: HOST-20: a complete cycle.
+    let confs = unsafe { (*cycle).conf_ctx };
+    // SAFETY: set by `ngx_preinit_modules`.
+    let index = unsafe { nginx_sys::ngx_http_module.index };
+    // SAFETY: `conf_ctx` has a place for each module's index.
+    let context = unsafe { confs.add(index) };
+    // SAFETY: the caller has found an `http` block.
+    let main = unsafe { core_main((*context).cast()) };
+    // SAFETY: the core module's configuration.
+    let first = unsafe { (*main).phase_engine.handlers };
+
+    let is = |entry: ngx_http_phase_handler_t, handler: Handler| {
+        entry.handler.is_some_and(|other| ptr::fn_addr_eq(other, handler))
+    };
+    let mut at = first;
+    // The way on tells phases apart: it is the index behind the phase.
+    let own = loop {
+        // SAFETY: the array is closed by an entry without a checker.
+        let entry = unsafe { at.read() };
+        if entry.checker.is_none() {
+            return;
+        }
+        if is(entry, HANDLER) {
+            break entry;
+        }
+        at = at.wrapping_add(1);
+    };
+    while at > first {
+        let before = at.wrapping_sub(1);
+        // SAFETY: not before the array's first entry.
+        let other = unsafe { before.read() };
+        if other.next != own.next {
+            break;
+        }
+        // SAFETY: as above; before workers exist, nobody else looks at the array.
+        unsafe { (*at).handler = other.handler };
+        at = before;
+    }
+    // SAFETY: an entry of the same phase.
+    unsafe { (*at).handler = own.handler };
+}
+
+/// The phases of the configuration that `r` is in.
+///
+/// # Safety
+///
+/// `r` is an open request.
+pub(super) unsafe fn engine(r: *mut ngx_http_request_t) -> ngx_http_phase_engine_t {
+    // SAFETY: set before any configuration is read.
+    let index = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    // SAFETY: the caller's promise.
+    let confs = unsafe { (*r).main_conf };
+    // SAFETY: the array has a place for each http module.
+    let main = unsafe { confs.add(index) };
+    // SAFETY: as above.
+    let main = unsafe { *main }.cast::<ngx_http_core_main_conf_t>();
+    // SAFETY: the core module's configuration of this `http` block.
+    unsafe { (*main).phase_engine }
+}
+
+/// # Safety
+///
+/// `context` is that of an `http` block that is read or was read.
+unsafe fn core_main(context: *mut ngx_http_conf_ctx_t) -> *mut ngx_http_core_main_conf_t {
+    // SAFETY: set before any configuration is read.
+    let index = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    // SAFETY: the caller's promise.
+    let confs = unsafe { (*context).main_conf };
+    // SAFETY: the array has a place for each http module.
+    let main = unsafe { confs.add(index) };
+    // SAFETY: as above.
+    unsafe { *main }.cast()
+}
+
+/// Has a run's main request go on behind the access phase; other requests pass.
+unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(NGX_DECLINED as ngx_int_t, || {
+        // SAFETY: nginx calls a phase handler with an open request.
+        let main = unsafe { (*r).main };
+        if r != main {
+            return NGX_DECLINED as ngx_int_t;
+        }
+        // SAFETY: as above.
+        match unsafe { Frame::run_of(r) } {
+            Some((_, Access::LeftOut)) => {}
+            Some((_, Access::Checked)) | None => return NGX_DECLINED as ngx_int_t,
+        }
+        // SAFETY: as above.
+        let behind = unsafe { behind_access(r) };
+        // SAFETY: as above.
+        unsafe { (*r).phase_handler = behind };
+        // SAFETY: as above; the request may end inside, and is not touched any more.
+        unsafe { nginx_sys::ngx_http_core_run_phases(r) };
+        NGX_DONE as ngx_int_t
+    })
+}
+
+/// The index of the first handler behind the access phase; without an access phase, behind the
+/// pre-access phase.
+///
+/// # Safety
+///
+/// `r` is an open request in its pre-access phase.
+unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
+    const POST_ACCESS: Checker = nginx_sys::ngx_http_core_post_access_phase;
+
+    // SAFETY: the caller's promise.
+    let handlers = unsafe { engine(r) }.handlers;
+    // SAFETY: as above.
+    let current = unsafe { (*r).phase_handler };
+    let mut index = current;
+    loop {
+        // SAFETY: the array is closed by an entry without a checker.
+        let entry = unsafe { handlers.offset(index).read() };
+        let Some(checker) = entry.checker else { break };
+        index += 1;
+        if ptr::fn_addr_eq(checker, POST_ACCESS) {
+            return index;
+        }
+    }
+    // SAFETY: the entry that is being run.
+    let next = unsafe { handlers.offset(current).read() }.next;
+    ngx_int_t::try_from(next).unwrap_or(current + 1)
+}

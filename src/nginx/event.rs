@@ -1,0 +1,196 @@
+//! nginx's event timers and posted events.
+//!
+//! ```text
+//!            arm                    nginx's clock gets there
+//!   idle ───────────> armed ──────────────────────────────> running its callback
+//!    ^                  │ cancel, drop                        │
+//!    └──────────────────┴──────────── Next::Stop ─────────────┤
+//!                       ^                                     │
+//!                       └──────────── Next::After(d) ─────────┘
+//! ```
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::ffi::{c_int, c_void};
+use std::mem;
+use std::ptr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nginx_sys::{
+    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_delete_posted_event, ngx_event_t,
+    ngx_post_event,
+};
+
+use super::guard::guard;
+use super::log::Log;
+
+/// What happens after a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The callback is called again after this time.
+    After(Duration),
+    /// It is not called again unless the timer is armed anew.
+    Stop,
+}
+
+/// Whether an armed timer holds a worker that was told to quit (HOST-7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The worker leaves without waiting for the timer.
+    Cancelable,
+    /// The worker stays until the timer has run out or was cancelled.
+    HoldsExit,
+}
+
+/// A timer of nginx's event loop; dropping it cancels it.
+pub struct Timer(Rc<Node>);
+
+/// A callback that is to run later in this turn of the event loop; dropping it cancels it.
+pub struct Posted(Rc<Node>);
+
+type Callback = Box<dyn FnMut() -> Next>;
+
+/// What nginx's queue and tree link to.
+///
+/// # Invariants
+///
+/// The event's `data` points to the node itself, whose address is that of the `Rc`'s content and
+/// never changes; the event is in nginx's tree or queue only while a [`Timer`] or [`Posted`] keeps
+/// the node alive. The first fields have the shape of a connection with the descriptor -1, which
+/// nginx's debug log reads (HOST-6).
+#[repr(C)]
+struct Node {
+    before_fd: [*const c_void; 3],
+    fd: c_int,
+    event: UnsafeCell<ngx_event_t>,
+    callback: RefCell<Option<Callback>>,
+    dropped: Cell<bool>,
+}
+
+const _: () = assert!(mem::offset_of!(Node, fd) == mem::offset_of!(ngx_connection_t, fd));
+
+/// The shortest wait: 0 ms, armed again and again, would starve the event loop (HOST-5).
+const SHORTEST_MS: usize = 1;
+/// When a callback panicked it is called again after this time.
+const AFTER_PANIC: Next = Next::After(Duration::from_secs(1));
+
+impl Timer {
+    /// A timer that is not armed yet.
+    pub fn new(hold: Hold, callback: impl FnMut() -> Next + 'static) -> Self {
+        Self(Node::new(hold, Box::new(callback)))
+    }
+
+    /// Has the callback called after `after`, at least 1 ms; replaces what was armed before.
+    pub fn arm(&self, after: Duration) {
+        self.0.arm(after);
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.cancel();
+        self.0.retire();
+    }
+}
+
+impl Posted {
+    /// A callback that is not posted yet.
+    pub fn new(mut callback: impl FnMut() + 'static) -> Self {
+        let callback = move || {
+            callback();
+            Next::Stop
+        };
+        Self(Node::new(Hold::Cancelable, Box::new(callback)))
+    }
+
+    /// Has the callback called after the events at hand; once, however often it was posted.
+    pub fn post(&self) {
+        // SAFETY: the node's invariant; HOST-1: the queue is this thread's.
+        unsafe { ngx_post_event(self.0.event.get(), &raw mut nginx_sys::ngx_posted_events) };
+    }
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        let event = self.0.event.get();
+        // SAFETY: the node's invariant.
+        if unsafe { (*event).posted() } != 0 {
+            // SAFETY: it is posted, so its queue links are set.
+            unsafe { ngx_delete_posted_event(event) };
+        }
+        self.0.retire();
+    }
+}
+
+impl Node {
+    fn new(hold: Hold, callback: Callback) -> Rc<Self> {
+        // SAFETY: `ngx_event_t` is plain C data, for which nginx itself takes zeroed memory.
+        let mut event: ngx_event_t = unsafe { mem::zeroed() };
+        event.handler = Some(on_event);
+        event.log = Log::cycle().as_ptr();
+        event.set_cancelable(u32::from(hold == Hold::Cancelable));
+
+        let node = Rc::new(Self {
+            before_fd: [ptr::null(); 3],
+            fd: -1,
+            event: UnsafeCell::new(event),
+            callback: RefCell::new(Some(callback)),
+            dropped: Cell::new(false),
+        });
+        let data = Rc::as_ptr(&node).cast_mut().cast();
+        // SAFETY: nobody else knows of the event yet.
+        // INVARIANT: the event leads to its own node.
+        unsafe { (*node.event.get()).data = data };
+        node
+    }
+
+    fn arm(&self, after: Duration) {
+        // HOST-4: a set timer would keep its old deadline if that is near.
+        self.cancel();
+        let after_ms = usize::try_from(after.as_millis()).unwrap_or(usize::MAX / 2);
+        // SAFETY: the invariant: the node outlives its place in the tree.
+        unsafe { ngx_add_timer(self.event.get(), after_ms.max(SHORTEST_MS)) };
+    }
+
+    fn cancel(&self) {
+        let event = self.event.get();
+        // SAFETY: the invariant.
+        if unsafe { (*event).timer_set() } != 0 {
+            // SAFETY: it is in the tree.
+            unsafe { ngx_del_timer(event) };
+        }
+    }
+
+    /// Gives up the callback, unless it is the one that is running: that one is not kept after it.
+    fn retire(&self) {
+        self.dropped.set(true);
+        let callback = self.callback.take();
+        drop(callback);
+    }
+
+    fn run(&self) {
+        let Some(mut callback) = self.callback.take() else {
+            return;
+        };
+        let next = guard(AFTER_PANIC, &mut callback);
+        if self.dropped.get() {
+            return;
+        }
+        self.callback.replace(Some(callback));
+        if let Next::After(after) = next {
+            self.arm(after);
+        }
+    }
+}
+
+/// `ngx_event_expire_timers` and `ngx_event_process_posted` have taken the event out of the tree or
+/// queue before, and do not touch it afterwards (HOST-3), so it may be dropped in its own callback.
+unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls a handler with its own event.
+    let node = unsafe { (*event).data }.cast::<Node>().cast_const();
+    // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
+    unsafe { Rc::increment_strong_count(node) };
+    // SAFETY: the count was raised for this very `Rc`.
+    let node = unsafe { Rc::from_raw(node) };
+    guard((), || node.run());
+}

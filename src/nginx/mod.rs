@@ -1,0 +1,44 @@
+//! The nginx layer: everything that names nginx's types or is called by nginx.
+//!
+//! Safe on the outside. Nothing in here knows of timers as a feature; it offers directives,
+//! variables, events, processes, logs and one primitive: *run this location now, without a client,
+//! and tell how it ended* ([`request::start`]).
+//!
+//! SAFETY comments cite the facts of SAFETY.md (`HOST-n`, `RUN-n`) or an invariant that stands
+//! beside its type.
+
+pub mod access;
+pub mod conf;
+pub mod event;
+mod frame;
+mod guard;
+pub mod location;
+pub mod log;
+pub mod module;
+pub mod process;
+pub mod request;
+mod stat;
+pub mod text;
+mod uri;
+pub mod variable;
+
+use nginx_sys::ngx_str_t;
+
+/// The bytes of a string of nginx's.
+///
+/// # Safety
+///
+/// `string` holds `len` initialized bytes that live and stay unchanged for `'a`, or its length is
+/// zero.
+unsafe fn bytes<'a>(string: ngx_str_t) -> &'a [u8] {
+    if string.len == 0 || string.data.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller's promise; a length of zero was dealt with.
+    unsafe { std::slice::from_raw_parts(string.data, string.len) }
+}
+
+/// `bytes` as a string of nginx's, which must not outlive them nor be written through.
+fn borrowed(bytes: &[u8]) -> ngx_str_t {
+    ngx_str_t { len: bytes.len(), data: bytes.as_ptr().cast_mut() }
+}

@@ -1,0 +1,246 @@
+//! The module's hooks: from nginx's function tables to safe methods.
+
+use std::ffi::{c_char, c_void};
+use std::ptr::{self, NonNull};
+
+use nginx_sys::{
+    NGX_ERROR, NGX_OK, ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_module_t, ngx_int_t,
+    ngx_module_t, ngx_pool_cleanup_add, ngx_pool_t,
+};
+
+use super::conf::{Parsing, Refused};
+use super::guard::guard;
+use super::process::{self, Role};
+use super::{access, request};
+
+/// What an http module has and does.
+pub trait HttpModule: 'static {
+    /// Its configuration of the `http` block.
+    type Main: Default + 'static;
+    /// Its configuration of each `http`, `server` and `location` block.
+    type Location: Default + 'static;
+
+    /// Its descriptor.
+    fn descriptor() -> *const ngx_module_t;
+
+    /// Before the `http` block is read: the place to add variables.
+    ///
+    /// # Errors
+    ///
+    /// Why the configuration is refused.
+    fn before_configuration(parsing: &mut Parsing<'_>) -> Result<(), Refused>;
+
+    /// Gives `conf` what it has not set itself from the enclosing block.
+    fn inherit(conf: &mut Self::Location, from: &Self::Location);
+
+    /// After the `http` block was read and all was inherited.
+    ///
+    /// # Errors
+    ///
+    /// Why the configuration is refused.
+    fn after_configuration(main: &mut Self::Main, parsing: &mut Parsing<'_>)
+    -> Result<(), Refused>;
+
+    /// A configuration was loaded, in the process that reads it.
+    fn loaded(main: &Self::Main);
+
+    /// A process begins its work.
+    fn process_begins(main: &Self::Main, process: Process);
+
+    /// A process is about to end.
+    fn process_ends();
+}
+
+/// A process that begins its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    /// What it is.
+    pub role: Role,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// The http module's table of hooks.
+pub const fn context<M: HttpModule>() -> ngx_http_module_t {
+    ngx_http_module_t {
+        preconfiguration: Some(preconfiguration::<M>),
+        postconfiguration: Some(postconfiguration::<M>),
+        create_main_conf: Some(create::<M::Main>),
+        init_main_conf: None,
+        create_srv_conf: None,
+        merge_srv_conf: None,
+        create_loc_conf: Some(create::<M::Location>),
+        merge_loc_conf: Some(merge::<M>),
+    }
+}
+
+/// The module's descriptor, but for its tables.
+pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
+    ngx_module_t {
+        type_: nginx_sys::NGX_HTTP_MODULE as usize,
+        init_module: Some(init_module::<M>),
+        init_process: Some(init_process::<M>),
+        exit_process: Some(exit_process::<M>),
+        ..ngx_module_t::default()
+    }
+}
+
+/// The module's place among the http modules.
+fn context_index<M: HttpModule>() -> usize {
+    // SAFETY: the module's own descriptor, a static; nginx sets the index before any hook runs.
+    unsafe { (*M::descriptor()).ctx_index }
+}
+
+/// The module's main configuration in `context`, null if there is none.
+///
+/// # Safety
+///
+/// `context` is that of an `http` block that is read or was read, or null.
+pub(super) unsafe fn main_of<M: HttpModule>(context: *mut ngx_http_conf_ctx_t) -> *mut M::Main {
+    if context.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: the caller's promise.
+    let confs = unsafe { (*context).main_conf };
+    // SAFETY: the array has a place for each http module.
+    let conf = unsafe { confs.add(context_index::<M>()) };
+    // SAFETY: as above; the place holds what `create_main_conf` answered, or null.
+    unsafe { *conf }.cast()
+}
+
+/// The module's configuration among those of a location.
+///
+/// # Safety
+///
+/// `confs` is the `loc_conf` of a block of a configuration that was read, which lives for `'a`.
+pub(super) unsafe fn location_of<'a, M: HttpModule>(
+    confs: *mut *mut c_void,
+) -> Option<&'a M::Location> {
+    // SAFETY: the array has a place for each http module.
+    let conf = unsafe { confs.add(context_index::<M>()) };
+    // SAFETY: as above; the place holds what `create_loc_conf` answered.
+    let conf = unsafe { *conf }.cast::<M::Location>();
+    // SAFETY: as above; it changes no more once the configuration was read.
+    unsafe { conf.as_ref() }
+}
+
+/// The module's main configuration in a complete cycle; `None` where there is no `http` block.
+fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Main> {
+    // SAFETY: HOST-20: nginx passes a complete cycle to its hooks.
+    let confs = unsafe { (*cycle).conf_ctx };
+    // SAFETY: `index` is set by `ngx_preinit_modules`.
+    let index = unsafe { nginx_sys::ngx_http_module.index };
+    // SAFETY: `conf_ctx` has a place for each module's index.
+    let context = unsafe { confs.add(index) };
+    // SAFETY: as above; for the http module it holds its context, or null.
+    let context = unsafe { *context }.cast::<ngx_http_conf_ctx_t>();
+    // SAFETY: see before.
+    let main = unsafe { main_of::<M>(context) };
+    // SAFETY: made by `create_main_conf`, lives as long as the cycle, changes no more.
+    unsafe { main.as_ref() }
+}
+
+/// A value on the heap that is dropped with `pool`; null without memory.
+fn in_pool<T>(pool: *mut ngx_pool_t, value: T) -> *mut T {
+    // SAFETY: the caller has the pool from nginx, in a hook that may use it (HOST-2).
+    let Some(mut cleanup) = NonNull::new(unsafe { ngx_pool_cleanup_add(pool, 0) }) else {
+        return ptr::null_mut();
+    };
+    let value = Box::into_raw(Box::new(value));
+    // SAFETY: just made, and nobody else has it.
+    let cleanup = unsafe { cleanup.as_mut() };
+    cleanup.handler = Some(drop_boxed::<T>);
+    cleanup.data = value.cast();
+    value
+}
+
+unsafe extern "C" fn drop_boxed<T>(value: *mut c_void) {
+    guard((), || {
+        // SAFETY: `in_pool` made it of a box of this type; a pool runs each cleanup once.
+        drop(unsafe { Box::from_raw(value.cast::<T>()) });
+    });
+}
+
+unsafe extern "C" fn create<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void {
+    guard(ptr::null_mut(), || {
+        // SAFETY: HOST-2.
+        let pool = unsafe { (*cf).pool };
+        in_pool(pool, T::default()).cast()
+    })
+}
+
+unsafe extern "C" fn merge<M: HttpModule>(
+    _: *mut ngx_conf_t,
+    from: *mut c_void,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(ptr::without_provenance_mut(usize::MAX), || {
+        // SAFETY: what `create_loc_conf` made; two different blocks' configurations.
+        let from = unsafe { &*from.cast::<M::Location>() };
+        // SAFETY: as above.
+        let conf = unsafe { &mut *conf.cast::<M::Location>() };
+        M::inherit(conf, from);
+        ptr::null_mut()
+    })
+}
+
+unsafe extern "C" fn preconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ngx_int_t {
+    hook(cf, M::before_configuration)
+}
+
+unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ngx_int_t {
+    hook(cf, |parsing| {
+        // SAFETY: HOST-2: `postconfiguration` has the context of the `http` block.
+        let main = unsafe { main_of::<M>(parsing.cf().ctx.cast()) };
+        // SAFETY: made by `create_main_conf`; no other reference to it is alive.
+        let main = unsafe { main.as_mut() }.ok_or(Refused::AlreadyLogged)?;
+        access::install(parsing)?;
+        M::after_configuration(main, parsing)
+    })
+}
+
+fn hook(
+    cf: *mut ngx_conf_t,
+    body: impl FnOnce(&mut Parsing<'_>) -> Result<(), Refused>,
+) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        let Some(cf) = NonNull::new(cf) else { return NGX_ERROR as ngx_int_t };
+        // SAFETY: HOST-2.
+        let mut parsing = unsafe { Parsing::new(cf) };
+        match body(&mut parsing) {
+            Ok(()) => NGX_OK as ngx_int_t,
+            Err(refused) => {
+                parsing.refuse(refused);
+                NGX_ERROR as ngx_int_t
+            }
+        }
+    })
+}
+
+/// Always `NGX_OK`: an error would end the master, at a reload too (HOST-18).
+unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard((), || {
+        if let Some(main) = main_of_cycle::<M>(cycle) {
+            access::put_first(cycle);
+            M::loaded(main);
+        }
+    });
+    NGX_OK as ngx_int_t
+}
+
+/// Always `NGX_OK`: a worker that ends with an error here is never started again (HOST-18).
+unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard((), || {
+        if let Some(main) = main_of_cycle::<M>(cycle) {
+            process::update_time();
+            request::prepare();
+            let workers = process::worker_count(cycle);
+            M::process_begins(main, Process { role: Role::current(), workers });
+        }
+    });
+    NGX_OK as ngx_int_t
+}
+
+unsafe extern "C" fn exit_process<M: HttpModule>(_: *mut ngx_cycle_t) {
+    guard((), M::process_ends);
+}

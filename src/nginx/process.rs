@@ -1,0 +1,77 @@
+//! Which process this is, and whether it is about to leave.
+
+use nginx_sys::{ngx_core_conf_t, ngx_cycle_t};
+
+/// What a process that ran the `init_process` hooks is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The only process (`master_process off`); its slot is 0.
+    Single,
+    /// A worker in this slot; the successor of a dead worker inherits it (HOST-9).
+    Worker(usize),
+    /// The cache manager or loader, whose slot number says nothing (HOST-8).
+    Helper,
+}
+
+impl Role {
+    /// The role of this process.
+    pub fn current() -> Self {
+        // SAFETY: HOST-1: one thread; nginx sets it before the `init_process` hooks run.
+        let process = unsafe { nginx_sys::ngx_process };
+        if process == nginx_sys::NGX_PROCESS_SINGLE as usize {
+            Self::Single
+        } else if process == nginx_sys::NGX_PROCESS_WORKER as usize {
+            // SAFETY: HOST-1: one thread; set together with `ngx_process`.
+            Self::Worker(unsafe { nginx_sys::ngx_worker })
+        } else {
+            Self::Helper
+        }
+    }
+
+    /// The slot whose timers belong to this process, if any may.
+    pub fn slot(self) -> Option<usize> {
+        match self {
+            Self::Single => Some(0),
+            Self::Worker(slot) => Some(slot),
+            Self::Helper => None,
+        }
+    }
+}
+
+/// Whether this process was told to leave (QUIT, TERM, or a reload), and so starts nothing.
+pub fn is_leaving() -> bool {
+    // SAFETY: HOST-1: one thread; signal handlers only ever write whole words.
+    let exiting = unsafe { nginx_sys::ngx_exiting };
+    // SAFETY: as above.
+    let terminate = unsafe { nginx_sys::ngx_terminate };
+    // SAFETY: as above.
+    let quit = unsafe { nginx_sys::ngx_quit };
+    exiting != 0 || terminate != 0 || quit != 0
+}
+
+/// The number of worker processes that this configuration asks for; 1 without a master.
+pub(super) fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
+    // SAFETY: HOST-20: a cycle in use has the configuration of every core module.
+    let confs = unsafe { (*cycle).conf_ctx };
+    // SAFETY: `index` is set by `ngx_preinit_modules`, before any configuration is read.
+    let index = unsafe { nginx_sys::ngx_core_module.index };
+    // SAFETY: HOST-20; `conf_ctx` has a place for each module's index.
+    let conf = unsafe { confs.add(index) };
+    // SAFETY: as above.
+    let conf = unsafe { *conf }.cast::<ngx_core_conf_t>();
+    if conf.is_null() {
+        return 1;
+    }
+    // SAFETY: `ngx_core_module_create_conf` makes this very type.
+    let master = unsafe { (*conf).master };
+    // SAFETY: as above.
+    let workers = unsafe { (*conf).worker_processes };
+    if master == 0 { 1 } else { usize::try_from(workers).unwrap_or(1).max(1) }
+}
+
+/// Brings nginx's cached time up to date. Only for `init_process`, where it is as old as the
+/// reading of the configuration; never in a handler (HOST-5).
+pub(super) fn update_time() {
+    // SAFETY: HOST-1: one thread; takes its own lock.
+    unsafe { nginx_sys::ngx_time_update() };
+}

@@ -1,0 +1,80 @@
+//! Variables.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::rc::Rc;
+
+use nginx_sys::{
+    NGX_ERROR, NGX_OK, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t,
+    ngx_int_t, ngx_pnalloc, ngx_str_t,
+};
+
+use super::conf::{Parsing, Refused};
+use super::frame::Frame;
+use super::guard::guard;
+use super::request::Origin;
+use super::text::Text;
+
+/// The longest value.
+pub const LONGEST: usize = 160;
+
+/// A variable of the module's.
+pub trait Variable {
+    /// Its name, without `$`.
+    const NAME: &'static CStr;
+
+    /// Writes its value, of at most [`LONGEST`] bytes; `origin` is that of the run which the
+    /// request belongs to, if it does to one.
+    fn write(origin: Option<Rc<dyn Origin>>, value: &mut Text<LONGEST>);
+}
+
+/// Adds a variable, before the configuration is read.
+///
+/// # Errors
+///
+/// nginx has said why: no memory, or a variable of this name exists.
+pub fn add<V: Variable>(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
+    let mut name =
+        ngx_str_t { len: V::NAME.count_bytes(), data: V::NAME.as_ptr().cast_mut().cast() };
+    // No flags: a value belongs to the run, so nginx may keep it for the request.
+    // SAFETY: HOST-2: called in preconfiguration; nginx copies the name.
+    let variable = unsafe { ngx_http_add_variable(parsing.as_ptr(), &raw mut name, 0) };
+    if variable.is_null() {
+        return Err(Refused::AlreadyLogged);
+    }
+    // SAFETY: just made, or found with the same name and changeable.
+    unsafe { (*variable).get_handler = Some(get::<V>) };
+    Ok(())
+}
+
+unsafe extern "C" fn get<V: Variable>(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: nginx evaluates variables for open requests.
+        let origin = unsafe { Frame::run_of(r) }.map(|(origin, _)| origin);
+        let mut text = Text::new();
+        V::write(origin, &mut text);
+        let text = text.as_bytes();
+
+        // SAFETY: an open request has its pool.
+        let pool = unsafe { (*r).pool };
+        // SAFETY: as above; HOST-13: may be null.
+        let data = unsafe { ngx_pnalloc(pool, text.len()) }.cast::<u8>();
+        if data.is_null() {
+            return NGX_ERROR as ngx_int_t;
+        }
+        // SAFETY: just allocated with this length.
+        unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data, text.len()) };
+        // SAFETY: nginx passes the value to be set.
+        let value = unsafe { &mut *value };
+        value.set_len(u32::try_from(text.len()).unwrap_or(0));
+        value.set_valid(1);
+        value.set_no_cacheable(0);
+        value.set_not_found(0);
+        value.data = data;
+        NGX_OK as ngx_int_t
+    })
+}

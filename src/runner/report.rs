@@ -1,0 +1,164 @@
+//! What the error log says of a timer: in full at first, then at most once a minute.
+
+use std::cell::Cell;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::run::Run;
+use crate::conf::TimerConf;
+use crate::nginx::log::Level;
+use crate::nginx::request::StartError;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The answer was complete and its status a good one.
+    Success { status: u16 },
+    /// The answer had another status.
+    Failure { status: u16 },
+    /// The answer was cut short, whatever its status.
+    Incomplete { status: u16 },
+    /// It took longer than `timer_timeout`.
+    Timeout,
+    /// The worker was told to stop at once.
+    Interrupted,
+    /// It could not start.
+    NotStarted(StartError),
+    /// It ended without an answer: no memory, or a handler's error.
+    NoAnswer,
+}
+
+/// Tells the log of a timer's runs.
+pub(super) struct Report {
+    failures: Cell<u64>,
+    failure_lines: Throttle,
+    overlap_lines: Throttle,
+}
+
+/// Lets the first line of a row pass, then at most one a minute.
+#[derive(Default)]
+struct Throttle {
+    last: Cell<Option<Instant>>,
+    left_out: Cell<u64>,
+}
+
+const LINES_EVERY: Duration = Duration::from_secs(60);
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self {
+            failures: Cell::new(0),
+            failure_lines: Throttle::default(),
+            overlap_lines: Throttle::default(),
+        }
+    }
+
+    /// Tells of the end of a run that took `took`.
+    pub(super) fn end(&self, timer: &TimerConf, run: &Run, outcome: Outcome, took: Duration) {
+        if let Outcome::Success { status } = outcome {
+            let ms = took.as_millis();
+            let message = format_args!("run succeeded: status {status}, {ms}ms");
+            write(timer, Level::Info, Some(run), message);
+            self.failure_lines.end_row();
+            let failures = self.failures.replace(0);
+            if failures > 0 {
+                let s = if failures == 1 { "" } else { "s" };
+                let message = format_args!("succeeded after {failures} failure{s}");
+                write(timer, Level::Notice, Some(run), message);
+            }
+            return;
+        }
+        self.failures.set(self.failures.get().saturating_add(1));
+        if let Some(left_out) = self.failure_lines.pass() {
+            let line = Failed { outcome, took, limit: timer.timeout };
+            let message = format_args!("{line}{}", LeftOut(left_out));
+            write(timer, Level::Error, Some(run), message);
+        }
+    }
+
+    /// Tells of a due time that is left out, since the last run has been in progress for `since`.
+    pub(super) fn overlap(&self, timer: &TimerConf, since: Duration) {
+        if let Some(left_out) = self.overlap_lines.pass() {
+            let (ms, left_out) = (since.as_millis(), LeftOut(left_out));
+            let message =
+                format_args!("due time left out: last run in progress for {ms}ms{left_out}");
+            write(timer, Level::Error, None, message);
+        }
+    }
+
+    /// A due time was not left out.
+    pub(super) fn no_overlap(&self) {
+        self.overlap_lines.end_row();
+    }
+}
+
+/// Tells that the clock makes due times come again.
+pub(super) fn set_back(timer: &TimerConf, by: Duration) {
+    let message = format_args!("clock was set back by {}ms", by.as_millis());
+    write(timer, Level::Warn, None, message);
+}
+
+fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Arguments<'_>) {
+    let (log, name) = (timer.location.log(), &timer.name);
+    match run {
+        Some(run) => {
+            let context = format_args!("timer: \"{name}\", run: {}", run.id());
+            log.write(level, format_args!("timer \"{name}\": {message}, {context}"));
+        }
+        None => log.write(level, format_args!("timer \"{name}\": {message}")),
+    }
+}
+
+impl Throttle {
+    /// If a line may pass: how many were left out since the last one.
+    fn pass(&self) -> Option<u64> {
+        let now = Instant::now();
+        let waits = self.last.get().is_some_and(|last| now.duration_since(last) < LINES_EVERY);
+        if waits {
+            self.left_out.set(self.left_out.get().saturating_add(1));
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.left_out.replace(0))
+    }
+
+    fn end_row(&self) {
+        self.last.set(None);
+        self.left_out.set(0);
+    }
+}
+
+/// `, 59 more left out`, or nothing.
+struct LeftOut(u64);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            n => write!(f, ", {n} more left out"),
+        }
+    }
+}
+
+struct Failed {
+    outcome: Outcome,
+    took: Duration,
+    limit: Duration,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (took, limit) = (self.took.as_millis(), self.limit.as_millis());
+        match self.outcome {
+            Outcome::Success { status } => write!(f, "run succeeded: status {status}, {took}ms"),
+            Outcome::Failure { status } => write!(f, "run failed: status {status}, {took}ms"),
+            Outcome::Incomplete { status } => {
+                write!(f, "run failed: response incomplete, status {status}, {took}ms")
+            }
+            Outcome::Timeout => write!(f, "run failed: timed out after {limit}ms"),
+            Outcome::Interrupted => f.write_str("run interrupted: worker was told to stop"),
+            Outcome::NotStarted(why) => write!(f, "run failed: {why}"),
+            Outcome::NoAnswer => write!(f, "run failed: no response, {took}ms"),
+        }
+    }
+}

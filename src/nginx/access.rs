@@ -3,14 +3,15 @@
 use std::ptr;
 
 use nginx_sys::{
-    NGX_DECLINED, NGX_DONE, ngx_array_push, ngx_cycle_t, ngx_http_conf_ctx_t,
-    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phase_engine_t,
-    ngx_http_phase_handler_t, ngx_http_request_t, ngx_int_t,
+    ngx_array_push, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_core_main_conf_t,
+    ngx_http_handler_pt, ngx_http_phase_engine_t, ngx_http_phase_handler_t, ngx_http_request_t,
+    ngx_int_t,
 };
 
 use super::conf::{Parsing, Refused};
 use super::frame::Frame;
 use super::guard::guard;
+use super::rc;
 use super::request::Access;
 
 const PREACCESS: usize = nginx_sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
@@ -47,8 +48,10 @@ pub(super) fn put_first(cycle: *mut ngx_cycle_t) {
     let index = unsafe { nginx_sys::ngx_http_module.index };
     // SAFETY: `conf_ctx` has a place for each module's index.
     let context = unsafe { confs.add(index) };
+    // SAFETY: as above.
+    let context = unsafe { *context }.cast();
     // SAFETY: the caller has found an `http` block.
-    let main = unsafe { core_main((*context).cast()) };
+    let main = unsafe { core_main(context) };
     // SAFETY: the core module's configuration.
     let first = unsafe { (*main).phase_engine.handlers };
 
@@ -117,16 +120,16 @@ unsafe fn core_main(context: *mut ngx_http_conf_ctx_t) -> *mut ngx_http_core_mai
 
 /// Has a run's main request go on behind the access phase; other requests pass.
 unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
-    guard(NGX_DECLINED as ngx_int_t, || {
+    guard(rc::DECLINED, || {
         // SAFETY: nginx calls a phase handler with an open request.
         let main = unsafe { (*r).main };
         if r != main {
-            return NGX_DECLINED as ngx_int_t;
+            return rc::DECLINED;
         }
         // SAFETY: as above.
         match unsafe { Frame::run_of(r) } {
             Some((_, Access::LeftOut)) => {}
-            Some((_, Access::Checked)) | None => return NGX_DECLINED as ngx_int_t,
+            Some((_, Access::Checked)) | None => return rc::DECLINED,
         }
         // SAFETY: as above.
         let behind = unsafe { behind_access(r) };
@@ -134,7 +137,7 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
         unsafe { (*r).phase_handler = behind };
         // SAFETY: as above; the request may end inside, and is not touched any more.
         unsafe { nginx_sys::ngx_http_core_run_phases(r) };
-        NGX_DONE as ngx_int_t
+        rc::DONE
     })
 }
 
@@ -153,8 +156,8 @@ unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
     let current = unsafe { (*r).phase_handler };
     let mut index = current;
     loop {
-        // SAFETY: the array is closed by an entry without a checker.
-        let entry = unsafe { handlers.offset(index).read() };
+        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
+        let entry = unsafe { *handlers.wrapping_offset(index) };
         let Some(checker) = entry.checker else { break };
         index += 1;
         if ptr::fn_addr_eq(checker, POST_ACCESS) {
@@ -162,6 +165,6 @@ unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
         }
     }
     // SAFETY: the entry that is being run.
-    let next = unsafe { handlers.offset(current).read() }.next;
+    let next = unsafe { (*handlers.wrapping_offset(current)).next };
     ngx_int_t::try_from(next).unwrap_or(current + 1)
 }

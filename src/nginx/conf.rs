@@ -18,7 +18,7 @@ use super::location::Location;
 use super::log::Log;
 use super::module::{self, HttpModule};
 use super::text::Text;
-use super::{borrowed, bytes};
+use super::{borrowed, bytes, rc};
 
 /// A directive of the `http` block: its words become part of the module's main configuration.
 pub trait HttpDirective {
@@ -229,8 +229,7 @@ impl<'a> Parsing<'a> {
         compile.value = &raw mut value;
         compile.complex_value = compiled.as_ptr();
         // SAFETY: all that it reads is set; the words of a directive outlive the cycle's use.
-        if unsafe { ngx_http_compile_complex_value(&raw mut compile) } != nginx_sys::NGX_OK as isize
-        {
+        if unsafe { ngx_http_compile_complex_value(&raw mut compile) } != rc::OK {
             return Err(Refused::AlreadyLogged);
         }
         // INVARIANT: compiled, and in the cycle's pool.

@@ -105,8 +105,9 @@ impl Posted {
 
     /// Has the callback called after the events at hand; once, however often it was posted.
     pub fn post(&self) {
+        let queue = &raw mut nginx_sys::ngx_posted_events;
         // SAFETY: the node's invariant; HOST-1: the queue is this thread's.
-        unsafe { ngx_post_event(self.0.event.get(), &raw mut nginx_sys::ngx_posted_events) };
+        unsafe { ngx_post_event(self.0.event.get(), queue) };
     }
 }
 

@@ -18,6 +18,7 @@ use nginx_sys::{
 
 use super::guard::guard;
 use super::location::Location;
+use super::rc;
 use super::request::{self, Access, Origin, Shared};
 use super::text::Text;
 
@@ -39,6 +40,11 @@ pub(super) struct Frame {
 }
 
 const ADDRESS: &[u8] = b"127.0.0.1";
+/// As the kernel has it in a `sockaddr_in`.
+const AF_INET: u16 = 2;
+/// `sizeof(struct sockaddr_in)`.
+const ADDRESS_SIZE: u32 = 16;
+const _: () = assert!(size_of::<sockaddr_in>() == 16 && libc::AF_INET == 2);
 
 impl Frame {
     /// Furnishes the fresh connection `c` with all that nginx's request code looks at.
@@ -72,14 +78,14 @@ impl Frame {
         this.connection.addr_conf = &raw mut this.address;
         this.connection.conf_ctx = location.server().ctx;
 
-        this.socket_address.sin_family = libc::AF_INET as u16;
+        this.socket_address.sin_family = AF_INET;
         this.socket_address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
 
         connection.log = &raw mut this.log;
         connection.data = (&raw mut this.connection).cast();
         connection.buffer = &raw mut this.buffer;
         connection.sockaddr = (&raw mut this.socket_address).cast();
-        connection.socklen = size_of::<sockaddr_in>() as u32;
+        connection.socklen = ADDRESS_SIZE;
         connection.local_sockaddr = connection.sockaddr;
         connection.local_socklen = connection.socklen;
         connection.addr_text = super::borrowed(ADDRESS);
@@ -329,7 +335,7 @@ fn size(buffer: &ngx_buf_t) -> off_t {
 
 /// There is no client to read from.
 unsafe extern "C" fn receive(_: *mut ngx_connection_t, _: *mut u_char, _: usize) -> isize {
-    nginx_sys::NGX_AGAIN as isize
+    rc::AGAIN
 }
 
 /// There is no client to read from.
@@ -338,7 +344,7 @@ unsafe extern "C" fn receive_chain(
     _: *mut ngx_chain_t,
     _: off_t,
 ) -> isize {
-    nginx_sys::NGX_AGAIN as isize
+    rc::AGAIN
 }
 
 /// There is no client to write to; what is written is taken and forgotten.

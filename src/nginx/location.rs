@@ -54,10 +54,14 @@ impl Location {
         let conf = unsafe { confs.add(core) };
         // SAFETY: as above.
         let server = unsafe { servers.add(core) };
-        // SAFETY: the core module's place is set for each block (`ngx_http_core_location`).
-        let conf = unsafe { NonNull::new_unchecked((*conf).cast()) };
         // SAFETY: as above.
-        let server = unsafe { NonNull::new_unchecked((*server).cast()) };
+        let conf = unsafe { *conf }.cast();
+        // SAFETY: as above.
+        let server = unsafe { *server }.cast();
+        // SAFETY: the core module's place is set for each block (`ngx_http_core_location`).
+        let conf = unsafe { NonNull::new_unchecked(conf) };
+        // SAFETY: as above.
+        let server = unsafe { NonNull::new_unchecked(server) };
         // INVARIANT: both belong to the cycle that is being read.
         Self { conf, server }
     }

@@ -15,6 +15,7 @@ mod guard;
 pub mod location;
 pub mod log;
 pub mod module;
+mod pool;
 pub mod process;
 pub mod request;
 mod stat;
@@ -23,6 +24,19 @@ mod uri;
 pub mod variable;
 
 use nginx_sys::ngx_str_t;
+
+/// nginx's return codes, with the type that its functions have (`src/core/ngx_core.h`).
+mod rc {
+    use nginx_sys::ngx_int_t;
+
+    pub(super) const OK: ngx_int_t = 0;
+    pub(super) const ERROR: ngx_int_t = -1;
+    pub(super) const AGAIN: ngx_int_t = -2;
+    pub(super) const DONE: ngx_int_t = -4;
+    pub(super) const DECLINED: ngx_int_t = -5;
+    /// `NGX_HTTP_CLOSE`: nginx closes the connection without an answer.
+    pub(super) const CLOSE: ngx_int_t = 444;
+}
 
 /// The bytes of a string of nginx's.
 ///

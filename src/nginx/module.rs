@@ -4,14 +4,14 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
-    NGX_ERROR, NGX_OK, ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_module_t, ngx_int_t,
-    ngx_module_t, ngx_pool_cleanup_add, ngx_pool_t,
+    ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_module_t, ngx_int_t, ngx_module_t,
+    ngx_pool_t,
 };
 
 use super::conf::{Parsing, Refused};
 use super::guard::guard;
 use super::process::{self, Role};
-use super::{access, request};
+use super::{access, pool, rc, request};
 
 /// What an http module has and does.
 pub trait HttpModule: 'static {
@@ -142,15 +142,13 @@ fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Ma
 
 /// A value on the heap that is dropped with `pool`; null without memory.
 fn in_pool<T>(pool: *mut ngx_pool_t, value: T) -> *mut T {
-    // SAFETY: the caller has the pool from nginx, in a hook that may use it (HOST-2).
-    let Some(mut cleanup) = NonNull::new(unsafe { ngx_pool_cleanup_add(pool, 0) }) else {
-        return ptr::null_mut();
-    };
     let value = Box::into_raw(Box::new(value));
-    // SAFETY: just made, and nobody else has it.
-    let cleanup = unsafe { cleanup.as_mut() };
-    cleanup.handler = Some(drop_boxed::<T>);
-    cleanup.data = value.cast();
+    // SAFETY: the caller has the pool from nginx, in a hook that may use it (HOST-2).
+    if unsafe { pool::on_destroy(pool, drop_boxed::<T>, value.cast()) }.is_none() {
+        // SAFETY: made of a box just now, and nobody else has it.
+        drop(unsafe { Box::from_raw(value) });
+        return ptr::null_mut();
+    }
     value
 }
 
@@ -203,15 +201,15 @@ fn hook(
     cf: *mut ngx_conf_t,
     body: impl FnOnce(&mut Parsing<'_>) -> Result<(), Refused>,
 ) -> ngx_int_t {
-    guard(NGX_ERROR as ngx_int_t, || {
-        let Some(cf) = NonNull::new(cf) else { return NGX_ERROR as ngx_int_t };
+    guard(rc::ERROR, || {
+        let Some(cf) = NonNull::new(cf) else { return rc::ERROR };
         // SAFETY: HOST-2.
         let mut parsing = unsafe { Parsing::new(cf) };
         match body(&mut parsing) {
-            Ok(()) => NGX_OK as ngx_int_t,
+            Ok(()) => rc::OK,
             Err(refused) => {
                 parsing.refuse(refused);
-                NGX_ERROR as ngx_int_t
+                rc::ERROR
             }
         }
     })
@@ -225,7 +223,7 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
             M::loaded(main);
         }
     });
-    NGX_OK as ngx_int_t
+    rc::OK
 }
 
 /// Always `NGX_OK`: a worker that ends with an error here is never started again (HOST-18).
@@ -238,7 +236,7 @@ unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx
             M::process_begins(main, Process { role: Role::current(), workers });
         }
     });
-    NGX_OK as ngx_int_t
+    rc::OK
 }
 
 unsafe extern "C" fn exit_process<M: HttpModule>(_: *mut ngx_cycle_t) {

@@ -18,11 +18,11 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_HTTP_CLOSE, NGX_HTTP_VERSION_11, ngx_atomic_uint_t, ngx_close_connection, ngx_connection_t,
+    NGX_HTTP_VERSION_11, ngx_atomic_uint_t, ngx_close_connection, ngx_connection_t,
     ngx_create_pool, ngx_get_connection, ngx_http_close_connection, ngx_http_complex_value,
     ngx_http_create_request, ngx_http_finalize_request, ngx_http_free_request, ngx_http_request_t,
     ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t, ngx_list_push,
-    ngx_pcalloc, ngx_pnalloc, ngx_pool_cleanup_add, ngx_pool_t, ngx_str_t, ngx_table_elt_t,
+    ngx_pcalloc, ngx_pool_t, ngx_str_t, ngx_table_elt_t,
 };
 
 use super::conf::Template;
@@ -31,7 +31,7 @@ use super::frame::{self, Frame};
 use super::guard::guard;
 use super::location::Location;
 use super::log::Log;
-use super::{borrowed, bytes, stat, uri};
+use super::{borrowed, bytes, pool, rc, stat, uri};
 use crate::os::SocketPair;
 
 /// Who has a location run: known to the run's log lines and variables.
@@ -164,7 +164,7 @@ impl Method {
         String::from_utf8(word.to_vec()).ok().map(Self)
     }
 
-    /// `NGX_HTTP_GET` and so on (src/http/ngx_http_request.h).
+    /// `NGX_HTTP_GET` and so on (`src/http/ngx_http_request.h`).
     fn code(&self) -> u32 {
         match self.0.as_str() {
             "GET" => nginx_sys::NGX_HTTP_GET,
@@ -311,8 +311,10 @@ fn connect(location: Location, shared: Rc<Shared>) -> Result<*mut ngx_connection
     unsafe { (*c).pool = pool };
     // SAFETY: as `furnish` wants it.
     unsafe { Frame::furnish(frame, c, location, shared) };
+    // SAFETY: furnished just now.
+    let log = unsafe { (*c).log };
     // SAFETY: the pool is ours; its log lives in it, as that of a client's connection does.
-    unsafe { (*pool).log = (*c).log };
+    unsafe { (*pool).log = log };
     // SAFETY: HOST-1: one thread; set by the event module for each worker.
     let number = stat::count(unsafe { nginx_sys::ngx_connection_counter }.cast(), 1);
     // SAFETY: HOST-1: one thread.
@@ -334,13 +336,10 @@ fn frame_in(pool: *mut ngx_pool_t) -> *mut Frame {
     if frame.is_null() {
         return ptr::null_mut();
     }
-    // SAFETY: as above.
-    let cleanup = unsafe { ngx_pool_cleanup_add(pool, 0) };
-    let Some(mut cleanup) = NonNull::new(cleanup) else { return ptr::null_mut() };
-    // SAFETY: just made, and nobody else has it.
-    let cleanup = unsafe { cleanup.as_mut() };
-    cleanup.handler = Some(frame::release);
-    cleanup.data = frame;
+    // SAFETY: as above; the frame lives as long as the pool.
+    if unsafe { pool::on_destroy(pool, frame::release, frame) }.is_none() {
+        return ptr::null_mut();
+    }
     frame.cast()
 }
 
@@ -362,13 +361,16 @@ fn create(
     stat::READING.decrement();
     stat::WRITING.increment();
 
-    fill(r, location, request).inspect_err(|_| {
-        // SAFETY: an open request with nothing in progress.
-        unsafe { ngx_http_free_request(r, 0) };
-        // SAFETY: its connection.
-        unsafe { ngx_http_close_connection(c) };
-    })?;
+    fill(r, location, request).inspect_err(|_| discard(r, c))?;
     Ok(r)
+}
+
+/// Gives up a request that has not begun, and its connection.
+fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
+    // SAFETY: an open request with nothing in progress.
+    unsafe { ngx_http_free_request(r, 0) };
+    // SAFETY: its connection; takes back the gauge.
+    unsafe { ngx_http_close_connection(c) };
 }
 
 fn fill(
@@ -404,7 +406,7 @@ fn fill(
             let mut value = borrowed(&[]);
             // SAFETY: a compiled value of the cycle; the request has all that variables look at.
             let rc = unsafe { ngx_http_complex_value(r, template.as_ptr(), &raw mut value) };
-            if rc != nginx_sys::NGX_OK as ngx_int_t {
+            if rc != rc::OK {
                 return Err(StartError::NoMemory);
             }
             // SAFETY: evaluated into the request's pool.
@@ -442,14 +444,8 @@ fn set_line(
 fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
     // SAFETY: an open request has its pool.
     let pool = unsafe { (*r).pool };
-    // SAFETY: as above; HOST-13: may be null.
-    let to = unsafe { ngx_pnalloc(pool, bytes.len()) }.cast::<u8>();
-    if to.is_null() {
-        return Err(StartError::NoMemory);
-    }
-    // SAFETY: just allocated with this length.
-    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-    Ok(ngx_str_t { len: bytes.len(), data: to })
+    // SAFETY: as above.
+    unsafe { pool::copy(pool, bytes) }.ok_or(StartError::NoMemory)
 }
 
 /// Sets the list of headers, with `Host` in it if there is one.
@@ -460,8 +456,7 @@ fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartE
     let headers = unsafe { &raw mut (*r).headers_in.headers };
     let size = size_of::<ngx_table_elt_t>();
     // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
-    if unsafe { nginx_sys::ngx_list_init(headers, pool, 4, size) } != nginx_sys::NGX_OK as ngx_int_t
-    {
+    if unsafe { nginx_sys::ngx_list_init(headers, pool, 4, size) } != rc::OK {
         return Err(StartError::NoMemory);
     }
     let Some(host) = host else { return Ok(()) };
@@ -511,7 +506,7 @@ fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
         let mut path = unsafe { (*r).uri };
         // SAFETY: a compiled pattern of the cycle.
         let rc = unsafe { nginx_sys::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
-        return rc == nginx_sys::NGX_OK as ngx_int_t;
+        return rc == rc::OK;
     }
     // SAFETY: an open request whose URI does not change meanwhile.
     location.contains_path(unsafe { uri::path(r) })
@@ -524,18 +519,12 @@ fn watch_end(
     shared: &Shared,
 ) -> Result<(), StartError> {
     // SAFETY: an open request has its pool.
-    let cleanup = unsafe { ngx_pool_cleanup_add((*r).pool, 0) };
-    let Some(mut cleanup) = NonNull::new(cleanup) else {
-        // SAFETY: an open request with nothing in progress.
-        unsafe { ngx_http_free_request(r, 0) };
-        // SAFETY: its connection.
-        unsafe { ngx_http_close_connection(c) };
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above; the request lives as long as its pool.
+    if unsafe { pool::on_destroy(pool, on_request_end, r.cast()) }.is_none() {
+        discard(r, c);
         return Err(StartError::NoMemory);
-    };
-    // SAFETY: just made, and nobody else has it.
-    let cleanup = unsafe { cleanup.as_mut() };
-    cleanup.handler = Some(on_request_end);
-    cleanup.data = r.cast();
+    }
     // INVARIANT: open from now on.
     shared.request.set(r);
     Ok(())
@@ -612,7 +601,7 @@ pub(super) unsafe fn cut_off(r: *mut ngx_http_request_t) {
         unsafe { Frame::set_log_request(frame, main) };
     }
     // SAFETY: as nginx does for a client that timed out.
-    unsafe { ngx_http_finalize_request(main, NGX_HTTP_CLOSE as ngx_int_t) };
+    unsafe { ngx_http_finalize_request(main, rc::CLOSE) };
     // SAFETY: looks at `destroyed` first.
     unsafe { ngx_http_run_posted_requests(c) };
 }

@@ -3,12 +3,13 @@
 use std::mem;
 
 use nginx_sys::{
-    NGX_OK, ngx_connection_t, ngx_http_parse_complex_uri, ngx_http_parse_uri, ngx_http_request_t,
-    ngx_int_t, ngx_pnalloc, ngx_str_t,
+    ngx_connection_t, ngx_http_parse_complex_uri, ngx_http_parse_uri, ngx_http_request_t,
+    ngx_pnalloc, ngx_str_t,
 };
 
 use super::bytes;
 use super::log::Log;
+use super::rc;
 
 /// A URI that nginx could not parse, or no memory.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) fn normalized(log: Log, uri: &[u8], merge_slashes: isize) -> Option<V
     request.uri_end = start.wrapping_add(uri.len());
 
     // SAFETY: the request's URI is set.
-    if unsafe { ngx_http_parse_uri(&raw mut request) } != NGX_OK as ngx_int_t {
+    if unsafe { ngx_http_parse_uri(&raw mut request) } != rc::OK {
         return None;
     }
     let mut path = vec![0_u8; uri.len() + 1];
@@ -44,7 +45,7 @@ pub(super) fn normalized(log: Log, uri: &[u8], merge_slashes: isize) -> Option<V
     }
     let merge = usize::from(merge_slashes != 0);
     // SAFETY: as above, with room for a path that is no longer than the URI.
-    if unsafe { ngx_http_parse_complex_uri(&raw mut request, merge) } != NGX_OK as ngx_int_t {
+    if unsafe { ngx_http_parse_complex_uri(&raw mut request, merge) } != rc::OK {
         return None;
     }
     path.truncate(request.uri.len);
@@ -67,7 +68,7 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
     request.set_valid_unparsed_uri(1);
 
     // SAFETY: the URI's bounds are set.
-    if unsafe { ngx_http_parse_uri(r) } != NGX_OK as ngx_int_t {
+    if unsafe { ngx_http_parse_uri(r) } != rc::OK {
         return Err(InvalidUri);
     }
 
@@ -87,7 +88,7 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
         // SAFETY: the request's server configuration is set.
         let merge = unsafe { merge_slashes(request) };
         // SAFETY: the buffer has room for a path that is never longer than what it is made of.
-        if unsafe { ngx_http_parse_complex_uri(r, merge) } != NGX_OK as ngx_int_t {
+        if unsafe { ngx_http_parse_complex_uri(r, merge) } != rc::OK {
             return Err(InvalidUri);
         }
     }

@@ -1,12 +1,10 @@
 //! Variables.
 
 use std::ffi::CStr;
-use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_OK, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t,
-    ngx_int_t, ngx_pnalloc, ngx_str_t,
+    ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t,
 };
 
 use super::conf::{Parsing, Refused};
@@ -14,6 +12,7 @@ use super::frame::Frame;
 use super::guard::guard;
 use super::request::Origin;
 use super::text::Text;
+use super::{pool, rc};
 
 /// The longest value.
 pub const LONGEST: usize = 160;
@@ -52,7 +51,7 @@ unsafe extern "C" fn get<V: Variable>(
     value: *mut ngx_http_variable_value_t,
     _: usize,
 ) -> ngx_int_t {
-    guard(NGX_ERROR as ngx_int_t, || {
+    guard(rc::ERROR, || {
         // SAFETY: nginx evaluates variables for open requests.
         let origin = unsafe { Frame::run_of(r) }.map(|(origin, _)| origin);
         let mut text = Text::new();
@@ -61,20 +60,15 @@ unsafe extern "C" fn get<V: Variable>(
 
         // SAFETY: an open request has its pool.
         let pool = unsafe { (*r).pool };
-        // SAFETY: as above; HOST-13: may be null.
-        let data = unsafe { ngx_pnalloc(pool, text.len()) }.cast::<u8>();
-        if data.is_null() {
-            return NGX_ERROR as ngx_int_t;
-        }
-        // SAFETY: just allocated with this length.
-        unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data, text.len()) };
+        // SAFETY: as above.
+        let Some(text) = (unsafe { pool::copy(pool, text) }) else { return rc::ERROR };
         // SAFETY: nginx passes the value to be set.
         let value = unsafe { &mut *value };
-        value.set_len(u32::try_from(text.len()).unwrap_or(0));
+        value.set_len(u32::try_from(text.len).unwrap_or(0));
         value.set_valid(1);
         value.set_no_cacheable(0);
         value.set_not_found(0);
-        value.data = data;
-        NGX_OK as ngx_int_t
+        value.data = text.data;
+        rc::OK
     })
 }

@@ -50,7 +50,7 @@ struct Running {
 
 /// A run that was cut off is cut off again after this time, for as long as something holds it.
 const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
-/// The first run starts from the event loop, never from inside init_process.
+/// The first run starts from the event loop, never from inside `init_process`.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 impl Job {

@@ -142,7 +142,7 @@ mod tests {
         let plan = plan(10 * SECOND, Duration::ZERO);
         let look = plan.look(UnixMs(5_000), Some(at(3_610_000)), Some(UnixMs(3_600_000)));
         assert_eq!(look.next, Some(at(10_000)));
-        assert_eq!(look.set_back, Some(Duration::from_millis(3_595_000)));
+        assert_eq!(look.set_back, Some(3_595 * SECOND));
     }
 
     #[test]

@@ -1,0 +1,41 @@
+//! Memory of nginx's pools.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use nginx_sys::{ngx_pnalloc, ngx_pool_cleanup_add, ngx_pool_t, ngx_str_t};
+
+/// What a pool calls before its memory is given back.
+pub(super) type Cleanup = unsafe extern "C" fn(*mut c_void);
+
+/// Has the pool call `handler` with `data`, once, when it is destroyed; `None` without memory.
+///
+/// # Safety
+///
+/// `pool` is alive, and `data` is what `handler` may be called with until the pool is destroyed.
+pub(super) unsafe fn on_destroy(
+    pool: *mut ngx_pool_t,
+    handler: Cleanup,
+    data: *mut c_void,
+) -> Option<()> {
+    // SAFETY: the caller's promise; HOST-13: may be null.
+    let mut cleanup = NonNull::new(unsafe { ngx_pool_cleanup_add(pool, 0) })?;
+    // SAFETY: just made, and nobody else has it.
+    let cleanup = unsafe { cleanup.as_mut() };
+    cleanup.handler = Some(handler);
+    cleanup.data = data;
+    Some(())
+}
+
+/// A copy of `bytes` in the pool; `None` without memory.
+///
+/// # Safety
+///
+/// `pool` is alive.
+pub(super) unsafe fn copy(pool: *mut ngx_pool_t, bytes: &[u8]) -> Option<ngx_str_t> {
+    // SAFETY: the caller's promise; HOST-13: may be null.
+    let to = NonNull::new(unsafe { ngx_pnalloc(pool, bytes.len()) })?.cast::<u8>();
+    // SAFETY: just allocated with this length.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+    Some(ngx_str_t { len: bytes.len(), data: to.as_ptr() })
+}

@@ -9,11 +9,13 @@
 
 pub mod access;
 pub mod conf;
+mod connection;
 pub mod event;
 mod frame;
 mod guard;
 pub mod location;
 pub mod log;
+mod message;
 pub mod module;
 mod pool;
 pub mod process;

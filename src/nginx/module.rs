@@ -11,7 +11,7 @@ use nginx_sys::{
 use super::conf::{Parsing, Refused};
 use super::guard::guard;
 use super::process::{self, Role};
-use super::{access, pool, rc, request};
+use super::{access, connection, pool, rc};
 
 /// What an http module has and does.
 pub trait HttpModule: 'static {
@@ -231,7 +231,7 @@ unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx
     guard((), || {
         if let Some(main) = main_of_cycle::<M>(cycle) {
             process::update_time();
-            request::prepare();
+            connection::prepare();
             let workers = process::worker_count(cycle);
             M::process_begins(main, Process { role: Role::current(), workers });
         }

@@ -14,25 +14,23 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;
 use std::fmt;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_HTTP_VERSION_11, ngx_atomic_uint_t, ngx_close_connection, ngx_connection_t,
-    ngx_create_pool, ngx_get_connection, ngx_http_close_connection, ngx_http_complex_value,
-    ngx_http_create_request, ngx_http_finalize_request, ngx_http_free_request, ngx_http_request_t,
-    ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t, ngx_list_push,
-    ngx_pcalloc, ngx_pool_t, ngx_str_t, ngx_table_elt_t,
+    ngx_connection_t, ngx_http_close_connection, ngx_http_create_request,
+    ngx_http_finalize_request, ngx_http_free_request, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t,
 };
 
 use super::conf::Template;
 use super::event::Posted;
-use super::frame::{self, Frame};
+use super::frame::Frame;
 use super::guard::guard;
 use super::location::Location;
-use super::log::Log;
-use super::{borrowed, bytes, pool, rc, stat, uri};
-use crate::os::SocketPair;
+use super::{connection, message, pool, rc, stat};
+
+pub use super::message::Method;
 
 /// Who has a location run: known to the run's log lines and variables.
 pub trait Origin: Any {
@@ -61,10 +59,6 @@ pub enum Uri {
     /// Evaluated for each run.
     Variable(Template),
 }
-
-/// An HTTP method.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Method(String);
 
 /// The request that is made.
 #[derive(Clone, Debug)]
@@ -135,68 +129,6 @@ pub(super) struct Shared {
     posted: OnceCell<Posted>,
 }
 
-thread_local! {
-    /// The socket pair that all runs of this worker share.
-    static SOCKETS: OnceCell<SocketPair> = const { OnceCell::new() };
-}
-
-/// Makes what all runs of this process share; called when it begins its work.
-pub(super) fn prepare() {
-    let _ = socket();
-}
-
-fn socket() -> Option<i32> {
-    SOCKETS.with(|sockets| {
-        if sockets.get().is_none() {
-            let _ = sockets.set(SocketPair::new().ok()?);
-        }
-        sockets.get().map(SocketPair::descriptor)
-    })
-}
-
-impl Method {
-    /// Reads an upper-case token; `None` if it is none.
-    pub fn parse(word: &[u8]) -> Option<Self> {
-        let valid = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-');
-        if word.is_empty() || word.len() > 32 || !word.iter().all(valid) {
-            return None;
-        }
-        String::from_utf8(word.to_vec()).ok().map(Self)
-    }
-
-    /// `NGX_HTTP_GET` and so on (`src/http/ngx_http_request.h`).
-    fn code(&self) -> u32 {
-        match self.0.as_str() {
-            "GET" => nginx_sys::NGX_HTTP_GET,
-            "HEAD" => nginx_sys::NGX_HTTP_HEAD,
-            "POST" => nginx_sys::NGX_HTTP_POST,
-            "PUT" => nginx_sys::NGX_HTTP_PUT,
-            "DELETE" => nginx_sys::NGX_HTTP_DELETE,
-            "MKCOL" => nginx_sys::NGX_HTTP_MKCOL,
-            "COPY" => nginx_sys::NGX_HTTP_COPY,
-            "MOVE" => nginx_sys::NGX_HTTP_MOVE,
-            "OPTIONS" => nginx_sys::NGX_HTTP_OPTIONS,
-            "PROPFIND" => nginx_sys::NGX_HTTP_PROPFIND,
-            "PROPPATCH" => nginx_sys::NGX_HTTP_PROPPATCH,
-            "LOCK" => nginx_sys::NGX_HTTP_LOCK,
-            "UNLOCK" => nginx_sys::NGX_HTTP_UNLOCK,
-            "PATCH" => nginx_sys::NGX_HTTP_PATCH,
-            "TRACE" => nginx_sys::NGX_HTTP_TRACE,
-            _ => nginx_sys::NGX_HTTP_UNKNOWN,
-        }
-    }
-
-    fn has_body(&self) -> bool {
-        matches!(self.0.as_str(), "POST" | "PUT" | "PATCH")
-    }
-}
-
-impl Default for Method {
-    fn default() -> Self {
-        Self("GET".to_owned())
-    }
-}
-
 /// Has nginx request `location`, as `request` says; `on_end` is told how it ended, later.
 ///
 /// # Errors
@@ -225,7 +157,7 @@ pub fn start(
     });
     let _ = shared.posted.set(posted);
 
-    let c = connect(location, Rc::clone(&shared))?;
+    let c = connection::connect(location, Rc::clone(&shared))?;
     let r = create(c, location, request)?;
     watch_end(r, c, &shared)?;
     begin(r, location);
@@ -272,77 +204,6 @@ impl Shared {
     }
 }
 
-/// A connection that leads nowhere, furnished for `location`.
-fn connect(location: Location, shared: Rc<Shared>) -> Result<*mut ngx_connection_t, StartError> {
-    // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
-    // SAFETY: HOST-20: `ngx_cycle` always points to a complete cycle.
-    let free = unsafe { (*cycle).free_connection_n };
-    // SAFETY: as above.
-    let reusable = unsafe { (*cycle).reusable_connections_n };
-    if free == 0 && reusable == 0 {
-        // `ngx_get_connection` would write an alert (RUN-1).
-        return Err(StartError::NoFreeConnection);
-    }
-    let socket = socket().ok_or(StartError::NoFreeConnection)?;
-    // SAFETY: an open descriptor; the log lives as long as the cycle.
-    let c = unsafe { ngx_get_connection(socket, Log::cycle().as_ptr()) };
-    if c.is_null() {
-        return Err(StartError::NoFreeConnection);
-    }
-    // SAFETY: a fresh connection of ours. INVARIANT of `close`: the shared socket stays open.
-    unsafe { (*c).set_shared(1) };
-
-    let size = location.server().connection_pool_size;
-    // SAFETY: the log lives as long as the cycle.
-    let pool = unsafe { ngx_create_pool(size, Log::cycle().as_ptr()) };
-    let frame = if pool.is_null() { ptr::null_mut() } else { frame_in(pool) };
-    if frame.is_null() {
-        // SAFETY: a connection that is in no queue yet.
-        unsafe { ngx_close_connection(c) };
-        if !pool.is_null() {
-            // SAFETY: a pool that nobody else knows of.
-            unsafe { nginx_sys::ngx_destroy_pool(pool) };
-        }
-        return Err(StartError::NoMemory);
-    }
-
-    // SAFETY: a fresh connection.
-    unsafe { (*c).pool = pool };
-    // SAFETY: as `furnish` wants it.
-    unsafe { Frame::furnish(frame, c, location, shared) };
-    // SAFETY: furnished just now.
-    let log = unsafe { (*c).log };
-    // SAFETY: the pool is ours; its log lives in it, as that of a client's connection does.
-    unsafe { (*pool).log = log };
-    // SAFETY: HOST-1: one thread; set by the event module for each worker.
-    let number = stat::count(unsafe { nginx_sys::ngx_connection_counter }.cast(), 1);
-    // SAFETY: HOST-1: one thread.
-    let now = unsafe { nginx_sys::ngx_current_msec };
-    // SAFETY: a connection of ours; ends before nginx is called.
-    let connection = unsafe { &mut *c };
-    connection.number = number.wrapping_add(1) as ngx_atomic_uint_t;
-    connection.start_time = now;
-    // SAFETY: the connection's log is ours.
-    unsafe { (*connection.log).connection = connection.number };
-    stat::ACTIVE.increment();
-    Ok(c)
-}
-
-/// Zeroed room for a frame, whose cleanup is registered; null without memory.
-fn frame_in(pool: *mut ngx_pool_t) -> *mut Frame {
-    // SAFETY: a pool of ours; HOST-13: may be null.
-    let frame = unsafe { ngx_pcalloc(pool, size_of::<Frame>()) };
-    if frame.is_null() {
-        return ptr::null_mut();
-    }
-    // SAFETY: as above; the frame lives as long as the pool.
-    if unsafe { pool::on_destroy(pool, frame::release, frame) }.is_none() {
-        return ptr::null_mut();
-    }
-    frame.cast()
-}
-
 /// Makes the request, up to its URI.
 fn create(
     c: *mut ngx_connection_t,
@@ -361,7 +222,7 @@ fn create(
     stat::READING.decrement();
     stat::WRITING.increment();
 
-    fill(r, location, request).inspect_err(|_| discard(r, c))?;
+    message::fill(r, location, request).inspect_err(|_| discard(r, c))?;
     Ok(r)
 }
 
@@ -371,145 +232,6 @@ fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
     unsafe { ngx_http_free_request(r, 0) };
     // SAFETY: its connection; takes back the gauge.
     unsafe { ngx_http_close_connection(c) };
-}
-
-fn fill(
-    r: *mut ngx_http_request_t,
-    location: Location,
-    request: &Request<'_>,
-) -> Result<(), StartError> {
-    {
-        // SAFETY: a request of ours; ends before nginx is called.
-        let making = unsafe { &mut *r };
-        making.set_stat_reading(0);
-        making.set_stat_writing(1);
-        making.set_internal(1);
-        making.set_keepalive(0);
-        making.set_limit_rate_set(1);
-        making.set_limit_rate_after_set(1);
-        making.set_logged(u32::from(location.conf().log_subrequest != 1));
-        making.set_http_major(1);
-        making.set_http_minor(1);
-        making.http_version = NGX_HTTP_VERSION_11 as usize;
-        making.method = request.method.code() as usize;
-        making.set_http_state(nginx_sys::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE);
-        if request.method.has_body() {
-            making.headers_in.content_length_n = 0;
-        }
-    }
-    set_host(r, request.host)?;
-    set_line(r, request.method, &[])?;
-
-    let uri = match request.uri {
-        Uri::Constant(uri) => uri.as_slice(),
-        Uri::Variable(template) => {
-            let mut value = borrowed(&[]);
-            // SAFETY: a compiled value of the cycle; the request has all that variables look at.
-            let rc = unsafe { ngx_http_complex_value(r, template.as_ptr(), &raw mut value) };
-            if rc != rc::OK {
-                return Err(StartError::NoMemory);
-            }
-            // SAFETY: evaluated into the request's pool.
-            unsafe { bytes(value) }
-        }
-    };
-    let uri = set_line(r, request.method, uri)?;
-    // SAFETY: the URI lies in the request's pool, with a blank behind it.
-    unsafe { uri::set(r, uri) }.map_err(|_| StartError::InvalidUri)?;
-    if within(r, location) { Ok(()) } else { Err(StartError::UriOutside) }
-}
-
-/// Sets the request line `METHOD URI HTTP/1.1` and its parts; answers the URI's place in it.
-fn set_line(
-    r: *mut ngx_http_request_t,
-    method: &Method,
-    uri: &[u8],
-) -> Result<ngx_str_t, StartError> {
-    const PROTOCOL: &[u8] = b"HTTP/1.1";
-
-    let method = method.0.as_bytes();
-    let line = [method, b" ", uri, b" ", PROTOCOL].concat();
-    let line = copy(r, &line)?;
-    let part = |from: usize, len| ngx_str_t { len, data: line.data.wrapping_add(from) };
-    let uri = part(method.len() + 1, uri.len());
-    // SAFETY: a request of ours; ends before nginx is called.
-    let request = unsafe { &mut *r };
-    request.request_line = line;
-    request.method_name = part(0, method.len());
-    request.http_protocol = part(line.len - PROTOCOL.len(), PROTOCOL.len());
-    Ok(uri)
-}
-
-/// A copy of `bytes` in the request's pool.
-fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
-    // SAFETY: an open request has its pool.
-    let pool = unsafe { (*r).pool };
-    // SAFETY: as above.
-    unsafe { pool::copy(pool, bytes) }.ok_or(StartError::NoMemory)
-}
-
-/// Sets the list of headers, with `Host` in it if there is one.
-fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartError> {
-    // SAFETY: an open request has its pool.
-    let pool = unsafe { (*r).pool };
-    // SAFETY: as above.
-    let headers = unsafe { &raw mut (*r).headers_in.headers };
-    let size = size_of::<ngx_table_elt_t>();
-    // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
-    if unsafe { nginx_sys::ngx_list_init(headers, pool, 4, size) } != rc::OK {
-        return Err(StartError::NoMemory);
-    }
-    let Some(host) = host else { return Ok(()) };
-
-    // SAFETY: a list that was just made.
-    let Some(header) = NonNull::new(unsafe { ngx_list_push(headers) }) else {
-        return Err(StartError::NoMemory);
-    };
-    let header = header.cast::<ngx_table_elt_t>();
-    let server = host.to_ascii_lowercase();
-    let value = copy(r, host.as_bytes())?;
-    let server = copy(r, without_port(&server).as_bytes())?;
-    // SAFETY: room for one element of this type, which all zero bytes are valid for.
-    unsafe { header.write_bytes(0, 1) };
-    // SAFETY: as above; nobody else has it.
-    let element = unsafe { &mut *header.as_ptr() };
-    element.hash = hash(b"host");
-    element.key = borrowed(b"Host");
-    element.lowcase_key = b"host".as_ptr().cast_mut();
-    element.value = value;
-    // SAFETY: a request of ours; ends before nginx is called.
-    let request = unsafe { &mut *r };
-    request.headers_in.host = header.as_ptr();
-    request.headers_in.server = server;
-    Ok(())
-}
-
-/// A host as in `$host`: `name:port` without the port.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
-/// `ngx_hash_key` of a lower-case key.
-fn hash(key: &[u8]) -> usize {
-    key.iter().fold(0, |hash: usize, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)))
-}
-
-/// Whether the request's path lies within the location (RUN-7). A pattern also sets its captures,
-/// as when nginx chooses the location for a client.
-fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
-    #[cfg(ngx_feature = "pcre")]
-    if let Some(regex) = NonNull::new(location.conf().regex) {
-        // SAFETY: the path of an open request, in its pool.
-        let mut path = unsafe { (*r).uri };
-        // SAFETY: a compiled pattern of the cycle.
-        let rc = unsafe { nginx_sys::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
-        return rc == rc::OK;
-    }
-    // SAFETY: an open request whose URI does not change meanwhile.
-    location.contains_path(unsafe { uri::path(r) })
 }
 
 /// Registers the cleanup that sees the end.

@@ -1,0 +1,199 @@
+//! The request of a run: its line, its only header, its URI.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    NGX_HTTP_VERSION_11, ngx_http_complex_value, ngx_http_request_t, ngx_list_push, ngx_str_t,
+    ngx_table_elt_t,
+};
+
+use super::location::Location;
+use super::request::{Request, StartError, Uri};
+use super::{borrowed, bytes, pool, rc, uri};
+
+/// An HTTP method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Method(String);
+
+impl Method {
+    /// Reads an upper-case token; `None` if it is none.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let valid = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-');
+        if word.is_empty() || word.len() > 32 || !word.iter().all(valid) {
+            return None;
+        }
+        String::from_utf8(word.to_vec()).ok().map(Self)
+    }
+
+    /// `NGX_HTTP_GET` and so on (`src/http/ngx_http_request.h`).
+    fn code(&self) -> u32 {
+        match self.0.as_str() {
+            "GET" => nginx_sys::NGX_HTTP_GET,
+            "HEAD" => nginx_sys::NGX_HTTP_HEAD,
+            "POST" => nginx_sys::NGX_HTTP_POST,
+            "PUT" => nginx_sys::NGX_HTTP_PUT,
+            "DELETE" => nginx_sys::NGX_HTTP_DELETE,
+            "MKCOL" => nginx_sys::NGX_HTTP_MKCOL,
+            "COPY" => nginx_sys::NGX_HTTP_COPY,
+            "MOVE" => nginx_sys::NGX_HTTP_MOVE,
+            "OPTIONS" => nginx_sys::NGX_HTTP_OPTIONS,
+            "PROPFIND" => nginx_sys::NGX_HTTP_PROPFIND,
+            "PROPPATCH" => nginx_sys::NGX_HTTP_PROPPATCH,
+            "LOCK" => nginx_sys::NGX_HTTP_LOCK,
+            "UNLOCK" => nginx_sys::NGX_HTTP_UNLOCK,
+            "PATCH" => nginx_sys::NGX_HTTP_PATCH,
+            "TRACE" => nginx_sys::NGX_HTTP_TRACE,
+            _ => nginx_sys::NGX_HTTP_UNKNOWN,
+        }
+    }
+
+    fn has_body(&self) -> bool {
+        matches!(self.0.as_str(), "POST" | "PUT" | "PATCH")
+    }
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        Self("GET".to_owned())
+    }
+}
+
+/// Fills in what nginx would have read from a client.
+pub(super) fn fill(
+    r: *mut ngx_http_request_t,
+    location: Location,
+    request: &Request<'_>,
+) -> Result<(), StartError> {
+    {
+        // SAFETY: a request of ours; ends before nginx is called.
+        let making = unsafe { &mut *r };
+        making.set_stat_reading(0);
+        making.set_stat_writing(1);
+        making.set_internal(1);
+        making.set_keepalive(0);
+        making.set_limit_rate_set(1);
+        making.set_limit_rate_after_set(1);
+        making.set_logged(u32::from(location.conf().log_subrequest != 1));
+        making.set_http_major(1);
+        making.set_http_minor(1);
+        making.http_version = NGX_HTTP_VERSION_11 as usize;
+        making.method = request.method.code() as usize;
+        making.set_http_state(nginx_sys::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE);
+        if request.method.has_body() {
+            making.headers_in.content_length_n = 0;
+        }
+    }
+    set_host(r, request.host)?;
+    set_line(r, request.method, &[])?;
+
+    let uri = match request.uri {
+        Uri::Constant(uri) => uri.as_slice(),
+        Uri::Variable(template) => {
+            let mut value = borrowed(&[]);
+            // SAFETY: a compiled value of the cycle; the request has all that variables look at.
+            let rc = unsafe { ngx_http_complex_value(r, template.as_ptr(), &raw mut value) };
+            if rc != rc::OK {
+                return Err(StartError::NoMemory);
+            }
+            // SAFETY: evaluated into the request's pool.
+            unsafe { bytes(value) }
+        }
+    };
+    let uri = set_line(r, request.method, uri)?;
+    // SAFETY: the URI lies in the request's pool, with a blank behind it.
+    unsafe { uri::set(r, uri) }.map_err(|_| StartError::InvalidUri)?;
+    if within(r, location) { Ok(()) } else { Err(StartError::UriOutside) }
+}
+
+/// Sets the request line `METHOD URI HTTP/1.1` and its parts; answers the URI's place in it.
+fn set_line(
+    r: *mut ngx_http_request_t,
+    method: &Method,
+    uri: &[u8],
+) -> Result<ngx_str_t, StartError> {
+    const PROTOCOL: &[u8] = b"HTTP/1.1";
+
+    let method = method.0.as_bytes();
+    let line = [method, b" ", uri, b" ", PROTOCOL].concat();
+    let line = copy(r, &line)?;
+    let part = |from: usize, len| ngx_str_t { len, data: line.data.wrapping_add(from) };
+    let uri = part(method.len() + 1, uri.len());
+    // SAFETY: a request of ours; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    request.request_line = line;
+    request.method_name = part(0, method.len());
+    request.http_protocol = part(line.len - PROTOCOL.len(), PROTOCOL.len());
+    Ok(uri)
+}
+
+/// A copy of `bytes` in the request's pool.
+fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above.
+    unsafe { pool::copy(pool, bytes) }.ok_or(StartError::NoMemory)
+}
+
+/// Sets the list of headers, with `Host` in it if there is one.
+fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartError> {
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above.
+    let headers = unsafe { &raw mut (*r).headers_in.headers };
+    let size = size_of::<ngx_table_elt_t>();
+    // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
+    if unsafe { nginx_sys::ngx_list_init(headers, pool, 4, size) } != rc::OK {
+        return Err(StartError::NoMemory);
+    }
+    let Some(host) = host else { return Ok(()) };
+
+    // SAFETY: a list that was just made.
+    let Some(header) = NonNull::new(unsafe { ngx_list_push(headers) }) else {
+        return Err(StartError::NoMemory);
+    };
+    let header = header.cast::<ngx_table_elt_t>();
+    let server = host.to_ascii_lowercase();
+    let value = copy(r, host.as_bytes())?;
+    let server = copy(r, without_port(&server).as_bytes())?;
+    // SAFETY: room for one element of this type, which all zero bytes are valid for.
+    unsafe { header.write_bytes(0, 1) };
+    // SAFETY: as above; nobody else has it.
+    let element = unsafe { &mut *header.as_ptr() };
+    element.hash = hash(b"host");
+    element.key = borrowed(b"Host");
+    element.lowcase_key = b"host".as_ptr().cast_mut();
+    element.value = value;
+    // SAFETY: a request of ours; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    request.headers_in.host = header.as_ptr();
+    request.headers_in.server = server;
+    Ok(())
+}
+
+/// A host as in `$host`: `name:port` without the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// `ngx_hash_key` of a lower-case key.
+fn hash(key: &[u8]) -> usize {
+    key.iter().fold(0, |hash: usize, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)))
+}
+
+/// Whether the request's path lies within the location (RUN-7). A pattern also sets its captures,
+/// as when nginx chooses the location for a client.
+fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
+    #[cfg(ngx_feature = "pcre")]
+    if let Some(regex) = NonNull::new(location.conf().regex) {
+        // SAFETY: the path of an open request, in its pool.
+        let mut path = unsafe { (*r).uri };
+        // SAFETY: a compiled pattern of the cycle.
+        let rc = unsafe { nginx_sys::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
+        return rc == rc::OK;
+    }
+    // SAFETY: an open request whose URI does not change meanwhile.
+    location.contains_path(unsafe { uri::path(r) })
+}

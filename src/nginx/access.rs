@@ -42,7 +42,7 @@ pub(super) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {
 /// Puts the handler before those of modules that were loaded later, in a cycle that was read: all
 /// handlers of a phase have the same checker and the same way on, so that they can change places.
 pub(super) fn put_first(cycle: *mut ngx_cycle_t) {
-    // SAFETY: HOST-20: a complete cycle.
+    // SAFETY: HOST-21: a complete cycle.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: set by `ngx_preinit_modules`.
     let index = unsafe { nginx_sys::ngx_http_module.index };

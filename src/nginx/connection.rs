@@ -42,7 +42,7 @@ pub(super) fn connect(
 ) -> Result<*mut ngx_connection_t, StartError> {
     // SAFETY: HOST-1: one thread.
     let cycle = unsafe { nginx_sys::ngx_cycle };
-    // SAFETY: HOST-20: `ngx_cycle` always points to a complete cycle.
+    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
     let free = unsafe { (*cycle).free_connection_n };
     // SAFETY: as above.
     let reusable = unsafe { (*cycle).reusable_connections_n };

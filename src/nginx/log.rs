@@ -49,7 +49,7 @@ impl Log {
     pub fn cycle() -> Self {
         // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
         let cycle = unsafe { nginx_sys::ngx_cycle };
-        // SAFETY: HOST-20: `ngx_cycle` always points to a complete cycle.
+        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
         let log = unsafe { (*cycle).log };
         // INVARIANT: a cycle's log is never null once `main` has made the first cycle.
         Self(NonNull::new(log).unwrap_or(NonNull::dangling()))

@@ -126,7 +126,7 @@ pub(super) unsafe fn location_of<'a, M: HttpModule>(
 
 /// The module's main configuration in a complete cycle; `None` where there is no `http` block.
 fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Main> {
-    // SAFETY: HOST-20: nginx passes a complete cycle to its hooks.
+    // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`.
     let index = unsafe { nginx_sys::ngx_http_module.index };

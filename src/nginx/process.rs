@@ -51,11 +51,11 @@ pub fn is_leaving() -> bool {
 
 /// The number of worker processes that this configuration asks for; 1 without a master.
 pub(super) fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
-    // SAFETY: HOST-20: a cycle in use has the configuration of every core module.
+    // SAFETY: HOST-21: a cycle in use has the configuration of every core module.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`, before any configuration is read.
     let index = unsafe { nginx_sys::ngx_core_module.index };
-    // SAFETY: HOST-20; `conf_ctx` has a place for each module's index.
+    // SAFETY: HOST-21; `conf_ctx` has a place for each module's index.
     let conf = unsafe { confs.add(index) };
     // SAFETY: as above.
     let conf = unsafe { *conf }.cast::<ngx_core_conf_t>();

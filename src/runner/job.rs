@@ -1,6 +1,6 @@
 //! One timer in the worker that it belongs to.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(super) struct Job {
     conf: Rc<TimerConf>,
     line: Rc<Line>,
     me: Weak<Self>,
-    clock: OnceCell<Timer>,
+    clock: RefCell<Option<Timer>>,
     armed: Cell<Option<Appointment>>,
     /// The newest due time that was dealt with.
     taken: Cell<Option<UnixMs>>,
@@ -60,7 +60,7 @@ impl Job {
             conf,
             line,
             me: me.clone(),
-            clock: OnceCell::new(),
+            clock: RefCell::new(None),
             armed: Cell::new(None),
             taken: Cell::new(None),
             first: Cell::new(None),
@@ -84,7 +84,7 @@ impl Job {
         } else {
             clock.arm(Plan::wait(now, job.armed.get()));
         }
-        let _ = job.clock.set(clock);
+        job.clock.replace(Some(clock));
         job
     }
 
@@ -108,7 +108,7 @@ impl Job {
 
     /// Deals with a due time.
     pub(super) fn deal(&self, due: UnixMs) {
-        if process::is_leaving() {
+        if process::is_leaving() || self.clock.borrow().is_none() {
             return;
         }
         let trigger = match self.first.take() {
@@ -135,6 +135,17 @@ impl Job {
         if let Some(place) = self.line.place() {
             self.start(due, trigger, place);
         }
+    }
+
+    /// Starts no run any more.
+    pub(super) fn disarm(&self) {
+        self.waiting.set(None);
+        drop(self.clock.take());
+    }
+
+    /// Whether a run is in progress.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.borrow().is_some()
     }
 
     /// The worker is about to end.

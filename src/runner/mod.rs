@@ -34,6 +34,9 @@ use line::Line;
 /// The timers of this worker.
 struct Runner {
     jobs: Vec<Rc<Job>>,
+    /// Those of an earlier configuration whose run is still in progress: with
+    /// `master_process off` they stay in the same process.
+    leaving: Vec<Rc<Job>>,
 }
 
 thread_local! {
@@ -57,7 +60,8 @@ pub fn begin(main: &MainConf, process: Process) {
         let message = format_args!("timer: {count} {timers} in this worker, slot {slot}");
         Log::cycle().write(Level::Notice, message);
     }
-    put(Some(Runner { jobs }));
+    let leaving = put(None).map(Runner::leave).unwrap_or_default();
+    put(Some(Runner { jobs, leaving }));
 }
 
 /// A configuration was loaded. Only a process that already runs timers has to do with it: the one
@@ -71,9 +75,17 @@ pub fn reload(main: &MainConf) {
 /// The process is about to end: runs in progress are interrupted.
 pub fn end() {
     if let Some(runner) = put(None) {
-        for job in &runner.jobs {
+        for job in runner.leave() {
             job.interrupt();
         }
+    }
+}
+
+impl Runner {
+    /// Starts no run any more; answers the timers that have one in progress.
+    fn leave(self) -> Vec<Rc<Job>> {
+        let jobs = self.jobs.into_iter().chain(self.leaving);
+        jobs.inspect(|job| job.disarm()).filter(|job| job.is_running()).collect()
     }
 }
 

@@ -1,3 +1,4 @@
 //! `ngx_http_timer_module`: single-instance timers for nginx.
 
+pub mod os;
 pub mod schedule;

@@ -2,3 +2,4 @@
 
 pub mod os;
 pub mod schedule;
+pub mod state;

@@ -1,4 +1,4 @@
-//! XXH64, the checksum of each part: <https://github.com/Cyan4973/xxHash>, doc/xxhash_spec.md.
+//! XXH64, the checksum of each part: <https://github.com/Cyan4973/xxHash>, `doc/xxhash_spec.md`.
 
 const P1: u64 = 0x9e37_79b1_85eb_ca87;
 const P2: u64 = 0xc2b2_ae3d_27d4_eb4f;

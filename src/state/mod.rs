@@ -3,16 +3,34 @@
 #![forbid(unsafe_code)]
 
 mod checksum;
+mod claim;
 mod control;
+mod decide;
+mod due;
+mod edit;
 mod fields;
 mod format;
 mod header;
+mod notice;
+mod pages;
+mod recover;
+mod retry;
+mod rules;
 mod run;
+mod store;
 
+pub use claim::{Claim, ClaimAttempt, Finished, Step};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
+pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
+pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
+pub use edit::{Edited, Ordered};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
+pub use notice::{Action, Notice};
+pub use recover::Recovered;
+pub use retry::RetryPolicy;
 pub use run::{
     Attempt, BootId, Counters, Ended, Outcome, Progress, RunId, RunPart, RunResult, Trigger, Wait,
     Watermark,
 };
+pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};

@@ -193,6 +193,13 @@ pub struct RunResult {
     pub ended: Ended,
 }
 
+impl RunResult {
+    /// When it ended, by the wall clock at its start.
+    pub fn ended_at(&self) -> UnixMs {
+        self.attempt.started_at.plus(self.ended.duration)
+    }
+}
+
 /// Counters of outcomes; each run counts once, when it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -212,7 +219,7 @@ impl Counters {
 
     /// How many runs have ended.
     pub fn ended(&self) -> u64 {
-        self.ended.iter().sum()
+        self.ended.iter().fold(0, |sum, ended| sum.saturating_add(*ended))
     }
 }
 
@@ -266,7 +273,7 @@ impl RunPart {
 
     /// Runs so far, the one in progress included.
     pub fn runs(&self) -> u64 {
-        self.counters.ended() + u64::from(self.progress != Progress::Nothing)
+        self.counters.ended().saturating_add((self.progress != Progress::Nothing).into())
     }
 
     /// The attempt that is being made by a process of this `boot`, as far as the record tells.
@@ -280,9 +287,9 @@ impl RunPart {
     /// Notes that `attempt` starts.
     pub(super) fn start(&mut self, attempt: Attempt) {
         if attempt.number > 1 {
-            self.counters.retries += 1;
+            self.counters.retries = self.counters.retries.saturating_add(1);
         } else if attempt.trigger.is_unscheduled() {
-            self.counters.unscheduled += 1;
+            self.counters.unscheduled = self.counters.unscheduled.saturating_add(1);
         }
         if attempt.trigger != Trigger::Manual {
             self.watermark = Watermark { due: attempt.due, attempt: attempt.number };
@@ -298,7 +305,7 @@ impl RunPart {
         self.results.insert(0, result);
         self.results.truncate(RESULTS);
         if let Some(counter) = self.counters.ended.get_mut(usize::from(ended.outcome.code())) {
-            *counter += 1;
+            *counter = counter.saturating_add(1);
         }
         self.duration_sum_ms = self.duration_sum_ms.saturating_add(ms(ended.duration).into());
         match ended.outcome {

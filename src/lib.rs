@@ -3,12 +3,14 @@
 //! The descriptor that nginx loads, and hooks that forward. The layers below it:
 //!
 //! - [`schedule`]: pure functions from one instant to the next due time;
+//! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
 //! - `runner`: on a due time, arm the next, then run this one; `variables`.
 
 pub mod os;
 pub mod schedule;
+pub mod state;
 
 #[cfg(feature = "nginx")]
 pub mod conf;

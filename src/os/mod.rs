@@ -1,7 +1,13 @@
 //! The system layer: what needs libc or `unsafe` and is not nginx's. Safe on the outside.
 
+pub mod boot;
 mod clock;
+pub mod file;
+pub mod lock;
+pub mod memory_file;
 mod random;
+#[cfg(test)]
+pub(crate) mod scratch;
 mod socket;
 mod symbol;
 

@@ -1,0 +1,162 @@
+//! Byte-range locks on the open file description (Linux 3.15, fcntl(2), "Open file description
+//! locks").
+//!
+//! Such a lock belongs to the description: two descriptors from two calls of open(2) exclude each
+//! other, also within one process, while all that share one description (by dup or fork) share
+//! the lock, and a second lock on it always succeeds. The kernel lets go when the last descriptor
+//! of the description is closed, however its process ended.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// How a byte is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// With any number of others that hold it shared.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// What came of an attempt to lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// The byte is locked, or its lock was converted to the kind asked for.
+    Taken,
+    /// Another description holds it. A lock of ours on it stays as it was.
+    Refused,
+}
+
+/// Whether another description has a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// An exclusive lock would be refused now.
+    Elsewhere,
+    /// An exclusive lock would be granted now; locks of our own description do not count.
+    Nowhere,
+}
+
+/// Locks the byte at `offset`, or converts our lock on it; never waits.
+///
+/// # Errors
+///
+/// What fcntl(2) reports; see [`is_unsupported`].
+pub fn try_lock(file: impl AsFd, offset: u64, kind: Kind) -> io::Result<Tried> {
+    let lock_type = match kind {
+        Kind::Shared => libc::F_RDLCK,
+        Kind::Exclusive => libc::F_WRLCK,
+    };
+    match control(file, libc::F_OFD_SETLK, lock_type, offset) {
+        Ok(_) => Ok(Tried::Taken),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(Tried::Refused)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets go of the byte at `offset`.
+///
+/// # Errors
+///
+/// What fcntl(2) reports.
+pub fn unlock(file: impl AsFd, offset: u64) -> io::Result<()> {
+    control(file, libc::F_OFD_SETLK, libc::F_UNLCK, offset).map(drop)
+}
+
+/// Whether another description holds the byte at `offset`; takes nothing.
+///
+/// # Errors
+///
+/// What fcntl(2) reports.
+pub fn held(file: impl AsFd, offset: u64) -> io::Result<Held> {
+    let answer = control(file, libc::F_OFD_GETLK, libc::F_WRLCK, offset)?;
+    Ok(if libc::c_int::from(answer.l_type) == libc::F_UNLCK {
+        Held::Nowhere
+    } else {
+        Held::Elsewhere
+    })
+}
+
+/// Whether `error` says that the file system (or the kernel) knows no such locks.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK)
+    )
+}
+
+fn control(
+    file: impl AsFd,
+    command: libc::c_int,
+    lock_type: libc::c_int,
+    offset: u64,
+) -> io::Result<libc::flock> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut lock = libc::flock {
+        l_type: libc::c_short::try_from(lock_type).map_err(invalid)?,
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).map_err(invalid)?,
+        l_start: libc::off_t::try_from(offset).map_err(invalid)?,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the borrowed descriptor is open for the call; both OFD commands take a pointer to
+    // one `flock`, which is initialised, ours alone and outlives the call.
+    let answer = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, &raw mut lock) };
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::file::reopen;
+    use crate::os::memory_file::create_memory_file;
+
+    #[test]
+    fn two_descriptions_exclude_each_other_per_byte() {
+        let a = create_memory_file("lock").unwrap();
+        let b = reopen(&a).unwrap();
+        assert_eq!(try_lock(&a, 4096, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, 4096, Kind::Exclusive).unwrap(), Tried::Refused);
+        assert_eq!(try_lock(&b, 4097, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(held(&b, 4096).unwrap(), Held::Elsewhere);
+        assert_eq!(held(&a, 4096).unwrap(), Held::Nowhere);
+        unlock(&a, 4096).unwrap();
+        assert_eq!(held(&b, 4096).unwrap(), Held::Nowhere);
+        assert_eq!(try_lock(&b, 4096, Kind::Exclusive).unwrap(), Tried::Taken);
+    }
+
+    #[test]
+    fn closing_the_last_descriptor_lets_go() {
+        let a = create_memory_file("lock").unwrap();
+        let b = reopen(&a).unwrap();
+        let shared_with_b = b.try_clone().unwrap();
+        assert_eq!(try_lock(&b, 0, Kind::Exclusive).unwrap(), Tried::Taken);
+        drop(b);
+        assert_eq!(held(&a, 0).unwrap(), Held::Elsewhere);
+        drop(shared_with_b);
+        assert_eq!(held(&a, 0).unwrap(), Held::Nowhere);
+    }
+
+    #[test]
+    fn a_refused_upgrade_keeps_the_shared_lock() {
+        let a = create_memory_file("lock").unwrap();
+        let (b, c) = (reopen(&a).unwrap(), reopen(&a).unwrap());
+        assert_eq!(try_lock(&a, 0, Kind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, 0, Kind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&a, 0, Kind::Exclusive).unwrap(), Tried::Refused);
+        drop(b);
+        assert_eq!(held(&c, 0).unwrap(), Held::Elsewhere);
+        assert_eq!(try_lock(&a, 0, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&a, 0, Kind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&c, 0, Kind::Shared).unwrap(), Tried::Taken);
+    }
+
+    #[test]
+    fn a_descriptor_that_cannot_be_locked_is_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(try_lock(&file, u64::MAX, Kind::Shared).is_err());
+        assert!(is_unsupported(&io::Error::from_raw_os_error(libc::ENOLCK)));
+        assert!(!is_unsupported(&io::Error::from_raw_os_error(libc::EIO)));
+    }
+}

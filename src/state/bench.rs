@@ -1,0 +1,155 @@
+//! What the tests work at: a state with timers, and workers attached to it.
+
+use std::time::Duration;
+
+use crate::os::file::Owner as FileOwner;
+use crate::os::scratch::Scratch;
+use crate::schedule::UnixMs;
+
+use super::due::tests::every;
+use super::rules::Rule;
+use super::*;
+
+/// A state as a master has it.
+pub(super) struct Bench {
+    pub(super) scratch: Scratch,
+    pub(super) configured: StatePath,
+    pub(super) state: Option<State>,
+    pub(super) places: Vec<Place>,
+    pub(super) now: i64,
+    pub(super) pid_file: PidFile,
+    pub(super) hash: u64,
+    pub(super) first: First,
+}
+
+pub(super) const BOOT: BootId = BootId([9; 16]);
+
+/// An id of a run that no other test run has.
+pub(super) fn run_id(number: u64) -> RunId {
+    let mut id = [0xee; 16];
+    id[..8].copy_from_slice(&number.to_le_bytes());
+    RunId(id)
+}
+
+pub(super) fn ended(outcome: Outcome) -> Ended {
+    Ended { outcome, status: 200, duration: Duration::from_millis(3) }
+}
+
+impl Bench {
+    /// Nothing opened yet; `make` turns a directory's path into the configuration.
+    pub(super) fn closed(make: impl FnOnce(std::path::PathBuf) -> StatePath) -> Self {
+        let scratch = Scratch::new();
+        let configured = make(scratch.path("timers.state"));
+        Self {
+            scratch,
+            configured,
+            state: None,
+            places: Vec::new(),
+            now: 1_000_000,
+            pid_file: PidFile::new(b"/run/nginx.pid"),
+            hash: 1,
+            first: First::Due,
+        }
+    }
+
+    /// Opened and loaded in memory.
+    pub(super) fn memory(names: &[&str]) -> Self {
+        Self::loaded(|_| StatePath::Memory, names)
+    }
+
+    /// Opened and loaded in a file.
+    pub(super) fn file(names: &[&str]) -> Self {
+        Self::loaded(StatePath::Named, names)
+    }
+
+    fn loaded(make: impl FnOnce(std::path::PathBuf) -> StatePath, names: &[&str]) -> Self {
+        let mut bench = Self::closed(make);
+        bench.reload(names).unwrap();
+        bench
+    }
+
+    /// Opens only, as a reload that is refused afterwards does.
+    pub(super) fn open(&self, names: &[&str]) -> Result<Opened, PathError> {
+        let mut wait = |_| ();
+        let mut opener = Opener {
+            pid_file: &self.pid_file,
+            workers: FileOwner::of_this_process(),
+            now: UnixMs(self.now),
+            wait: &mut wait,
+        };
+        open(&self.configured, self.state.as_ref(), names, &mut opener)
+    }
+
+    /// Opens and loads; gives what there was to log.
+    pub(super) fn reload(&mut self, names: &[&str]) -> Result<Vec<Notice>, PathError> {
+        self.reload_as(names, Scheduled::On)
+    }
+
+    pub(super) fn reload_as(
+        &mut self,
+        names: &[&str],
+        scheduled: Scheduled,
+    ) -> Result<Vec<Notice>, PathError> {
+        let cycle = self.open(names)?;
+        let mut notices = cycle.notices;
+        let mut wait = |_| ();
+        let mut opener = Opener {
+            pid_file: &self.pid_file,
+            workers: FileOwner::of_this_process(),
+            now: UnixMs(self.now),
+            wait: &mut wait,
+        };
+        let loaded: Vec<Loaded<'_>> = cycle
+            .places
+            .iter()
+            .map(|place| Loaded { place, schedule_hash: self.hash, scheduled, first: self.first })
+            .collect();
+        notices.extend(cycle.state.load(&loaded, &mut opener));
+        self.state = Some(cycle.state);
+        self.places = cycle.places;
+        Ok(notices)
+    }
+
+    /// A worker.
+    pub(super) fn worker(&self, pid: u32) -> Store {
+        let process = Process { pid, boot: BOOT };
+        self.state.as_ref().unwrap().attach(0, process, UnixMs(self.now))
+    }
+}
+
+/// Each second.
+pub(super) fn secondly() -> Jittered {
+    every(1000)
+}
+
+/// The first timer of a bench.
+pub(super) fn timer<'a>(place: &'a Place, due_times: &'a Jittered) -> Timer<'a> {
+    Timer { place, due_times, owner: Owner::This }
+}
+
+/// Claims, waiting as often as it is told to.
+pub(super) fn claim(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> Step {
+    let mut attempt = ClaimAttempt::new(wanted, run_id(now.unsigned_abs()));
+    loop {
+        match attempt.step(store, timer, &mut || UnixMs(now)) {
+            Step::Again { .. } => {}
+            step => return step,
+        }
+    }
+}
+
+pub(super) fn due(at: i64) -> Wanted {
+    Wanted::Due { due: UnixMs(at), trigger: Trigger::Schedule }
+}
+
+/// Claims what nobody contests.
+pub(super) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> Claim {
+    match claim(store, timer, wanted, now) {
+        Step::Won(claim) => claim,
+        step => panic!("{step:?}"),
+    }
+}
+
+pub(super) fn without<T>(rule: Rule, work: impl FnOnce() -> T) -> T {
+    super::rules::without(Some(rule), work)
+}

@@ -1,0 +1,264 @@
+//! What is to be done about a timer now: a pure function of its record, its schedule and the
+//! clock. Everything it says is decided once more under the run lock.
+
+use std::time::Duration;
+
+use crate::schedule::{UnixMs, stable_hash};
+
+use super::control::{LeftOut, Presence};
+use super::due::{DueTimes, Reading, missed_after_ms, newest_started};
+use super::run::{Progress, RunId, Trigger};
+
+/// What `timer_missed` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissedPolicy {
+    /// One run for all, for the newest, if that is not older than this.
+    Run {
+        /// The age up to which the newest missed due time still gets its run.
+        within: Duration,
+    },
+    /// They are counted and left out.
+    Skip,
+}
+
+/// What `timer_overlap` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverlapPolicy {
+    /// The due time is left out.
+    Skip,
+    /// It gets one run as soon as the last has ended.
+    Queue,
+}
+
+/// What is to be done about a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing before this instant; `None`: nothing at all.
+    Sleep {
+        /// When to look again.
+        until: Option<UnixMs>,
+    },
+    /// Claim this.
+    Claim(Wanted),
+    /// A missed due time gets its run at an instant that spreads such runs: come back at `until`
+    /// and hand `run_at` to [`decide`] again.
+    CatchUp {
+        /// When the run may start.
+        run_at: UnixMs,
+        /// When to look again: then, or when the next due time starts and replaces it.
+        until: UnixMs,
+    },
+    /// Due times up to here get no run: [`Store::leave_out`](super::Store::leave_out).
+    LeaveOut {
+        /// The newest of them.
+        up_to: UnixMs,
+        /// Why.
+        kind: LeftOut,
+    },
+    /// What waits for its next attempt is to be ended, by a pause or a cancel:
+    /// [`Store::recover`](super::Store::recover).
+    EndWaiting,
+    /// The order has had its 10 s: [`Store::drop_order`](super::Store::drop_order).
+    DropOrder {
+        /// Which.
+        number: u64,
+        /// The run that will not be.
+        run: RunId,
+    },
+    /// An instant of the record lies ahead of the clock:
+    /// [`Store::set_back`](super::Store::set_back).
+    ClockSetBack,
+}
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The first attempt for a due time.
+    Due {
+        /// The due time, or the instant of `first=now`.
+        due: UnixMs,
+        /// Why it runs.
+        trigger: Trigger,
+    },
+    /// The next attempt of a run that waits for it.
+    Next {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// A run by hand.
+    Order {
+        /// The order's number.
+        number: u64,
+    },
+}
+
+/// What the configuration says, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `timer_missed`.
+    pub missed: MissedPolicy,
+    /// Whether the timer runs by schedule.
+    pub schedule: Scheduled,
+}
+
+/// `enabled=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduled {
+    /// It does.
+    On,
+    /// Only by hand.
+    Off,
+}
+
+/// How long a first run may be late where `timer_missed` says nothing of it.
+const FIRST_WITHIN: Duration = Duration::from_secs(60 * 60);
+/// How long an order may wait for a worker.
+const ORDER_WITHIN: Duration = Duration::from_secs(10);
+/// How often to look for the end of a run in another process.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The longest time over which missed runs are spread.
+const LONGEST_SPREAD_MS: i64 = 10_000;
+
+/// Decides what is to be done about a timer at `now`.
+///
+/// `catch_up_at` is what the last [`Decision::CatchUp`] of this timer said, `None` after any
+/// claim.
+pub fn decide(
+    reading: &Reading,
+    due_times: &dyn DueTimes,
+    policy: Policy,
+    catch_up_at: Option<UnixMs>,
+    now: UnixMs,
+) -> Decision {
+    if matches!(reading.control.presence, Presence::Unloaded) {
+        return Decision::Sleep { until: None };
+    }
+    if reading.is_ahead(due_times, now) {
+        return Decision::ClockSetBack;
+    }
+    let stopped = policy.schedule == Scheduled::Off || reading.is_paused(now);
+    if let Progress::Waiting(attempt, _) = reading.run.progress {
+        // A manual run goes on while the timer is disabled; a pause ends it as any other.
+        if reading.is_paused(now) || reading.control.cancel == Some(attempt.run) {
+            return Decision::EndWaiting;
+        }
+    }
+    let order = decide_order(reading, now);
+    if let Some(decision @ (Decision::Claim(_) | Decision::DropOrder { .. })) = order {
+        return decision;
+    }
+    let scheduled = if stopped {
+        let end = |paused: Option<super::Paused>| paused.and_then(|paused| paused.until);
+        let until = end(reading.control.paused).max(end(reading.header.paused));
+        Decision::Sleep { until: until.filter(|until| *until > now) }
+    } else {
+        decide_schedule(reading, due_times, policy.missed, catch_up_at, now)
+    };
+    let retry = match reading.run.progress {
+        Progress::Waiting(attempt, wait) => {
+            if wait.next_at <= now {
+                let next =
+                    Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
+                Some(Decision::Claim(next))
+            } else {
+                Some(Decision::Sleep { until: Some(wait.next_at) })
+            }
+        }
+        _ => None,
+    };
+    // A due time takes over from a run that waits; an order waits for the end of any.
+    [retry, order].into_iter().flatten().fold(scheduled, sooner)
+}
+
+/// The decision that has to be acted on first; of two that do not sleep, the first one.
+fn sooner(one: Decision, other: Decision) -> Decision {
+    match (one, other) {
+        (Decision::Sleep { until: None }, other) => other,
+        (one, Decision::Sleep { until: None }) => one,
+        (Decision::Sleep { until: Some(one) }, Decision::Sleep { until: Some(other) }) => {
+            Decision::Sleep { until: Some(one.min(other)) }
+        }
+        (Decision::CatchUp { run_at, until: one }, Decision::Sleep { until: Some(other) }) => {
+            Decision::CatchUp { run_at, until: one.min(other) }
+        }
+        (Decision::Sleep { .. }, other) => other,
+        (one, _) => one,
+    }
+}
+
+fn decide_order(reading: &Reading, now: UnixMs) -> Option<Decision> {
+    let order = reading.control.pending_order(reading.run.orders_done)?;
+    if reading.run.progress != Progress::Nothing {
+        return Some(Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) });
+    }
+    let ended_at = reading.run.results.first().map(super::RunResult::ended_at);
+    let waits_since = ended_at.map_or(order.at, |ended_at| ended_at.max(order.at));
+    Some(if now > waits_since.plus(ORDER_WITHIN) {
+        Decision::DropOrder { number: order.number, run: order.run }
+    } else {
+        Decision::Claim(Wanted::Order { number: order.number })
+    })
+}
+
+fn decide_schedule(
+    reading: &Reading,
+    due_times: &dyn DueTimes,
+    policy: MissedPolicy,
+    catch_up_at: Option<UnixMs>,
+    now: UnixMs,
+) -> Decision {
+    let dealt = reading.dealt_with_up_to(now);
+    let newest = newest_started(due_times, now).filter(|due| *due > dealt);
+    let first_within = match policy {
+        MissedPolicy::Run { within } => within,
+        MissedPolicy::Skip => FIRST_WITHIN,
+    };
+    if let Some(created_at) = reading.first(now, first_within)
+        && newest.is_none_or(|due| due <= created_at)
+    {
+        return Decision::Claim(Wanted::Due { due: created_at, trigger: Trigger::First });
+    }
+    let running = matches!(reading.run.progress, Progress::Running(_));
+    let Some(due) = newest else {
+        let next = due_times.next(dealt).map(|due| due_times.start(due));
+        return Decision::Sleep { until: next };
+    };
+    if reading.queued(now) == Some(due) {
+        return if running {
+            Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) }
+        } else {
+            Decision::Claim(Wanted::Due { due, trigger: Trigger::Queue })
+        };
+    }
+    let late_ms = now.ms_since(due_times.start(due));
+    if late_ms <= missed_after_ms(due_times, due) {
+        return Decision::Claim(Wanted::Due { due, trigger: Trigger::Schedule });
+    }
+    match policy {
+        MissedPolicy::Run { within }
+            if catch_up_at.is_some() || now <= due_times.start(due).plus(within) =>
+        {
+            let latest = now.0.saturating_add(spread_ms(&reading.run.name, due_times, now));
+            let run_at = catch_up_at.map_or(latest, |at| at.0.min(latest));
+            if run_at <= now.0 {
+                return Decision::Claim(Wanted::Due { due, trigger: Trigger::Missed });
+            }
+            let next = due_times.next(due).map_or(run_at, |next| due_times.start(next).0);
+            Decision::CatchUp { run_at: UnixMs(run_at), until: UnixMs(run_at.min(next)) }
+        }
+        _ => {
+            let kind = if running { LeftOut::Overlap } else { LeftOut::Missed };
+            Decision::LeaveOut { up_to: due, kind }
+        }
+    }
+}
+
+/// How long the run of a missed due time is put off: by a hash of the name, over half the period,
+/// at most 10 s.
+fn spread_ms(name: &str, due_times: &dyn DueTimes, now: UnixMs) -> i64 {
+    let over = (due_times.period_ms(now) / 2).min(LONGEST_SPREAD_MS);
+    let hash = stable_hash(&[b"spread", name.as_bytes()]);
+    i64::try_from(hash % over.max(1).unsigned_abs()).unwrap_or(0)
+}

@@ -1,0 +1,305 @@
+//! What others than the holder of a claim write: pauses, orders, the queue, and the account of
+//! what was left out. One read and one write under the edit lock; nothing here waits.
+
+use crate::schedule::UnixMs;
+
+use super::control::{Control, LeftOut, Order, Paused};
+use super::decide::OverlapPolicy;
+use super::due::{Counted, DueTimes, Reading, missed_after_ms, newest_started};
+use super::format::CONTROL;
+use super::header::HeaderControl;
+use super::notice::Notice;
+use super::run::{Progress, RunId};
+use super::store::{Inner, Place, Store, Timer, Written};
+
+/// What came of an edit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Edited<T> {
+    /// It is in the file.
+    Done(T),
+    /// The lock was refused: to be called again after one of [`Steps`](super::Steps); after the
+    /// last of them a POST is 503, and a count is lost with an `error`.
+    Again,
+    /// It could not be written; this worker alone remembers it.
+    NotWritten(T),
+}
+
+impl<T> Edited<T> {
+    fn from(value: T, written: Written) -> Self {
+        match written {
+            Written::Yes => Self::Done(value),
+            Written::No => Self::NotWritten(value),
+        }
+    }
+}
+
+/// What came of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordered {
+    /// It is pending, with this run id: the one that was given, or that of an order which was
+    /// pending already.
+    Pending(RunId),
+    /// Against it: a run is in progress (for a run), or none is (for a cancel).
+    Conflict,
+}
+
+/// What an edit does with what it has read.
+enum Change<T> {
+    /// Write it, and answer this.
+    Write(T),
+    /// Leave it as it is, and answer this.
+    Leave(T),
+    /// Write it, and let the caller come again: it made room only.
+    WriteAndRepeat,
+}
+
+impl Store {
+    /// Pauses a timer, until an instant or for ever. What was missed before is counted.
+    pub fn pause(&self, timer: Timer<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
+        let edited = self.edit(timer.place, now, |reading| {
+            let dealt = reading.dealt_with_up_to(now);
+            let missed = newest_started(timer.due_times, now)
+                .filter(|due| *due > dealt && is_missed(timer.due_times, *due, now));
+            let control = &mut reading.control;
+            let room = missed
+                .is_none_or(|due| control.leave_out(timer.due_times, dealt, due, LeftOut::Missed));
+            self.inner.count(timer, control);
+            if !room {
+                return Change::WriteAndRepeat;
+            }
+            pause(&mut control.paused, &mut control.not_before, until, now);
+            Change::Write(())
+        });
+        self.and_raise(edited)
+    }
+
+    /// Ends a timer's pause: nothing that came due meanwhile is missed.
+    pub fn resume(&self, place: &Place, now: UnixMs) -> Edited<()> {
+        let edited = self.edit(place, now, |reading| {
+            let control = &mut reading.control;
+            resume(&mut control.paused, &mut control.not_before, now);
+            Change::Write(())
+        });
+        self.and_raise(edited)
+    }
+
+    /// Pauses all timers of the state.
+    pub fn pause_all(&self, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
+        let edited = self.edit_header(now, |header| {
+            pause(&mut header.paused, &mut header.not_before, until, now);
+        });
+        self.and_raise(edited)
+    }
+
+    /// Ends the pause of all timers; each one's own goes on.
+    pub fn resume_all(&self, now: UnixMs) -> Edited<()> {
+        let edited = self.edit_header(now, |header| {
+            resume(&mut header.paused, &mut header.not_before, now);
+        });
+        self.and_raise(edited)
+    }
+
+    /// Orders a run by hand.
+    pub fn order_run(&self, place: &Place, run: RunId, now: UnixMs) -> Edited<Ordered> {
+        let edited = self.edit(place, now, |reading| {
+            if reading.run.progress != Progress::Nothing {
+                return Change::Leave(Ordered::Conflict);
+            }
+            let done = reading.run.orders_done;
+            if let Some(pending) = reading.control.pending_order(done) {
+                return Change::Leave(Ordered::Pending(pending.run));
+            }
+            let number = reading.control.order.number.max(done).saturating_add(1);
+            reading.control.order = Order { number, run, at: now };
+            Change::Write(Ordered::Pending(run))
+        });
+        self.and_raise(edited)
+    }
+
+    /// Orders the run in progress to be cancelled; a waiting one included.
+    pub fn order_cancel(&self, place: &Place, now: UnixMs) -> Edited<Ordered> {
+        let edited = self.edit(place, now, |reading| match reading.run.progress {
+            Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
+                reading.control.cancel = Some(attempt.run);
+                Change::Write(Ordered::Pending(attempt.run))
+            }
+            Progress::Nothing => Change::Leave(Ordered::Conflict),
+        });
+        self.and_raise(edited)
+    }
+
+    /// Whether `run` has been ordered to be cancelled; for its holder to ask when the order number
+    /// has changed.
+    pub fn is_cancelled(&self, place: &Place, run: RunId) -> bool {
+        self.inner.try_read_control(place).is_ok_and(|control| control.cancel == Some(run))
+    }
+
+    /// Drops an order that no worker took in time.
+    pub fn drop_order(&self, place: &Place, number: u64, now: UnixMs) -> Edited<()> {
+        self.edit(place, now, |reading| {
+            match reading.control.pending_order(reading.run.orders_done) {
+                Some(order) if order.number == number => {
+                    reading.control.order.run = RunId::default();
+                    let name = place.name.clone();
+                    self.inner.notice(Notice::OrderDropped { name, run: order.run });
+                    Change::Write(())
+                }
+                _ => Change::Leave(()),
+            }
+        })
+    }
+
+    /// Deals with a due time that came while the last run is in progress: leaves it out, or puts
+    /// it into the queue's one place. `false` if it had been dealt with already.
+    pub fn overlap(
+        &self,
+        timer: Timer<'_>,
+        due: UnixMs,
+        policy: OverlapPolicy,
+        now: UnixMs,
+    ) -> Edited<bool> {
+        self.edit(timer.place, now, |reading| {
+            let dealt = reading.dealt_with_up_to(now);
+            if due <= dealt || reading.queued(now).is_some_and(|queued| due <= queued) {
+                return Change::Leave(false);
+            }
+            let (up_to, queued) = match policy {
+                OverlapPolicy::Skip => (due, None),
+                // The one that waits there now is replaced, and lies before this.
+                OverlapPolicy::Queue => (UnixMs(due.0.saturating_sub(1)), Some(due)),
+            };
+            let control = &mut reading.control;
+            let room = control.leave_out(timer.due_times, dealt, up_to, LeftOut::Overlap);
+            self.inner.count(timer, control);
+            if !room {
+                return Change::WriteAndRepeat;
+            }
+            control.queued = queued.or(control.queued);
+            Change::Write(true)
+        })
+    }
+
+    /// Leaves out for good all due times up to `up_to` that have not been dealt with.
+    pub fn leave_out(
+        &self,
+        timer: Timer<'_>,
+        up_to: UnixMs,
+        kind: LeftOut,
+        now: UnixMs,
+    ) -> Edited<()> {
+        self.edit(timer.place, now, |reading| {
+            let dealt = reading.dealt_with_up_to(now);
+            if up_to <= dealt {
+                return Change::Leave(());
+            }
+            let queued = reading.queued(now).filter(|queued| *queued <= up_to);
+            let control = &mut reading.control;
+            let room = control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+            self.inner.count(timer, control);
+            if room { Change::Write(()) } else { Change::WriteAndRepeat }
+        })
+    }
+
+    /// Goes on counting what was left out, 1000 due times per call; for the once-a-second look
+    /// while [`Control::has_uncounted`] says so.
+    pub fn count(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+        self.edit(timer.place, now, |reading| {
+            if !reading.control.has_uncounted() {
+                return Change::Leave(());
+            }
+            self.inner.count(timer, &mut reading.control);
+            Change::Write(())
+        })
+    }
+
+    /// Raises the order number, so that every worker looks at its timers within a second: for an
+    /// exiting worker that leaves a waiting or queued run behind.
+    pub fn raise(&self) -> Edited<()> {
+        let Some(_lock) = self.lock_header() else { return Edited::Again };
+        Edited::from((), self.inner.raise_order_number())
+    }
+
+    fn and_raise<T>(&self, edited: Edited<T>) -> Edited<T> {
+        // Each edit may be repeated: the second time it changes nothing and raises only.
+        match edited {
+            Edited::Done(_) if self.raise() == Edited::Again => Edited::Again,
+            edited => edited,
+        }
+    }
+
+    fn edit<T>(
+        &self,
+        place: &Place,
+        now: UnixMs,
+        change: impl FnOnce(&mut Reading) -> Change<T>,
+    ) -> Edited<T> {
+        let inner = &self.inner;
+        let Some(_lock) = inner.try_lock(CONTROL, place.page) else { return Edited::Again };
+        let control = self.control_locked(place, now);
+        if *control.name != *place.name {
+            inner.notice(Notice::Lost { name: place.name.clone() });
+            return self.edit(&place.lost(), now, change);
+        }
+        // The run part and the header are others' to write: what is torn is read later.
+        let Ok(seen) = self.read(place) else { return Edited::Again };
+        let mut reading = Reading { control, ..seen };
+        match change(&mut reading) {
+            Change::Leave(answer) => Edited::Done(answer),
+            Change::Write(answer) => {
+                Edited::from(answer, inner.write_control(place, &mut reading.control))
+            }
+            Change::WriteAndRepeat => {
+                inner.write_control(place, &mut reading.control);
+                Edited::Again
+            }
+        }
+    }
+
+    fn edit_header(&self, now: UnixMs, change: impl FnOnce(&mut HeaderControl)) -> Edited<()> {
+        let Some(_lock) = self.lock_header() else { return Edited::Again };
+        let mut header = self.header_locked(now);
+        change(&mut header);
+        Edited::from((), self.inner.write_header(&mut header))
+    }
+}
+
+impl Inner {
+    /// Counts what was left out and tells; the caller holds the edit lock and writes.
+    pub(super) fn count(&self, timer: Timer<'_>, control: &mut Control) {
+        let counted = control.count(timer.due_times);
+        if counted != Counted::default() {
+            self.notice(Notice::LeftOut { name: timer.place.name.clone(), counted });
+        }
+    }
+}
+
+fn is_missed(due_times: &dyn DueTimes, due: UnixMs, now: UnixMs) -> bool {
+    now.ms_since(due_times.start(due)) > missed_after_ms(due_times, due)
+}
+
+/// Pauses from now on, or goes on with the pause that holds.
+fn pause(
+    paused: &mut Option<Paused>,
+    not_before: &mut Option<UnixMs>,
+    until: Option<UnixMs>,
+    now: UnixMs,
+) {
+    let since = match paused {
+        Some(paused) if paused.holds(now) => paused.since,
+        _ => {
+            // What an expired one has dealt with stays dealt with.
+            resume(paused, not_before, now);
+            now
+        }
+    };
+    *paused = Some(Paused { since, until });
+}
+
+/// Ends a pause: now, or when it expired.
+fn resume(paused: &mut Option<Paused>, not_before: &mut Option<UnixMs>, now: UnixMs) {
+    if let Some(paused) = paused.take() {
+        let end = paused.until.map_or(now, |until| until.min(now));
+        *not_before = (*not_before).max(Some(end));
+    }
+}

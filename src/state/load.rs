@@ -1,0 +1,191 @@
+//! What a load says of the timers: written in `init_module`, when nothing can refuse the cycle
+//! any more.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::schedule::UnixMs;
+
+use super::allocate::{Page, PartLocked};
+use super::control::{Control, Presence};
+use super::decide::Scheduled;
+use super::file::{Opener, read_identity};
+use super::format::{CONTROL, RUN};
+use super::header::{HeaderControl, Newness};
+use super::master::State;
+use super::notice::{Action, Notice};
+use super::pages::Pages;
+use super::rules::{Rule, in_force};
+use super::run::RunPart;
+use super::store::{Place, Steps};
+
+/// `first=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// A timer that the state has never seen runs at once.
+    Now,
+    /// It runs at its first due time.
+    Due,
+}
+
+/// A timer as the configuration has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded<'a> {
+    /// Its record.
+    pub place: &'a Place,
+    /// A stable hash of `every`, `offset`, `cron` and `tz`.
+    pub schedule_hash: u64,
+    /// `enabled=`.
+    pub scheduled: Scheduled,
+    /// `first=`.
+    pub first: First,
+}
+
+impl State {
+    /// Writes into the records what this configuration says, with one instant for all: `opener`'s.
+    /// Never fails; what could not be written is a notice.
+    pub fn load(&self, timers: &[Loaded<'_>], opener: &mut Opener<'_>) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        self.with_pages(|pages| {
+            let identity = read_identity(pages).ok().and_then(Result::ok);
+            let newness = identity.as_ref().map_or(Newness::Recovered, |seen| seen.newness);
+            for timer in timers {
+                load(pages, timer, newness, opener, &mut notices);
+            }
+            let names = timers.iter().map(|timer| timer.place.name()).collect();
+            for page in 1..identity.map_or(1, |identity| identity.pages) {
+                mark_absent(pages, page, &names, opener);
+            }
+            if newness == Newness::Recovered {
+                end_recovery(pages, opener, &mut notices);
+            }
+            let header = pages.read_part(super::format::HEADER_CONTROL, 0).ok().and_then(
+                |bytes: [u8; super::format::HEADER_CONTROL.bytes]| HeaderControl::decode(&bytes),
+            );
+            if let Some(paused) = header.and_then(|header| header.paused)
+                && paused.holds(opener.now)
+            {
+                notices.push(Notice::IsPaused { name: None, since: paused.since });
+            }
+        });
+        notices
+    }
+}
+
+fn load(
+    pages: &Pages,
+    timer: &Loaded<'_>,
+    newness: Newness,
+    opener: &mut Opener<'_>,
+    notices: &mut Vec<Notice>,
+) {
+    let name = || timer.place.name.clone();
+    let Some(page) = timer.place.page else { return };
+    let Some(_edit) = lock(pages, CONTROL, page, opener.wait) else {
+        return notices.push(Notice::NotLoaded { name: name() });
+    };
+    let now = opener.now;
+    let bytes = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
+    let mut control = match bytes.map(|bytes| Control::decode(&bytes)) {
+        Ok(Some(control)) if *control.name == *timer.place.name => control,
+        Ok(Some(_)) => return notices.push(Notice::Lost { name: name() }),
+        Ok(None) => {
+            notices.push(Notice::Damaged { name: name() });
+            Control::anew(timer.place.name(), now)
+        }
+        Err(error) => return notices.push(Notice::Failed { action: Action::Read, error }),
+    };
+    let presence = match timer.scheduled {
+        Scheduled::On => Presence::Enabled,
+        Scheduled::Off => Presence::Disabled,
+    };
+    let changed = control.schedule_hash != timer.schedule_hash;
+    match control.presence {
+        Presence::Unloaded => {
+            // The watermark is born at the same instant, or just before it, so that `created` is
+            // a due time.
+            let never_seen = newness == Newness::Ordinary && presence == Presence::Enabled;
+            let first = timer.first == First::Now && never_seen;
+            let born = if first { UnixMs(now.0.saturating_sub(1)) } else { now };
+            let Some(_run) = lock(pages, RUN, page, opener.wait) else {
+                return notices.push(Notice::NotLoaded { name: name() });
+            };
+            let mut run = RunPart::new(timer.place.name(), born);
+            // Above what an allocation writes.
+            run.serial = 1;
+            if let Err(error) = pages.write_part(RUN, page, &run.encode()) {
+                notices.push(Notice::Failed { action: Action::Write, error });
+            }
+            control.created_at = Some(now);
+        }
+        was if changed || was != Presence::Enabled => {
+            if in_force(Rule::NotBefore) {
+                control.not_before = control.not_before.max(Some(now));
+            }
+            if changed && was != Presence::Absent && control.schedule_hash != 0 {
+                notices.push(Notice::ScheduleChanged { name: name() });
+            }
+        }
+        _ => {}
+    }
+    if let Some(paused) = control.paused.filter(|paused| paused.holds(now)) {
+        notices.push(Notice::IsPaused { name: Some(name()), since: paused.since });
+    }
+    control.presence = presence;
+    control.schedule_hash = timer.schedule_hash;
+    control.last_seen_at = Some(now);
+    control.seen_by = opener.pid_file.hash();
+    write(pages, page, &mut control, notices);
+}
+
+/// Marks a record as absent that this instance loaded last and now no longer has.
+fn mark_absent(pages: &Pages, page: u32, names: &HashSet<&str>, opener: &mut Opener<'_>) {
+    let is_gone = |control: &Control| {
+        matches!(control.presence, Presence::Enabled | Presence::Disabled)
+            && control.seen_by == opener.pid_file.hash()
+            && !names.contains(&*control.name)
+    };
+    match Page::read(pages, page) {
+        Ok(Page::Record { control: Some(control), .. }) if is_gone(&control) => {}
+        _ => return,
+    }
+    let Some(_edit) = lock(pages, CONTROL, page, opener.wait) else { return };
+    let Ok(bytes) = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page) else { return };
+    if let Some(mut control) = Control::decode(&bytes).filter(is_gone) {
+        control.presence = Presence::Absent;
+        control.last_seen_at = Some(opener.now);
+        write(pages, page, &mut control, &mut Vec::new());
+    }
+}
+
+fn end_recovery(pages: &Pages, opener: &mut Opener<'_>, notices: &mut Vec<Notice>) {
+    let Ok(Some(_locked)) = opener.lock_header(pages) else { return };
+    let Ok(Ok(mut identity)) = read_identity(pages) else { return };
+    identity.newness = Newness::Ordinary;
+    if let Err(error) = pages.write(&identity.encode_part(), 0) {
+        notices.push(Notice::Failed { action: Action::Write, error });
+    }
+}
+
+fn write(pages: &Pages, page: u32, control: &mut Control, notices: &mut Vec<Notice>) {
+    control.serial = control.serial.saturating_add(1);
+    if let Err(error) = pages.write_part(CONTROL, page, &control.encode()) {
+        notices.push(Notice::Failed { action: Action::Write, error });
+    }
+}
+
+/// Takes a lock that others hold for one read and one write; `None` if that takes them 127 ms.
+fn lock<'a>(
+    pages: &'a Pages,
+    part: super::format::Part,
+    page: u32,
+    wait: &mut dyn FnMut(Duration),
+) -> Option<PartLocked<'a>> {
+    let mut steps = Steps::default();
+    loop {
+        if let Some(locked) = PartLocked::try_new(pages, part, page) {
+            return Some(locked);
+        }
+        wait(steps.next()?);
+    }
+}

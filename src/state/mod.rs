@@ -1,0 +1,49 @@
+//! The state file: what has been taken, what is in progress and what was left out, over reload,
+//! crash, upgrade and restart.
+#![forbid(unsafe_code)]
+
+mod allocate;
+#[cfg(test)]
+mod bench;
+mod checksum;
+mod claim;
+#[cfg(test)]
+mod claim_tests;
+mod control;
+mod decide;
+mod due;
+mod edit;
+mod fields;
+mod file;
+mod format;
+mod header;
+mod load;
+mod master;
+mod notice;
+mod pages;
+mod path;
+mod recover;
+mod retry;
+mod rules;
+mod run;
+mod store;
+
+pub use claim::{Claim, ClaimAttempt, Finished, Step};
+pub use control::{Control, LeftOut, Order, Paused, Presence};
+pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
+pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
+pub use edit::{Edited, Ordered};
+pub use file::Opener;
+pub use format::{NAME_BYTES, RESULTS};
+pub use header::{Bad, HeaderControl, PidFile};
+pub use load::{First, Loaded};
+pub use master::{Backing, Opened, State, open};
+pub use notice::{Action, Notice};
+pub use path::{PathError, StatePath, check};
+pub use recover::Recovered;
+pub use retry::RetryPolicy;
+pub use run::{
+    Attempt, BootId, Counters, Ended, Outcome, Progress, RunId, RunPart, RunResult, Trigger, Wait,
+    Watermark,
+};
+pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};

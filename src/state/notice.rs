@@ -1,0 +1,150 @@
+//! What the store has to tell the log. It writes no line itself.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::schedule::UnixMs;
+
+use super::due::Counted;
+use super::header::Bad;
+use super::run::{Attempt, RunId};
+
+/// Something an administrator should read; the caller puts it into nginx's words and limits how
+/// often.
+#[derive(Debug)]
+pub enum Notice {
+    /// crit: the file was bad, was moved to `moved_to`, and a new one was made.
+    MovedAside {
+        /// Where it is now.
+        moved_to: PathBuf,
+        /// What was wrong with it.
+        bad: Bad,
+    },
+    /// crit: the file is bad, but another master uses it, or it could not be moved: this master
+    /// works in memory.
+    NotMoved {
+        /// What is wrong with it.
+        bad: Bad,
+        /// Why it is still there.
+        error: Option<io::Error>,
+    },
+    /// crit: somebody deleted or replaced the file; its records were written into the new one.
+    Replaced,
+    /// warn: the state is kept in memory instead of in the file.
+    InMemory {
+        /// Why.
+        error: io::Error,
+        /// What failed.
+        action: Action,
+    },
+    /// crit: another master has held the header lock for 2 s; timers without a record are
+    /// degraded.
+    HeaderLocked,
+    /// crit, once a minute: reading, writing or locking the file failed; the state is degraded.
+    Failed {
+        /// What failed.
+        action: Action,
+        /// Why.
+        error: io::Error,
+    },
+    /// warn: the record of this timer was damaged; it starts anew.
+    Damaged {
+        /// The timer.
+        name: Box<str>,
+    },
+    /// warn: what holds for all timers was damaged; a pause of all is forgotten.
+    HeaderDamaged,
+    /// error: the record belongs to another timer by now; the timer runs without one.
+    Lost {
+        /// The timer.
+        name: Box<str>,
+    },
+    /// warn: an instant of the record lay this far ahead of the clock.
+    ClockSetBack {
+        /// The timer.
+        name: Box<str>,
+        /// By how much.
+        by_ms: i64,
+    },
+    /// error: the process that made this attempt has died.
+    Interrupted {
+        /// The timer.
+        name: Box<str>,
+        /// Its attempt.
+        attempt: Attempt,
+        /// When it is repeated, if it is.
+        retry_at: Option<UnixMs>,
+    },
+    /// Due times that had no run were counted (error, or warn where one runs for all).
+    LeftOut {
+        /// The timer.
+        name: Box<str>,
+        /// How many.
+        counted: Counted,
+    },
+    /// error: an edit lock was refused for too long while a timer was loaded.
+    NotLoaded {
+        /// The timer.
+        name: Box<str>,
+    },
+    /// notice: the schedule differs from the one that was loaded before.
+    ScheduleChanged {
+        /// The timer.
+        name: Box<str>,
+    },
+    /// warn: the timer is paused, and was before this start.
+    IsPaused {
+        /// The timer; `None` for the pause of all.
+        name: Option<Box<str>>,
+        /// Since when.
+        since: UnixMs,
+    },
+    /// error: an order that no worker took in time was dropped.
+    OrderDropped {
+        /// The timer.
+        name: Box<str>,
+        /// The run that will not be.
+        run: RunId,
+    },
+}
+
+/// What was being done to the state file, as it stands in a message: `state file "..." ACTION
+/// failed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// open(2) or link(2).
+    Open,
+    /// pread(2).
+    Read,
+    /// pwrite(2).
+    Write,
+    /// Writing further pages.
+    Grow,
+    /// fsync(2).
+    Sync,
+    /// fchown(2) or fchmod(2).
+    Own,
+    /// fcntl(2).
+    Lock,
+    /// rename(2).
+    Rename,
+    /// fstat(2).
+    Stat,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Grow => "growing",
+            Self::Sync => "fsync",
+            Self::Own => "fchown",
+            Self::Lock => "lock",
+            Self::Rename => "rename",
+            Self::Stat => "fstat",
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! The file below the store: whole parts of pages, read and written at their places, and the
+//! lock bytes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::os::lock::{self, Held, Kind, Tried};
+
+use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
+
+/// A description of the state file.
+#[derive(Debug)]
+pub(super) struct Pages {
+    file: File,
+    #[cfg(test)]
+    faulty: std::cell::Cell<bool>,
+}
+
+impl Pages {
+    pub(super) fn new(file: File) -> Self {
+        Self {
+            file,
+            #[cfg(test)]
+            faulty: std::cell::Cell::default(),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes all writes fail from now on, or succeed again, as a full disk does.
+    #[cfg(test)]
+    pub(super) fn set_faulty(&self, faulty: bool) {
+        self.faulty.set(faulty);
+    }
+
+    /// Reads a page; what lies behind the file's end reads as zero.
+    pub(super) fn read_page(&self, page: u32) -> io::Result<[u8; PAGE_BYTES]> {
+        let mut bytes = [0; PAGE_BYTES];
+        self.read(&mut bytes, u64::from(page) * PAGE_BYTES as u64)?;
+        Ok(bytes)
+    }
+
+    /// Reads one part of a page.
+    pub(super) fn read_part<const N: usize>(&self, part: Part, page: u32) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read(&mut bytes, part.offset(page))?;
+        Ok(bytes)
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one part of a page; the caller holds its lock.
+    pub(super) fn write_part(&self, part: Part, page: u32, bytes: &[u8]) -> io::Result<()> {
+        self.write(bytes, part.offset(page))
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if self.faulty.get() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// The header's order number. Eight aligned bytes: a torn one would only be one look too many.
+    pub(super) fn order_number(&self) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.read(&mut bytes, ORDER_NUMBER_AT)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    pub(super) fn try_lock(&self, part: Part, page: u32) -> io::Result<Tried> {
+        lock::try_lock(&self.file, part.offset(page), Kind::Exclusive)
+    }
+
+    pub(super) fn unlock(&self, part: Part, page: u32) -> io::Result<()> {
+        lock::unlock(&self.file, part.offset(page))
+    }
+
+    pub(super) fn held(&self, part: Part, page: u32) -> io::Result<Held> {
+        lock::held(&self.file, part.offset(page))
+    }
+}

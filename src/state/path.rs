@@ -1,0 +1,189 @@
+//! Whose path: what may stand at the path of a state file, and what makes it a configuration
+//! error.
+
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::os::file::{Identity, Owner, directory_of, with_suffix};
+
+use super::header::PidFile;
+
+/// Where the state is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatePath {
+    /// In the file that belongs to one instance, if its directory can be written.
+    Default(PathBuf),
+    /// In a file that several instances may share.
+    Named(PathBuf),
+    /// In memory.
+    Memory,
+}
+
+impl StatePath {
+    /// The path, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Default(path) | Self::Named(path) => Some(path),
+            Self::Memory => None,
+        }
+    }
+}
+
+/// A configuration error: this path cannot be a state file.
+#[derive(Debug)]
+pub struct PathError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    SymbolicLink,
+    NotRegular,
+    Links(u64),
+    ForeignOwner(u32),
+    ForeignContent,
+    NoDirectory(io::Error),
+    NotPermitted(io::Error),
+    InUse(PidFile),
+}
+
+impl PathError {
+    /// The error of the system call behind it, for nginx to add.
+    pub fn errno(&self) -> Option<i32> {
+        match &self.problem {
+            Problem::NoDirectory(error) | Problem::NotPermitted(error) => error.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    fn new(path: &Path, problem: Problem) -> Self {
+        Self { path: path.into(), problem }
+    }
+
+    pub(super) fn in_use(path: &Path, by: PidFile) -> Self {
+        Self::new(path, Problem::InUse(by))
+    }
+
+    pub(super) fn foreign_content(path: &Path) -> Self {
+        Self::new(path, Problem::ForeignContent)
+    }
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "state file \"{}\" ", self.path.display())?;
+        match &self.problem {
+            Problem::SymbolicLink => f.write_str("is a symbolic link"),
+            Problem::NotRegular => f.write_str("is not a regular file"),
+            Problem::Links(links) => write!(f, "has {links} links"),
+            Problem::ForeignOwner(uid) => {
+                write!(f, "is owned by user {uid}, neither by root nor by the worker user")
+            }
+            Problem::ForeignContent => f.write_str("is not a state file"),
+            Problem::NoDirectory(_) | Problem::NotPermitted(_) => f.write_str("open failed"),
+            Problem::InUse(by) => {
+                write!(f, "is in use by the nginx of \"{by}\", set \"timer_state\"")
+            }
+        }
+    }
+}
+
+/// Why a file could not be opened or created.
+pub(super) enum OpenError {
+    /// A bad path.
+    Path(PathError),
+    /// A fault of the system that must not keep nginx from starting.
+    Fault(io::Error),
+}
+
+/// Looks at a path as `nginx -t` does: by stat alone. What may not be looked at is not judged.
+///
+/// # Errors
+///
+/// What stands there, or that there is no such directory.
+pub fn check(path: &StatePath, workers: Owner) -> Result<(), PathError> {
+    let Some(file) = path.path() else { return Ok(()) };
+    match fs::symlink_metadata(file) {
+        Ok(metadata) => check_metadata(file, &metadata, workers),
+        Err(error) if is_missing(&error) => match path {
+            // The default falls back to memory where there is no directory.
+            StatePath::Named(_) => check_directory(file),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+fn check_directory(path: &Path) -> Result<(), PathError> {
+    match fs::metadata(directory_of(path)) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let error = io::Error::from_raw_os_error(libc::ENOTDIR);
+            Err(PathError::new(path, Problem::NoDirectory(error)))
+        }
+        Err(error) if is_missing(&error) => Err(PathError::new(path, Problem::NoDirectory(error))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an open file may be a state file.
+pub(super) fn check_file(path: &Path, file: &File, workers: Owner) -> Result<(), OpenError> {
+    let metadata = file.metadata().map_err(OpenError::Fault)?;
+    check_metadata(path, &metadata, workers).map_err(OpenError::Path)
+}
+
+fn check_metadata(path: &Path, metadata: &Metadata, workers: Owner) -> Result<(), PathError> {
+    let problem = if metadata.is_symlink() {
+        Problem::SymbolicLink
+    } else if !metadata.is_file() {
+        Problem::NotRegular
+    } else if metadata.nlink() > 1 && !is_half_made(path, metadata) {
+        Problem::Links(metadata.nlink())
+    } else if metadata.uid() != 0 && metadata.uid() != workers.uid {
+        Problem::ForeignOwner(metadata.uid())
+    } else {
+        return Ok(());
+    };
+    Err(PathError::new(path, problem))
+}
+
+/// The temporary name under which a new file is written.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+/// Whether the second link is our own temporary name: its maker is about to remove it, or was
+/// killed before it could.
+pub(super) fn is_half_made(path: &Path, metadata: &Metadata) -> bool {
+    metadata.nlink() == 2
+        && Identity::at(&temporary(path)).is_ok_and(|other| other == Identity::from(metadata))
+}
+
+/// Sorts the errors of open(2): the ones of the path, and the faults of the system.
+pub(super) fn open_error(path: &Path, error: io::Error) -> OpenError {
+    let problem = match error.raw_os_error() {
+        Some(libc::ELOOP) => Problem::SymbolicLink,
+        Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => Problem::NotRegular,
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Problem::NoDirectory(error),
+        Some(libc::EACCES | libc::EPERM) => Problem::NotPermitted(error),
+        _ => return OpenError::Fault(error),
+    };
+    OpenError::Path(PathError::new(path, problem))
+}
+
+impl PathError {
+    /// Whether the default path may be given up for memory because of this.
+    pub(super) fn into_unwritable(self) -> Result<io::Error, Self> {
+        match self.problem {
+            Problem::NoDirectory(error) | Problem::NotPermitted(error) => Ok(error),
+            problem => Err(Self { problem, ..self }),
+        }
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG))
+}

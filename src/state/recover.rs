@@ -1,0 +1,208 @@
+//! Putting right what nobody else will: interrupted runs, damaged parts, a clock set back.
+
+use crate::os::lock::Held;
+use crate::schedule::UnixMs;
+
+use super::claim::{Blocked, interrupted};
+use super::control::Control;
+use super::due::{Reading, control_instants, header_instants, is_beyond_next_start, latest_sane};
+use super::format::{CONTROL, HEADER_CONTROL, RUN};
+use super::header::HeaderControl;
+use super::notice::Notice;
+use super::retry::RetryPolicy;
+use super::rules::{Rule, in_force};
+use super::run::{Attempt, Ended, Outcome, Progress, RunPart, Wait};
+use super::store::{Claimed, Locked, Place, Store, Timer};
+
+/// What a look at a run in progress has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// Nothing is in progress that is to be ended, or it is this worker's own.
+    Nothing,
+    /// Its process lives, and holds the claim.
+    HeldElsewhere(Attempt),
+    /// Its process had died: it was recorded as interrupted, or waits for its next attempt.
+    Interrupted,
+    /// It waited for an attempt that a pause or a cancel forbids; it has ended like this.
+    Ended(Outcome),
+    /// A lock was refused, or a read torn: to be called again after one of
+    /// [`Steps`](super::Steps).
+    Again,
+}
+
+impl Store {
+    /// Ends a run whose process has died, and one that waits although it was paused or cancelled.
+    /// For each timer at a worker's start, when the order number has changed, and once a second
+    /// while its record says that something is in progress.
+    pub fn recover(&self, timer: Timer<'_>, retry: &RetryPolicy, now: UnixMs) -> Recovered {
+        let inner = &self.inner;
+        if inner.claimed(timer.place) == Claimed::Yes {
+            return Recovered::Nothing;
+        }
+        let Ok(seen) = self.read(timer.place) else { return Recovered::Again };
+        match seen.run.progress {
+            Progress::Nothing => return Recovered::Nothing,
+            Progress::Waiting(..) if ended_by(&seen, now).is_none() => return Recovered::Nothing,
+            Progress::Waiting(..) => {}
+            Progress::Running(attempt) => {
+                // A look at a held lock takes nothing, so that nobody else is refused by it.
+                if inner.run_lock_held(timer.place) == Held::Elsewhere {
+                    return Recovered::HeldElsewhere(attempt);
+                }
+            }
+        }
+        let Some(_lock) = inner.try_lock(RUN, timer.place.page) else { return Recovered::Again };
+        let mut reading = match self.read_locked(timer.place, now) {
+            Ok(reading) if *reading.run.name == *timer.place.name => reading,
+            Ok(_) | Err(Blocked::Repaired) => return Recovered::Nothing,
+            Err(Blocked::Again) => return Recovered::Again,
+        };
+        let recovered = match reading.run.progress {
+            Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
+                let next_at = retry
+                    .next_at(&attempt, Outcome::Interrupted, timer.due_times, now)
+                    .filter(|_| !reading.is_paused(now))
+                    .filter(|_| reading.control.cancel != Some(attempt.run));
+                if let Some(next_at) = next_at {
+                    let wait = Wait { next_at, last: interrupted() };
+                    reading.run.progress = Progress::Waiting(attempt, wait);
+                } else {
+                    reading.run.close(attempt, interrupted());
+                }
+                let name = timer.place.name.clone();
+                inner.notice(Notice::Interrupted { name, attempt, retry_at: next_at });
+                Recovered::Interrupted
+            }
+            Progress::Waiting(attempt, _) => {
+                let Some(ended) = ended_by(&reading, now) else { return Recovered::Nothing };
+                reading.run.close(attempt, ended);
+                Recovered::Ended(ended.outcome)
+            }
+            _ => return Recovered::Nothing,
+        };
+        inner.write_run(timer.place, &mut reading.run);
+        recovered
+    }
+
+    /// Drops what lies more than a period ahead of the clock: a clock that was set back has seen
+    /// it. To be called when [`decide`](super::decide()) says so.
+    pub fn set_back(&self, timer: Timer<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
+        let Some(_lock) = self.inner.try_lock(RUN, timer.place.page) else {
+            return Recovered::Again;
+        };
+        let now = clock();
+        match self.read_locked(timer.place, now) {
+            Ok(reading) if *reading.run.name == *timer.place.name => {
+                match self.set_back_locked(timer, reading, now) {
+                    Err(Blocked::Again) => Recovered::Again,
+                    _ => Recovered::Nothing,
+                }
+            }
+            Err(Blocked::Again) => Recovered::Again,
+            _ => Recovered::Nothing,
+        }
+    }
+
+    /// The same under the run lock, which the caller holds.
+    pub(super) fn set_back_locked(
+        &self,
+        timer: Timer<'_>,
+        mut reading: Reading,
+        now: UnixMs,
+    ) -> Result<(), Blocked> {
+        let latest = latest_sane(timer.due_times, now);
+        let to = timer.due_times.newest(now).unwrap_or(now);
+        let mut by_ms = 0;
+        let mut pull = |at: &mut UnixMs| {
+            if *at > latest {
+                by_ms = by_ms.max(at.ms_since(now));
+                *at = to;
+            }
+        };
+        let inner = &self.inner;
+
+        if header_instants(&mut reading.header).any(|at| *at > latest) {
+            let _lock = self.lock_header().ok_or(Blocked::Again)?;
+            let mut header = self.header_locked(now);
+            header_instants(&mut header).for_each(&mut pull);
+            inner.write_header(&mut header);
+        }
+        if control_instants(&mut reading.control).any(|at| *at > latest) {
+            let _lock = inner.try_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
+            let mut control = self.control_locked(timer.place, now);
+            control.queued = control.queued.filter(|due| *due <= latest);
+            control.gaps.retain(|gap| gap.up_to <= latest);
+            control_instants(&mut control).for_each(&mut pull);
+            inner.write_control(timer.place, &mut control);
+        }
+        let run = &mut reading.run;
+        if let Progress::Waiting(_, wait) = &mut run.progress
+            && is_beyond_next_start(wait.next_at, timer.due_times, now)
+        {
+            by_ms = by_ms.max(wait.next_at.ms_since(now));
+            wait.next_at = now;
+        }
+        if run.watermark.due > latest {
+            by_ms = by_ms.max(run.watermark.due.ms_since(now));
+            run.watermark.due = to;
+        }
+        inner.write_run(timer.place, run);
+        inner.notice(Notice::ClockSetBack { name: timer.place.name.clone(), by_ms });
+        Ok(())
+    }
+
+    /// Writes damaged parts of a record anew; for who has waited through all
+    /// [`Steps`](super::Steps) for a read that is not torn. `Again` if a lock is held elsewhere.
+    pub fn repair(&self, place: &Place, now: UnixMs) -> Recovered {
+        let Some(_lock) = self.inner.try_lock(RUN, place.page) else { return Recovered::Again };
+        match self.read_locked(place, now) {
+            Err(Blocked::Again) => Recovered::Again,
+            _ => Recovered::Nothing,
+        }
+    }
+
+    /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
+    /// caller holds the run lock.
+    pub(super) fn renew_run(&self, place: &Place, now: UnixMs) {
+        self.inner.notice(Notice::Damaged { name: place.name.clone() });
+        let mut run = RunPart::new(&place.name, now);
+        self.inner.write_run(place, &mut run);
+    }
+
+    /// The control part under its lock, which the caller holds; written anew if it is damaged.
+    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Control {
+        self.inner.try_read_control(place).unwrap_or_else(|_| {
+            self.inner.notice(Notice::Damaged { name: place.name.clone() });
+            let mut control = Control::anew(&place.name, now);
+            // An order's number must be above all that were done.
+            if let Ok(run) = self.inner.try_read_run(place) {
+                control.order.number = run.orders_done;
+            }
+            self.inner.write_control(place, &mut control);
+            control
+        })
+    }
+
+    /// The same for the header.
+    pub(super) fn header_locked(&self, now: UnixMs) -> HeaderControl {
+        self.inner.try_read_header().unwrap_or_else(|| {
+            self.inner.notice(Notice::HeaderDamaged);
+            let mut header = HeaderControl { not_before: Some(now), ..HeaderControl::default() };
+            self.inner.write_header(&mut header);
+            header
+        })
+    }
+
+    pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
+        self.inner.try_lock(HEADER_CONTROL, Some(0))
+    }
+}
+
+/// How a waiting run ends now, if a pause or a cancel forbids its next attempt.
+fn ended_by(reading: &Reading, now: UnixMs) -> Option<Ended> {
+    let Progress::Waiting(attempt, wait) = reading.run.progress else { return None };
+    if reading.control.cancel == Some(attempt.run) {
+        return Some(Ended { outcome: Outcome::Cancelled, ..wait.last });
+    }
+    reading.is_paused(now).then_some(wait.last)
+}

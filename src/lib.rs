@@ -33,21 +33,25 @@ pub mod module {
     use nginx_sys::{ngx_command_t, ngx_http_module_t, ngx_module_t};
 
     use crate::conf::{
-        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerSuccess, TimerTimeout,
-        TimerWorker, resolve,
+        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerMissed, TimerState,
+        TimerSuccess, TimerTimeout, TimerWorker, resolve,
     };
     use crate::nginx::conf::{Commands, Parsing, Refused, http_command, location_command};
+    use crate::nginx::log::Log;
     use crate::nginx::module::{HttpModule, Process, context, descriptor};
+    use crate::nginx::zone::{Opening, Unusable};
     use crate::{runner, variables};
 
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<6> = Commands([
+    static COMMANDS: Commands<8> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
         location_command::<TimerSuccess>(),
+        location_command::<TimerMissed>(),
+        http_command::<TimerState>(),
         http_command::<TimerMaxRunning>(),
         ngx_command_t::empty(),
     ]);
@@ -99,8 +103,12 @@ pub mod module {
             resolve(main, parsing)
         }
 
-        fn loaded(main: &MainConf) {
-            runner::reload(main);
+        fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
+            runner::open(main, opening)
+        }
+
+        fn loaded(main: &MainConf, log: Log) {
+            runner::load(main, log);
         }
 
         fn process_begins(main: &MainConf, process: Process) {

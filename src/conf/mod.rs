@@ -5,20 +5,25 @@
 #![forbid(unsafe_code)]
 
 mod limits;
+mod missed;
 mod name;
 mod parameters;
 mod resolve;
+mod state;
 mod success;
 mod timer;
 mod worker;
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
 pub use limits::{TimerMaxRunning, TimerTimeout};
+pub use missed::TimerMissed;
 pub use name::TimerName;
 pub use resolve::resolve;
+pub use state::TimerState;
 pub use success::{Success, TimerSuccess};
 pub use timer::TimerDirective;
 pub use worker::{TimerWorker, WorkerChoice};
@@ -26,19 +31,29 @@ pub use worker::{TimerWorker, WorkerChoice};
 use crate::nginx::conf::Place;
 use crate::nginx::location::Location;
 use crate::nginx::request::{Access, Method, Uri};
-use crate::schedule::Plan;
+use crate::os::file::Owner;
+use crate::state::{
+    First, Jittered, MissedPolicy, Opened, OverlapPolicy, PidFile, RetryPolicy, Scheduled,
+    StatePath,
+};
 
 /// A timer, as configured.
 #[derive(Debug)]
 pub struct TimerConf {
     /// Its name, unique in the `http` block.
     pub name: TimerName,
-    /// When it is due, and starts.
-    pub plan: Plan,
-    /// What a worker that has just started does.
+    /// When it is due, and when each due time starts.
+    pub due_times: Jittered,
+    /// What becomes of it when the state has never seen it.
     pub first: First,
     /// Whether it runs by schedule.
-    pub enabled: Enabled,
+    pub scheduled: Scheduled,
+    /// What becomes of missed due times.
+    pub missed: MissedPolicy,
+    /// What becomes of due times that come while the last run is in progress.
+    pub overlap: OverlapPolicy,
+    /// Which attempts are repeated.
+    pub retry: RetryPolicy,
     /// The location that it runs.
     pub location: Location,
     /// The method of its requests.
@@ -59,38 +74,41 @@ pub struct TimerConf {
     pub place: Place,
 }
 
-/// What a timer does at the start of its worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum First {
-    /// It waits for its first due time.
-    #[default]
-    Due,
-    /// It runs at once, then on schedule.
-    Now,
-}
-
-/// Whether a timer runs by schedule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Enabled {
-    /// It does.
-    #[default]
-    On,
-    /// It does not.
-    Off,
-}
-
 /// What the `http` block says.
 #[derive(Default)]
 pub struct MainConf {
     definitions: Vec<timer::Definition>,
     max_running: Option<NonZeroUsize>,
+    state: Option<StatePath>,
     timers: Vec<Rc<TimerConf>>,
+    opened: RefCell<Option<OpenedState>>,
+}
+
+/// The state that was opened for a configuration, and by whom.
+#[derive(Debug)]
+pub struct OpenedState {
+    /// The state, and a place for each timer, in the order of [`MainConf::timers`].
+    pub state: Opened,
+    /// The instance.
+    pub pid_file: PidFile,
+    /// User and group of the workers.
+    pub workers: Owner,
 }
 
 impl MainConf {
     /// The timers, in the order in which they are configured.
     pub fn timers(&self) -> &[Rc<TimerConf>] {
         &self.timers
+    }
+
+    /// Where the state is kept; known once the configuration was read.
+    pub fn state(&self) -> Option<&StatePath> {
+        self.state.as_ref()
+    }
+
+    /// The state that was opened for this configuration.
+    pub fn opened(&self) -> &RefCell<Option<OpenedState>> {
+        &self.opened
     }
 
     /// How many runs may be in progress in one worker.
@@ -106,6 +124,7 @@ pub struct LocationConf {
     timer: Option<Place>,
     worker: Option<WorkerChoice>,
     timeout: Option<Duration>,
+    missed: Option<MissedPolicy>,
     success: Option<Success>,
 }
 
@@ -114,6 +133,7 @@ impl LocationConf {
     pub fn inherit(&mut self, from: &Self) {
         self.worker = self.worker.or(from.worker);
         self.timeout = self.timeout.or(from.timeout);
+        self.missed = self.missed.or(from.missed);
         if self.success.is_none() {
             self.success.clone_from(&from.success);
         }

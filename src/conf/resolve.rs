@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::timer::Definition;
-use super::{MainConf, TimerConf, TimerName, limits};
+use super::{MainConf, TimerConf, TimerName, limits, missed, state};
 use crate::TimerModule;
 use crate::nginx::conf::{Parsing, Refused, Shown};
-use crate::schedule::{Every, Jitter, Plan, Schedule};
+use crate::schedule::{Every, Jitter, Schedule};
+use crate::state::{Jittered, OverlapPolicy, RetryPolicy};
 
 /// Turns the definitions into timers.
 ///
@@ -15,6 +16,9 @@ use crate::schedule::{Every, Jitter, Plan, Schedule};
 ///
 /// A name is taken already, or `$server_name` in it stands for none.
 pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused> {
+    if main.state.is_none() {
+        main.state = Some(state::default_path(parsing)?);
+    }
     let host_name = parsing.host_name();
     let mut seen: HashMap<TimerName, Rc<TimerConf>> = HashMap::new();
     for definition in std::mem::take(&mut main.definitions) {
@@ -45,9 +49,12 @@ fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused>
         .host
         .or_else(|| location.server_name().and_then(|name| String::from_utf8(name.to_vec()).ok()));
     Ok(TimerConf {
-        plan: Plan::new(Schedule::Every(schedule), jitter),
+        due_times: Jittered { schedule: Schedule::Every(schedule), jitter },
         first: definition.first,
-        enabled: definition.enabled,
+        scheduled: definition.scheduled,
+        missed: inherited.and_then(|conf| conf.missed).unwrap_or(missed::DEFAULT),
+        overlap: OverlapPolicy::Skip,
+        retry: RetryPolicy::default(),
         method: definition.method,
         uri: definition.uri,
         host,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::name::NameTemplate;
 use super::parameters::{Parameters, invalid};
-use super::{Enabled, First, LocationConf, MainConf};
+use super::{LocationConf, MainConf};
 use crate::TimerModule;
 use crate::nginx::conf::{
     Arguments, Context, LocationDirective, Parsing, Place, Refused, Shown, parse_time,
@@ -13,6 +13,7 @@ use crate::nginx::conf::{
 use crate::nginx::location::{Kind, Location};
 use crate::nginx::request::{Access, Method, Uri};
 use crate::schedule::{Every, EveryError};
+use crate::state::{First, Scheduled};
 
 /// `timer name every=time ...`: runs the enclosing location on schedule.
 pub struct TimerDirective;
@@ -25,7 +26,7 @@ pub(super) struct Definition {
     pub(super) offset: Option<Duration>,
     pub(super) jitter: Duration,
     pub(super) first: First,
-    pub(super) enabled: Enabled,
+    pub(super) scheduled: Scheduled,
     pub(super) location: Location,
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -73,8 +74,8 @@ impl LocationDirective for TimerDirective {
             every,
             offset,
             jitter: jitter.unwrap_or_default(),
-            first: parameters.get("first", "\"now\" or \"due\"", first)?.unwrap_or_default(),
-            enabled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or_default(),
+            first: parameters.get("first", "\"now\" or \"due\"", first)?.unwrap_or(First::Due),
+            scheduled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or(Scheduled::On),
             location,
             method: parameters.get("method", "in upper case", Method::parse)?.unwrap_or_default(),
             uri,
@@ -112,10 +113,10 @@ fn first(word: &[u8]) -> Option<First> {
     }
 }
 
-fn enabled(word: &[u8]) -> Option<Enabled> {
+fn enabled(word: &[u8]) -> Option<Scheduled> {
     match word {
-        b"on" => Some(Enabled::On),
-        b"off" => Some(Enabled::Off),
+        b"on" => Some(Scheduled::On),
+        b"off" => Some(Scheduled::Off),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! `timer_worker`.
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use super::parameters::invalid;
 use super::{LocationConf, MainConf, TimerName};
@@ -16,13 +17,16 @@ pub enum WorkerChoice {
     Zero,
     /// The one in the slot that a hash of the timer's name gives.
     Auto,
+    /// All of them: who claims a due time first runs it.
+    Any,
 }
 
 impl WorkerChoice {
-    /// The slot of the worker, of `workers`, that arms the timer `name`.
+    /// The slot of the worker, of `workers`, that the timer `name` belongs to: with `any`, the one
+    /// that normally wins.
     pub fn slot(self, name: &TimerName, workers: usize) -> usize {
         match self {
-            Self::Zero => 0,
+            Self::Zero | Self::Any => 0,
             Self::Auto => {
                 let hash = stable_hash(&[b"slot", name.as_str().as_bytes()]);
                 let workers = u64::try_from(workers).unwrap_or(u64::MAX).max(1);
@@ -30,9 +34,24 @@ impl WorkerChoice {
             }
         }
     }
+
+    /// How long the worker in `slot`, of `workers`, lets others go first: slot 0 wins unless it is
+    /// lost, hangs or is busy, and then another has run the due time within 250 ms.
+    pub fn stands_back(self, slot: usize, workers: usize, period: Duration) -> Duration {
+        const LEAST: Duration = Duration::from_millis(50);
+        const OVER: Duration = Duration::from_millis(150);
+
+        if self != Self::Any || slot == 0 {
+            return Duration::ZERO;
+        }
+        let before = u32::try_from(slot - 1).unwrap_or(u32::MAX);
+        let others = u32::try_from(workers.saturating_sub(2).max(1)).unwrap_or(u32::MAX);
+        let share = OVER.saturating_mul(before) / others;
+        (LEAST + share.min(OVER)).min(period / 2)
+    }
 }
 
-/// `timer_worker 0 | auto`: which worker arms the timers.
+/// `timer_worker 0 | auto | any`: which worker arms the timers.
 pub struct TimerWorker;
 
 impl LocationDirective for TimerWorker {
@@ -53,7 +72,11 @@ impl LocationDirective for TimerWorker {
         conf.worker = Some(match word {
             b"0" => WorkerChoice::Zero,
             b"auto" => WorkerChoice::Auto,
-            _ => return Err(invalid(word, "timer_worker", "directive", "\"0\" or \"auto\"")),
+            b"any" => WorkerChoice::Any,
+            _ => {
+                let hint = "\"0\", \"auto\" or \"any\"";
+                return Err(invalid(word, "timer_worker", "directive", hint));
+            }
         });
         Ok(())
     }

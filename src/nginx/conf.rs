@@ -1,8 +1,11 @@
 //! Directives: from nginx's words to values of ours.
 
+use std::ffi::OsStr;
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -207,6 +210,40 @@ impl<'a> Parsing<'a> {
         let host_name = unsafe { (*self.cf().cycle).hostname };
         // SAFETY: it lives in the cycle's pool.
         unsafe { bytes(host_name) }.to_vec()
+    }
+
+    /// `path` as nginx takes it: relative to its prefix.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn full_path(&self, path: &[u8]) -> Result<PathBuf, Refused> {
+        // nginx's function wants a C string.
+        let path = [path, b"\0"].concat();
+        let mut name = ngx_str_t { len: path.len() - 1, data: path.as_ptr().cast_mut() };
+        // SAFETY: HOST-2: the cycle that is being made.
+        let pool = unsafe { (*self.cf().cycle).pool };
+        // SAFETY: as above.
+        let prefix = unsafe { &raw mut (*self.cf().cycle).prefix };
+        // SAFETY: reads both strings, and sets `name` to one in the pool if it was relative.
+        if unsafe { nginx_sys::ngx_get_full_name(pool, prefix, &raw mut name) } != rc::OK {
+            return Err(Refused::AlreadyLogged);
+        }
+        // SAFETY: the words above, or a string in the pool.
+        Ok(OsStr::from_bytes(unsafe { bytes(name) }).into())
+    }
+
+    /// `name` in the directory that holds the compiled-in client body temp path: one that nginx's
+    /// packages make, and that workers may look into.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn state_path(&self, name: &str) -> Result<PathBuf, Refused> {
+        let temp = nginx_sys::NGX_HTTP_CLIENT_TEMP_PATH.to_bytes();
+        let slash = temp.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let directory = temp.get(..slash).unwrap_or_default();
+        self.full_path(&[directory, name.as_bytes()].concat())
     }
 
     /// Compiles a value that may contain variables.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
+use nginx_sys::{ngx_cycle_t, ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
 
 use super::text::Text;
 
@@ -48,8 +48,12 @@ impl Log {
     /// The log of the running cycle.
     pub fn cycle() -> Self {
         // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
-        let cycle = unsafe { nginx_sys::ngx_cycle };
-        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+        Self::of(unsafe { nginx_sys::ngx_cycle })
+    }
+
+    /// The log of `cycle`.
+    pub(super) fn of(cycle: *const ngx_cycle_t) -> Self {
+        // SAFETY: HOST-21: a complete cycle.
         let log = unsafe { (*cycle).log };
         // INVARIANT: a cycle's log is never null once `main` has made the first cycle.
         Self(NonNull::new(log).unwrap_or(NonNull::dangling()))

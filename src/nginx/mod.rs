@@ -24,6 +24,7 @@ mod stat;
 pub mod text;
 mod uri;
 pub mod variable;
+pub mod zone;
 
 use nginx_sys::ngx_str_t;
 

@@ -10,7 +10,9 @@ use nginx_sys::{
 
 use super::conf::{Parsing, Refused};
 use super::guard::guard;
+use super::log::Log;
 use super::process::{self, Role};
+use super::zone::{self, Opening, Purpose, Unusable};
 use super::{access, connection, pool, rc};
 
 /// What an http module has and does.
@@ -41,8 +43,16 @@ pub trait HttpModule: 'static {
     fn after_configuration(main: &mut Self::Main, parsing: &mut Parsing<'_>)
     -> Result<(), Refused>;
 
-    /// A configuration was loaded, in the process that reads it.
-    fn loaded(main: &Self::Main);
+    /// A configuration was read, and is about to be taken up: what it needs is opened, and nothing
+    /// is changed that the configuration in use relies on.
+    ///
+    /// # Errors
+    ///
+    /// Why the configuration is refused.
+    fn open(main: &Self::Main, opening: &Opening) -> Result<(), Unusable>;
+
+    /// A configuration is taken up, in the process that has read it; not for a test of it.
+    fn loaded(main: &Self::Main, log: Log);
 
     /// A process begins its work.
     fn process_begins(main: &Self::Main, process: Process);
@@ -193,7 +203,8 @@ unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ng
         // SAFETY: made by `create_main_conf`; no other reference to it is alive.
         let main = unsafe { main.as_mut() }.ok_or(Refused::AlreadyLogged)?;
         access::install(parsing)?;
-        M::after_configuration(main, parsing)
+        M::after_configuration(main, parsing)?;
+        zone::add::<M>(main, parsing)
     })
 }
 
@@ -220,7 +231,9 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
     guard((), || {
         if let Some(main) = main_of_cycle::<M>(cycle) {
             access::put_first(cycle);
-            M::loaded(main);
+            if Purpose::current() == Purpose::Use {
+                M::loaded(main, Log::of(cycle));
+            }
         }
     });
     rc::OK

@@ -49,20 +49,25 @@ pub fn is_leaving() -> bool {
     exiting != 0 || terminate != 0 || quit != 0
 }
 
-/// The number of worker processes that this configuration asks for; 1 without a master.
-pub(super) fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
-    // SAFETY: HOST-21: a cycle in use has the configuration of every core module.
+/// The configuration of nginx's core in `cycle`.
+pub(super) fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_t {
+    // SAFETY: HOST-21: a complete cycle.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`, before any configuration is read.
     let index = unsafe { nginx_sys::ngx_core_module.index };
-    // SAFETY: HOST-21; `conf_ctx` has a place for each module's index.
+    // SAFETY: `conf_ctx` has a place for each module's index.
     let conf = unsafe { confs.add(index) };
-    // SAFETY: as above.
-    let conf = unsafe { *conf }.cast::<ngx_core_conf_t>();
+    // SAFETY: as above; made by `ngx_core_module_create_conf`.
+    unsafe { *conf }.cast::<ngx_core_conf_t>()
+}
+
+/// The number of worker processes that this configuration asks for; 1 without a master.
+pub(super) fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
+    let conf = core_conf(cycle);
     if conf.is_null() {
         return 1;
     }
-    // SAFETY: `ngx_core_module_create_conf` makes this very type.
+    // SAFETY: complete once the configuration was read.
     let master = unsafe { (*conf).master };
     // SAFETY: as above.
     let workers = unsafe { (*conf).worker_processes };

@@ -10,8 +10,10 @@ mod random;
 pub(crate) mod scratch;
 mod socket;
 mod symbol;
+mod user;
 
 pub use clock::wall_clock;
 pub use random::random_bytes;
 pub use socket::SocketPair;
 pub use symbol::dynamic_symbol;
+pub use user::is_root;

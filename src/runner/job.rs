@@ -1,241 +1,401 @@
-//! One timer in the worker that it belongs to.
+//! One timer in a worker that may run it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::line::{Line, Place};
-use super::report::{self, Outcome, Report};
-use super::run::{Run, Trigger};
-use crate::conf::{Enabled, First, TimerConf};
+use super::attempt::Running;
+use super::line;
+use super::report::Report;
+use super::run::new_run_id;
+use super::worker::Worker;
+use crate::conf::TimerConf;
 use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::process;
-use crate::nginx::request::{self, Attempt, End, Request};
 use crate::os::wall_clock;
-use crate::schedule::{Appointment, Plan, UnixMs};
+use crate::schedule::UnixMs;
+use crate::state::{
+    self, ClaimAttempt, Decision, DueTimes, Edited, LeftOut, Place, Policy, Progress, Reading,
+    Recovered, Scheduled, Step, Steps, Trigger, Wanted, decide,
+};
 
-/// A timer in the worker that it belongs to.
+/// A timer in a worker that may run it.
 ///
 /// # Invariants
 ///
-/// While the timer is enabled and the worker does not leave, `clock` is armed: the first thing
-/// that its callback does is to find out what comes next.
+/// While the timer runs by schedule and the worker does not leave, `clock` is armed: the first
+/// thing that its callback does is to find out when the next due time starts.
 pub(super) struct Job {
-    conf: Rc<TimerConf>,
-    line: Rc<Line>,
-    me: Weak<Self>,
+    pub(super) conf: Rc<TimerConf>,
+    pub(super) place: Place,
+    pub(super) worker: Rc<Worker>,
+    pub(super) me: Weak<Self>,
+    pub(super) running: RefCell<Option<Running>>,
+    pub(super) report: Report,
     clock: RefCell<Option<Timer>>,
-    armed: Cell<Option<Appointment>>,
-    /// The newest due time that was dealt with.
-    taken: Cell<Option<UnixMs>>,
-    /// The due time of `first=now`, until it is dealt with.
-    first: Cell<Option<UnixMs>>,
-    /// The due time that waits for a place.
-    waiting: Cell<Option<(UnixMs, Trigger)>>,
-    running: RefCell<Option<Running>>,
-    report: Report,
+    /// For what there is to do before the next due time.
+    alarm: RefCell<Option<Timer>>,
+    /// When the clock's next due time starts.
+    armed: Cell<UnixMs>,
+    /// A claim that is contested, between two steps.
+    contest: RefCell<Option<Contest>>,
+    steps: Cell<Steps>,
+    catch_up_at: Cell<Option<UnixMs>>,
+    /// What waits for a place.
+    waiting: Cell<Option<Wanted>>,
+    /// Whether the record needs a look each second: something is in progress elsewhere, or left
+    /// out due times are still to be counted.
+    watched: Cell<bool>,
 }
 
-/// A run in progress.
-struct Running {
-    run: Rc<Run>,
-    since: Instant,
-    cut_off: bool,
-    /// `None` while it starts.
-    attempt: Option<Rc<Attempt>>,
-    /// Holds an exiting worker until the run has ended (HOST-7).
-    _timeout: Timer,
-    _place: Place,
+struct Contest {
+    claim: ClaimAttempt,
+    place: Option<line::Place>,
 }
 
-/// A run that was cut off is cut off again after this time, for as long as something holds it.
-const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
-/// The first run starts from the event loop, never from inside `init_process`.
+/// What comes after a look at the record and one action on it.
+enum Turn {
+    /// Another look, at once.
+    LookAgain,
+    /// Another look, then.
+    LookAt(UnixMs),
+    /// Another look, after this time.
+    LookAfter(Duration),
+    /// Nothing until something happens.
+    Rest,
+}
+
+/// The longest wait before the wall clock is read again: an nginx timer counts monotonic time, due
+/// times lie on the wall clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The first look is made from the event loop, never from inside `init_process`.
 const AT_ONCE: Duration = Duration::from_millis(1);
+/// After so many looks in a row it goes on after [`LATER`].
+const LOOKS: usize = 8;
+const LATER: Duration = Duration::from_millis(100);
 
 impl Job {
     /// Arms the timer.
-    pub(super) fn begin(conf: Rc<TimerConf>, line: Rc<Line>) -> Rc<Self> {
+    pub(super) fn begin(conf: Rc<TimerConf>, place: Place, worker: Rc<Worker>) -> Rc<Self> {
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
             conf,
-            line,
+            place,
+            worker,
             me: me.clone(),
-            clock: RefCell::new(None),
-            armed: Cell::new(None),
-            taken: Cell::new(None),
-            first: Cell::new(None),
-            waiting: Cell::new(None),
             running: RefCell::new(None),
             report: Report::new(),
+            clock: RefCell::new(None),
+            alarm: RefCell::new(None),
+            armed: Cell::new(UnixMs::default()),
+            contest: RefCell::new(None),
+            steps: Cell::new(Steps::default()),
+            catch_up_at: Cell::new(None),
+            waiting: Cell::new(None),
+            watched: Cell::new(false),
         });
-        if job.conf.enabled == Enabled::Off {
-            return job;
-        }
         let me = Rc::downgrade(&job);
         let clock = Timer::new(Hold::Cancelable, move || {
             me.upgrade().map_or(Next::Stop, |job| job.look_at_clock())
         });
-
-        let now = wall_clock();
-        job.armed.set(job.conf.plan.after(now));
-        if job.conf.first == First::Now {
-            job.first.set(Some(now));
-            clock.arm(AT_ONCE);
-        } else {
-            clock.arm(Plan::wait(now, job.armed.get()));
-        }
+        clock.arm(AT_ONCE);
         job.clock.replace(Some(clock));
+
+        let me = Rc::downgrade(&job);
+        let alarm = Timer::new(Hold::Cancelable, move || {
+            if let Some(job) = me.upgrade() {
+                job.post();
+            }
+            Next::Stop
+        });
+        job.alarm.replace(Some(alarm));
         job
     }
 
-    /// Finds out what comes next, and has dealt with what is due afterwards.
+    /// Arms the next due time, and has the record looked at afterwards.
     fn look_at_clock(&self) -> Next {
         if process::is_leaving() {
             return Next::Stop;
         }
+        self.post();
+        if self.conf.scheduled == Scheduled::Off {
+            return Next::Stop;
+        }
         let now = wall_clock();
-        let look = self.conf.plan.look(now, self.armed.get(), self.taken.get());
-        self.armed.set(look.next);
-        if let Some(by) = look.set_back {
-            self.taken.set(self.conf.plan.schedule().newest(now));
-            report::set_back(&self.conf, by);
-        }
-        for due in [self.first.get(), look.due].into_iter().flatten() {
-            self.line.post(self.me.clone(), due);
-        }
-        Next::After(Plan::wait(now, look.next))
+        let next = next_to_start(&self.conf.due_times, now);
+        self.armed.set(next.unwrap_or(UnixMs(i64::MAX)));
+        Next::After(next.map_or(LONGEST_WAIT, |start| start.since(now).min(LONGEST_WAIT)))
     }
 
-    /// Deals with a due time.
-    pub(super) fn deal(&self, due: UnixMs) {
-        if process::is_leaving() || self.clock.borrow().is_none() {
+    /// Once a second: looks at the record if another process may have changed it.
+    pub(super) fn tick(&self, news: bool) {
+        if news || self.watched.get() {
+            self.post();
+        }
+    }
+
+    /// Has the record looked at once the events at hand are dealt with.
+    pub(super) fn post(&self) {
+        self.worker.line.post(self.me.clone());
+    }
+
+    /// Looks at the record and does what is to be done.
+    pub(super) fn deal(&self) {
+        if self.is_over() {
             return;
         }
-        let trigger = match self.first.take() {
-            Some(_) => Trigger::First,
-            None => Trigger::Schedule,
+        let mut turn = match self.contest.take() {
+            Some(contest) => self.contend(contest),
+            None => Turn::LookAgain,
         };
-        self.taken.set(self.taken.get().max(Some(due)));
-
-        if let Some(since) = self.running_since() {
-            self.report.overlap(&self.conf, since.elapsed());
-            return;
+        for _ in 0..LOOKS {
+            if !matches!(turn, Turn::LookAgain) {
+                break;
+            }
+            turn = self.act();
         }
-        self.report.no_overlap();
-        if let Some(place) = self.line.place() {
-            self.start(due, trigger, place);
-        } else if self.waiting.replace(Some((due, trigger))).is_none() {
-            self.line.wait(self.me.clone());
+        self.worker.report();
+        match turn {
+            Turn::Rest => {}
+            Turn::LookAgain => self.set_alarm(LATER),
+            Turn::LookAfter(after) => self.set_alarm(after),
+            Turn::LookAt(at) => {
+                // The clock comes by itself at the next due time.
+                if at < self.armed.get() || self.conf.scheduled == Scheduled::Off {
+                    self.set_alarm(at.since(wall_clock()).min(LONGEST_WAIT));
+                }
+            }
         }
     }
 
-    /// The line has come to this timer: there may be a place.
-    pub(super) fn leave_line(&self) {
-        let Some((due, trigger)) = self.waiting.take() else { return };
-        if let Some(place) = self.line.place() {
-            self.start(due, trigger, place);
+    /// The line has come to this timer.
+    pub(super) fn leave_line(&self, place: line::Place) {
+        let Some(wanted) = self.waiting.take() else { return };
+        if self.is_over() {
+            return;
+        }
+        let turn = self.claim(wanted, Some(place));
+        self.worker.report();
+        if !matches!(turn, Turn::Rest) {
+            let after = if let Turn::LookAfter(after) = turn { after } else { AT_ONCE };
+            self.set_alarm(after);
         }
     }
 
     /// Starts no run any more.
     pub(super) fn disarm(&self) {
         self.waiting.set(None);
+        drop(self.contest.take());
+        drop(self.alarm.take());
         drop(self.clock.take());
     }
 
-    /// Whether a run is in progress.
-    pub(super) fn is_running(&self) -> bool {
-        self.running.borrow().is_some()
+    /// Whether no run may start here any more.
+    pub(super) fn is_over(&self) -> bool {
+        process::is_leaving() || self.clock.borrow().is_none()
     }
 
-    /// The worker is about to end.
-    pub(super) fn interrupt(&self) {
-        let running = self.running.take();
-        if let Some(running) = running {
-            self.record(&running, Outcome::Interrupted);
+    pub(super) fn timer(&self) -> state::Timer<'_> {
+        state::Timer {
+            place: &self.place,
+            due_times: &self.conf.due_times,
+            owner: self.worker.owner(&self.conf),
         }
     }
 
-    fn running_since(&self) -> Option<Instant> {
-        self.running.borrow().as_ref().map(|running| running.since)
+    fn set_alarm(&self, after: Duration) {
+        if let Some(alarm) = &*self.alarm.borrow() {
+            alarm.arm(after);
+        }
     }
 
-    fn start(&self, due: UnixMs, trigger: Trigger, place: Place) {
-        let run = Rc::new(Run::new(self.conf.name.as_str(), due, trigger));
-        let me = self.me.clone();
-        let timeout = Timer::new(Hold::HoldsExit, move || {
-            me.upgrade().map_or(Next::Stop, |job| job.cut_off())
-        });
-        timeout.arm(self.conf.timeout);
-        self.running.replace(Some(Running {
-            run: Rc::clone(&run),
-            since: Instant::now(),
-            cut_off: false,
-            attempt: None,
-            _timeout: timeout,
-            _place: place,
-        }));
-
-        let request = Request {
-            method: &self.conf.method,
-            uri: &self.conf.uri,
-            host: self.conf.host.as_deref(),
-            access: self.conf.access,
+    /// One look at the record, and one action on it.
+    fn act(&self) -> Turn {
+        let store = &self.worker.store;
+        let now = wall_clock();
+        let Ok(reading) = store.read(&self.place) else {
+            return self.wait_a_step(|| {
+                store.repair(&self.place, now);
+            });
         };
-        let me = self.me.clone();
-        let on_end = move |end| {
-            if let Some(job) = me.upgrade() {
-                job.end(end);
-            }
-        };
-        match request::start(self.conf.location, &request, run, on_end) {
-            Ok(attempt) => {
-                if let Some(running) = self.running.borrow_mut().as_mut() {
-                    running.attempt = Some(Rc::new(attempt));
+        let elsewhere = self.running.borrow().is_none();
+        let in_progress = reading.run.progress != Progress::Nothing;
+        self.watched.set((in_progress && elsewhere) || reading.control.has_uncounted());
+        if elsewhere && matches!(reading.run.progress, Progress::Running(_)) {
+            match store.recover(self.timer(), &self.conf.retry, now) {
+                Recovered::HeldElsewhere(_) => {}
+                Recovered::Again => return self.wait_a_step(|| {}),
+                Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
+                    return Turn::LookAgain;
                 }
             }
-            Err(why) => self.finish(Outcome::NotStarted(why)),
+        }
+        if reading.control.has_uncounted() {
+            // What cannot be counted now is counted at the next tick.
+            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again) =
+                store.count(self.timer(), now);
+        }
+        self.follow(&reading, now)
+    }
+
+    fn follow(&self, reading: &Reading, now: UnixMs) -> Turn {
+        let store = &self.worker.store;
+        let policy = Policy { missed: self.conf.missed, schedule: self.conf.scheduled };
+        let due_times = &self.conf.due_times;
+        let decision = decide(reading, due_times, policy, self.catch_up_at.get(), now);
+        if let Some(waiting) = self.waiting.get()
+            && !replaces(decision, waiting)
+        {
+            return Turn::Rest;
+        }
+        match decision {
+            Decision::Sleep { until } => until.map_or(Turn::Rest, Turn::LookAt),
+            Decision::Claim(wanted) => self.stand_back_or_claim(wanted, now),
+            Decision::CatchUp { run_at, until } => {
+                self.catch_up_at.set(Some(run_at));
+                Turn::LookAt(until)
+            }
+            Decision::LeaveOut { up_to, kind } => {
+                self.edited(store.leave_out(self.timer(), up_to, kind, now))
+            }
+            Decision::EndWaiting => {
+                let recovered = store.recover(self.timer(), &self.conf.retry, now);
+                self.recovered(recovered)
+            }
+            Decision::DropOrder { number, .. } => {
+                self.edited(store.drop_order(&self.place, number, now))
+            }
+            Decision::ClockSetBack => {
+                let recovered = store.set_back(self.timer(), &mut wall_clock);
+                self.recovered(recovered)
+            }
         }
     }
 
-    /// The attempt has taken too long.
-    fn cut_off(&self) -> Next {
-        let attempt = self.running.borrow_mut().as_mut().and_then(|running| {
-            running.cut_off = true;
-            running.attempt.clone()
-        });
-        let Some(attempt) = attempt else { return Next::Stop };
-        attempt.cut_off();
-        Next::After(CUT_OFF_AGAIN)
+    fn stand_back_or_claim(&self, wanted: Wanted, now: UnixMs) -> Turn {
+        if let Wanted::Due { due, trigger: Trigger::Schedule } = wanted {
+            let due_times = &self.conf.due_times;
+            let period_ms = u64::try_from(due_times.period_ms(due)).unwrap_or(0);
+            let period = Duration::from_millis(period_ms);
+            let at = due_times.start(due).plus(self.worker.stands_back(&self.conf, period));
+            if now < at {
+                return Turn::LookAfter(at.since(now));
+            }
+        }
+        // What is in progress here needs no place to be found in the way.
+        if self.running.borrow().is_some() {
+            return self.claim(wanted, None);
+        }
+        if let Some(place) = self.worker.line.place() {
+            return self.claim(wanted, Some(place));
+        }
+        if self.waiting.replace(Some(wanted)).is_none() {
+            self.worker.line.wait(self.me.clone());
+        }
+        Turn::Rest
     }
 
-    fn end(&self, end: End) {
-        let cut_off = self.running.borrow().as_ref().is_some_and(|running| running.cut_off);
-        let status = end.status;
-        let outcome = if cut_off {
-            Outcome::Timeout
-        } else if end.closed {
-            Outcome::Interrupted
-        } else if status == 0 {
-            Outcome::NoAnswer
-        } else if !self.conf.success.contains(status) {
-            Outcome::Failure { status }
-        } else if end.complete {
-            Outcome::Success { status }
-        } else {
-            Outcome::Incomplete { status }
-        };
-        self.finish(outcome);
+    fn claim(&self, wanted: Wanted, place: Option<line::Place>) -> Turn {
+        let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()));
+        self.contend(Contest { claim, place })
     }
 
-    fn finish(&self, outcome: Outcome) {
-        let running = self.running.take();
-        if let Some(running) = running {
-            self.record(&running, outcome);
+    /// Tries to claim; an attempt that is won is started.
+    fn contend(&self, mut contest: Contest) -> Turn {
+        let store = &self.worker.store;
+        if contest.place.is_none() && self.running.borrow().is_none() {
+            // The attempt in the way has ended meanwhile: a place is needed now.
+            return Turn::LookAgain;
+        }
+        let wanted = contest.claim.wanted();
+        match contest.claim.step(store, self.timer(), &mut wall_clock) {
+            Step::Won(claim) => {
+                self.catch_up_at.set(None);
+                self.report.no_overlap();
+                if claim.attempt().trigger == Trigger::Missed {
+                    let others = self.worker.report_but_missed();
+                    self.report.missed(&self.conf, others.saturating_add(1));
+                }
+                if let Some(place) = contest.place {
+                    self.start(claim, place);
+                }
+                Turn::LookAgain
+            }
+            Step::DealtWith => {
+                self.catch_up_at.set(None);
+                Turn::LookAgain
+            }
+            Step::Overlap(running) => {
+                let now = wall_clock();
+                self.watched.set(self.running.borrow().is_none());
+                let Wanted::Due { due, .. } = wanted else { return Turn::LookAfter(LATER) };
+                let edited = store.overlap(self.timer(), due, self.conf.overlap, now);
+                if matches!(edited, Edited::Done(true) | Edited::NotWritten(true)) {
+                    self.report.overlap(&self.conf, now.since(running.started_at));
+                }
+                self.edited(edited)
+            }
+            Step::Again { after } => {
+                self.contest.replace(Some(contest));
+                Turn::LookAfter(after)
+            }
+            Step::GaveUp => match wanted {
+                Wanted::Due { due, .. } => {
+                    let now = wall_clock();
+                    self.report.contested(&self.conf);
+                    self.edited(store.leave_out(self.timer(), due, LeftOut::Missed, now))
+                }
+                Wanted::Next { .. } | Wanted::Order { .. } => Turn::LookAfter(LATER),
+            },
+            Step::LeftToOwner => Turn::Rest,
         }
     }
 
-    fn record(&self, running: &Running, outcome: Outcome) {
-        self.report.end(&self.conf, &running.run, outcome, running.since.elapsed());
+    fn edited<T>(&self, edited: Edited<T>) -> Turn {
+        match edited {
+            Edited::Done(_) | Edited::NotWritten(_) => {
+                self.steps.set(Steps::default());
+                Turn::LookAgain
+            }
+            Edited::Again => self.wait_a_step(|| self.report.contested(&self.conf)),
+        }
     }
+
+    fn recovered(&self, recovered: Recovered) -> Turn {
+        match recovered {
+            Recovered::Again => self.wait_a_step(|| {}),
+            _ => Turn::LookAgain,
+        }
+    }
+
+    /// The next of the short waits for a lock or a torn read; after the last one `give_up`.
+    fn wait_a_step(&self, give_up: impl FnOnce()) -> Turn {
+        let mut steps = self.steps.take();
+        if let Some(after) = steps.next() {
+            self.steps.set(steps);
+            return Turn::LookAfter(after);
+        }
+        self.steps.set(Steps::default());
+        give_up();
+        Turn::LookAfter(LATER)
+    }
+}
+
+/// Whether `decision` is for a newer due time than the one that waits for a place.
+fn replaces(decision: Decision, waiting: Wanted) -> bool {
+    match (decision, waiting) {
+        (
+            Decision::Claim(Wanted::Due { due, trigger: Trigger::Schedule }),
+            Wanted::Due { due: waiting, .. },
+        ) => due > waiting,
+        (Decision::Claim(Wanted::Due { .. }), Wanted::Next { .. }) => true,
+        _ => false,
+    }
+}
+
+/// The start of the first due time that starts later than `now`.
+fn next_to_start(due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
+    let newest = due_times.newest(now).map(|due| due_times.start(due));
+    newest
+        .filter(|start| *start > now)
+        .or_else(|| due_times.next(now).map(|due| due_times.start(due)))
 }

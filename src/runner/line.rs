@@ -7,7 +7,6 @@ use std::rc::{Rc, Weak};
 use super::job::Job;
 use crate::nginx::event::Posted;
 use crate::nginx::process;
-use crate::schedule::UnixMs;
 
 /// At most `limit` runs are in progress; who finds no place waits in the line.
 ///
@@ -16,7 +15,7 @@ use crate::schedule::UnixMs;
 /// `places` is `limit` less the [`Place`]s that exist.
 pub(super) struct Line {
     places: Cell<usize>,
-    due: RefCell<VecDeque<(Weak<Job>, UnixMs)>>,
+    looking: RefCell<VecDeque<Weak<Job>>>,
     waiting: RefCell<VecDeque<Weak<Job>>>,
     posted: Posted,
 }
@@ -36,16 +35,16 @@ impl Line {
             // INVARIANT: no place is taken yet.
             Self {
                 places: Cell::new(limit),
-                due: RefCell::default(),
+                looking: RefCell::default(),
                 waiting: RefCell::default(),
                 posted,
             }
         })
     }
 
-    /// Has `job` deal with `due` once the timers that are due now are armed again.
-    pub(super) fn post(&self, job: Weak<Job>, due: UnixMs) {
-        self.due.borrow_mut().push_back((job, due));
+    /// Has `job` look at its record once the timers that are due now are armed again.
+    pub(super) fn post(&self, job: Weak<Job>) {
+        self.looking.borrow_mut().push_back(job);
         self.posted.post();
     }
 
@@ -64,10 +63,10 @@ impl Line {
 
     fn deal(self: &Rc<Self>) {
         loop {
-            let next = self.due.borrow_mut().pop_front();
-            let Some((job, due)) = next else { break };
+            let next = self.looking.borrow_mut().pop_front();
+            let Some(job) = next else { break };
             if let Some(job) = job.upgrade() {
-                job.deal(due);
+                job.deal();
             }
         }
         self.fill();
@@ -75,11 +74,14 @@ impl Line {
 
     /// Gives the places that are free to those who wait, unless the worker is leaving.
     fn fill(self: &Rc<Self>) {
-        while self.places.get() > 0 && !process::is_leaving() {
+        while !process::is_leaving() {
+            if self.waiting.borrow().is_empty() {
+                return;
+            }
+            let Some(place) = self.place() else { return };
             let next = self.waiting.borrow_mut().pop_front();
-            let Some(job) = next else { break };
-            if let Some(job) = job.upgrade() {
-                job.leave_line();
+            if let Some(job) = next.and_then(|job| job.upgrade()) {
+                job.leave_line(place);
             }
         }
     }

@@ -8,10 +8,11 @@ use super::run::Run;
 use crate::conf::TimerConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::StartError;
+use crate::state::Outcome;
 
-/// How an attempt ended.
+/// How an attempt ended, as the log tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Ending {
     /// The answer was complete and its status a good one.
     Success { status: u16 },
     /// The answer had another status.
@@ -19,7 +20,7 @@ pub(super) enum Outcome {
     /// The answer was cut short, whatever its status.
     Incomplete { status: u16 },
     /// It took longer than `timer_timeout`.
-    Timeout,
+    TimedOut,
     /// The worker was told to stop at once.
     Interrupted,
     /// It could not start.
@@ -28,16 +29,39 @@ pub(super) enum Outcome {
     NoAnswer,
 }
 
+impl Ending {
+    /// How the record tells it.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Success { .. } => Outcome::Success,
+            Self::Failure { .. } | Self::Incomplete { .. } => Outcome::Failure,
+            Self::TimedOut => Outcome::Timeout,
+            Self::Interrupted => Outcome::Interrupted,
+            Self::NotStarted(_) | Self::NoAnswer => Outcome::Error,
+        }
+    }
+
+    /// The status of the answer; 0 if there was none.
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Self::Success { status } | Self::Failure { status } | Self::Incomplete { status } => {
+                status
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Tells the log of a timer's runs.
 pub(super) struct Report {
-    failures: Cell<u64>,
     failure_lines: Throttle,
     overlap_lines: Throttle,
+    contested_lines: Throttle,
 }
 
 /// Lets the first line of a row pass, then at most one a minute.
 #[derive(Default)]
-struct Throttle {
+pub(super) struct Throttle {
     last: Cell<Option<Instant>>,
     left_out: Cell<u64>,
 }
@@ -47,20 +71,27 @@ const LINES_EVERY: Duration = Duration::from_secs(60);
 impl Report {
     pub(super) fn new() -> Self {
         Self {
-            failures: Cell::new(0),
             failure_lines: Throttle::default(),
             overlap_lines: Throttle::default(),
+            contested_lines: Throttle::default(),
         }
     }
 
-    /// Tells of the end of a run that took `took`.
-    pub(super) fn end(&self, timer: &TimerConf, run: &Run, outcome: Outcome, took: Duration) {
-        if let Outcome::Success { status } = outcome {
+    /// Tells of the end of a run that took `took`, when `failures` runs before it had failed in a
+    /// row.
+    pub(super) fn end(
+        &self,
+        timer: &TimerConf,
+        run: &Run,
+        ending: Ending,
+        took: Duration,
+        failures: u32,
+    ) {
+        if let Ending::Success { status } = ending {
             let ms = took.as_millis();
             let message = format_args!("run succeeded: status {status}, {ms}ms");
             write(timer, Level::Info, Some(run), message);
             self.failure_lines.end_row();
-            let failures = self.failures.replace(0);
             if failures > 0 {
                 let s = if failures == 1 { "" } else { "s" };
                 let message = format_args!("succeeded after {failures} failure{s}");
@@ -68,11 +99,26 @@ impl Report {
             }
             return;
         }
-        self.failures.set(self.failures.get().saturating_add(1));
         if let Some(left_out) = self.failure_lines.pass() {
-            let line = Failed { outcome, took, limit: timer.timeout };
+            let line = Failed { ending, took, limit: timer.timeout };
             let message = format_args!("{line}{}", LeftOut(left_out));
             write(timer, Level::Error, Some(run), message);
+        }
+    }
+
+    /// Tells of due times that were missed, and get one run.
+    #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
+    pub(super) fn missed(&self, timer: &TimerConf, count: u64) {
+        let s = if count == 1 { "" } else { "s" };
+        let message = format_args!("missed {count} due time{s}, running once");
+        write(timer, Level::Warn, None, message);
+    }
+
+    /// Tells that the record was locked by others for too long.
+    pub(super) fn contested(&self, timer: &TimerConf) {
+        if let Some(left_out) = self.contested_lines.pass() {
+            let message = format_args!("record is locked for too long{}", LeftOut(left_out));
+            write(timer, Level::Error, None, message);
         }
     }
 
@@ -92,12 +138,6 @@ impl Report {
     }
 }
 
-/// Tells that the clock makes due times come again.
-pub(super) fn set_back(timer: &TimerConf, by: Duration) {
-    let message = format_args!("clock was set back by {}ms", by.as_millis());
-    write(timer, Level::Warn, None, message);
-}
-
 fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Arguments<'_>) {
     let (log, name) = (timer.location.log(), &timer.name);
     match run {
@@ -111,7 +151,7 @@ fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Argum
 
 impl Throttle {
     /// If a line may pass: how many were left out since the last one.
-    fn pass(&self) -> Option<u64> {
+    pub(super) fn pass(&self) -> Option<u64> {
         let now = Instant::now();
         let waits = self.last.get().is_some_and(|last| now.duration_since(last) < LINES_EVERY);
         if waits {
@@ -141,7 +181,7 @@ impl fmt::Display for LeftOut {
 }
 
 struct Failed {
-    outcome: Outcome,
+    ending: Ending,
     took: Duration,
     limit: Duration,
 }
@@ -149,16 +189,16 @@ struct Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (took, limit) = (self.took.as_millis(), self.limit.as_millis());
-        match self.outcome {
-            Outcome::Success { status } => write!(f, "run succeeded: status {status}, {took}ms"),
-            Outcome::Failure { status } => write!(f, "run failed: status {status}, {took}ms"),
-            Outcome::Incomplete { status } => {
-                write!(f, "run failed: response incomplete, status {status}, {took}ms")
+        match self.ending {
+            Ending::Success { status } => write!(f, "run succeeded: status {status}, {took}ms"),
+            Ending::Failure { status } => write!(f, "run failed: status {status}, {took}ms"),
+            Ending::Incomplete { status } => {
+                write!(f, "run failed: response incomplete, status {status}")
             }
-            Outcome::Timeout => write!(f, "run failed: timed out after {limit}ms"),
-            Outcome::Interrupted => f.write_str("run interrupted: worker was told to stop"),
-            Outcome::NotStarted(why) => write!(f, "run failed: {why}"),
-            Outcome::NoAnswer => write!(f, "run failed: no response, {took}ms"),
+            Ending::TimedOut => write!(f, "run failed: timed out after {limit}ms"),
+            Ending::Interrupted => f.write_str("run interrupted: worker was told to stop"),
+            Ending::NotStarted(why) => write!(f, "run failed: {why}"),
+            Ending::NoAnswer => write!(f, "run failed: no response, {took}ms"),
         }
     }
 }

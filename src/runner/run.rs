@@ -6,44 +6,20 @@ use std::time::Duration;
 use crate::nginx::request::Origin;
 use crate::os::{random_bytes, wall_clock};
 use crate::schedule::{UnixMs, stable_hash};
+use crate::state::{Attempt, RunId, Trigger};
 
 /// One attempt of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     timer: String,
-    id: RunId,
-    due: UnixMs,
-    attempt: u32,
-    trigger: Trigger,
-    start: UnixMs,
+    attempt: Attempt,
     last_success: Option<UnixMs>,
 }
 
-/// The unique id of a run: 128 random bits, shown as 32 hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RunId([u8; 16]);
-
-/// Why a timer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// It was due.
-    Schedule,
-    /// `first=now`.
-    First,
-}
-
 impl Run {
-    /// The first attempt of a new run of `timer` for `due`, started now.
-    pub fn new(timer: &str, due: UnixMs, trigger: Trigger) -> Self {
-        Self {
-            timer: timer.to_owned(),
-            id: RunId::new(timer, due),
-            due,
-            attempt: 1,
-            trigger,
-            start: wall_clock(),
-            last_success: None,
-        }
+    /// An attempt of a run of `timer`, whose last success started at `last_success`.
+    pub(super) fn new(timer: &str, attempt: &Attempt, last_success: Option<UnixMs>) -> Self {
+        Self { timer: timer.to_owned(), attempt: *attempt, last_success }
     }
 
     /// The timer's name.
@@ -53,27 +29,27 @@ impl Run {
 
     /// The run's id, the same for all its attempts.
     pub fn id(&self) -> RunId {
-        self.id
+        self.attempt.run
     }
 
     /// The due time that it deals with.
     pub fn due(&self) -> UnixMs {
-        self.due
+        self.attempt.due
     }
 
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.attempt.number
     }
 
     /// Why it runs.
     pub fn trigger(&self) -> Trigger {
-        self.trigger
+        self.attempt.trigger
     }
 
     /// From the due time to the start of this attempt; zero if the clock was set back between.
     pub fn lateness(&self) -> Duration {
-        self.start.since(self.due)
+        self.attempt.started_at.since(self.attempt.due)
     }
 
     /// The start of the last success before this run.
@@ -84,36 +60,19 @@ impl Run {
 
 impl Origin for Run {
     fn write_context(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        write!(out, "timer: \"{}\", run: {}", self.timer, self.id)
+        write!(out, "timer: \"{}\", run: {}", self.timer, self.attempt.run)
     }
 }
 
-impl RunId {
-    fn new(timer: &str, due: UnixMs) -> Self {
-        // Early after boot the kernel may have no random bytes yet; what sets this run apart on
-        // this host will do then.
-        Self(random_bytes().unwrap_or_else(|_| {
-            let pid = std::process::id().to_le_bytes();
-            let now = wall_clock().0.to_le_bytes();
-            let parts = [timer.as_bytes(), &due.0.to_le_bytes(), &pid, &now];
-            let high = stable_hash(&parts);
-            let low = stable_hash(&[&high.to_le_bytes(), timer.as_bytes(), &now]);
-            (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
-        }))
-    }
-}
-
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Schedule => "schedule",
-            Self::First => "first",
-        })
-    }
+/// An id that no other run has: 128 random bits.
+pub(super) fn new_run_id(timer: &str) -> RunId {
+    // Early after boot the kernel may have no random bytes yet; what sets this run apart on this
+    // host will do then.
+    RunId(random_bytes().unwrap_or_else(|_| {
+        let pid = std::process::id().to_le_bytes();
+        let now = wall_clock().0.to_le_bytes();
+        let high = stable_hash(&[timer.as_bytes(), &pid, &now]);
+        let low = stable_hash(&[&high.to_le_bytes(), timer.as_bytes(), &now]);
+        (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+    }))
 }

@@ -69,6 +69,12 @@ impl Every {
         at.0.checked_sub(into_period).map(UnixMs)
     }
 
+    /// A number that is the same for the same period and offset.
+    pub(super) fn stable_hash(&self) -> u64 {
+        let (every, offset) = (self.every_ms.to_le_bytes(), self.offset_ms.to_le_bytes());
+        stable_hash(&[b"every", &every, &offset])
+    }
+
     /// The period in milliseconds.
     pub fn period_ms(&self) -> i64 {
         self.every_ms

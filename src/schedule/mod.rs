@@ -9,13 +9,11 @@ mod every;
 mod hash;
 mod instant;
 mod jitter;
-mod plan;
 
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
 pub use jitter::Jitter;
-pub use plan::{Appointment, Look, Plan};
 
 /// When a timer is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +34,13 @@ impl Schedule {
     pub fn newest(&self, at: UnixMs) -> Option<UnixMs> {
         match self {
             Self::Every(every) => every.newest(at),
+        }
+    }
+
+    /// A number that is the same for the same schedule, and never 0.
+    pub fn stable_hash(&self) -> u64 {
+        match self {
+            Self::Every(every) => every.stable_hash().max(1),
         }
     }
 

@@ -180,6 +180,11 @@ impl State {
         self.backing
     }
 
+    /// The path of the file that the state is in; `None` in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.configured.path().filter(|_| self.backing == Backing::File)
+    }
+
     /// Whether the state can be relied on, as far as opening it has shown.
     pub fn health(&self) -> Health {
         self.health

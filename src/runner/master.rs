@@ -1,0 +1,126 @@
+//! The state in the process that reads the configuration, and how workers get at it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread;
+
+use super::notices;
+use super::worker::Worker;
+use crate::conf::{MainConf, OpenedState};
+use crate::nginx::log::Log;
+use crate::nginx::module;
+use crate::nginx::process::Role;
+use crate::nginx::zone::{Opening, Purpose, Unusable};
+use crate::os::boot::boot_id;
+use crate::os::file::Owner;
+use crate::os::wall_clock;
+use crate::state::{self, BootId, Loaded, Opener, PathError, PidFile, State, StatePath};
+
+thread_local! {
+    /// The state of the configuration in use, which the next one goes on with.
+    static HELD: RefCell<Option<State>> = const { RefCell::new(None) };
+}
+
+/// Opens the state for a configuration that was read; looks only, for a test of it.
+///
+/// # Errors
+///
+/// The path is a bad one, or the file is another instance's.
+pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
+    let Some(configured) = main.state() else { return Ok(()) };
+    let workers = match opening.workers {
+        Some((uid, gid)) => Owner { uid, gid },
+        None => Owner::of_this_process(),
+    };
+    let held = HELD.with_borrow(Clone::clone);
+    let unused = main.timers().is_empty();
+    if unused && held.is_none() && !exists(configured) {
+        return Ok(());
+    }
+    if opening.purpose == Purpose::Test {
+        return state::check(configured, workers).or_else(|why| refuse(&why, unused));
+    }
+
+    let pid_file = PidFile::new(&opening.pid_file);
+    let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
+    let mut opener =
+        Opener { pid_file: &pid_file, workers, now: wall_clock(), wait: &mut thread::sleep };
+    match state::open(configured, held.as_ref(), &names, &mut opener) {
+        Ok(mut opened) => {
+            for notice in opened.notices.drain(..) {
+                notices::write(opening.log, configured.path(), &notice);
+            }
+            main.opened().replace(Some(OpenedState { state: opened, pid_file, workers }));
+            Ok(())
+        }
+        Err(why) => refuse(&why, unused),
+    }
+}
+
+/// Takes the configuration up: writes what it says of the timers into their records.
+pub fn load(main: &MainConf, log: Log) {
+    let held = {
+        let opened = main.opened().borrow();
+        opened.as_ref().map(|opened| {
+            let mut opener = Opener {
+                pid_file: &opened.pid_file,
+                workers: opened.workers,
+                now: wall_clock(),
+                wait: &mut thread::sleep,
+            };
+            let state = &opened.state.state;
+            let timers = main.timers().iter().zip(&opened.state.places);
+            let timers: Vec<_> = timers
+                .map(|(timer, place)| Loaded {
+                    place,
+                    schedule_hash: timer.due_times.schedule.stable_hash(),
+                    scheduled: timer.scheduled,
+                    first: timer.first,
+                })
+                .collect();
+            for notice in state.load(&timers, &mut opener) {
+                notices::write(log, state.path(), &notice);
+            }
+            state.clone()
+        })
+    };
+    HELD.set(held);
+    if super::has_begun() {
+        super::begin(main, super::ALONE);
+    }
+}
+
+/// Attaches a process to the state, and closes what only the master may hold; `None` for a process
+/// that runs no timers.
+pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Worker>> {
+    let opened = main.opened().borrow();
+    let state = opened.as_ref().map(|opened| &opened.state.state);
+    let worker = process.role.slot().zip(state).map(|(slot, state)| {
+        let identity = state::Process { pid: std::process::id(), boot: BootId(boot_id()) };
+        let number = u32::try_from(slot).unwrap_or(u32::MAX);
+        let store = state.attach(number, identity, wall_clock());
+        Worker::new(store, slot, process.workers, main.max_running(), state.path())
+    });
+    if process.role != Role::Single {
+        // The lock that says who uses the file goes with the master (HOST-17).
+        if let Some(state) = state {
+            state.close();
+        }
+        if let Some(held) = HELD.take() {
+            held.close();
+        }
+    }
+    worker
+}
+
+/// A configuration without timers is not refused for the sake of a file that it does not need.
+fn refuse(why: &PathError, unused: bool) -> Result<(), Unusable> {
+    if unused {
+        return Ok(());
+    }
+    Err(Unusable { why: why.to_string(), errno: why.errno().unwrap_or(0) })
+}
+
+fn exists(configured: &StatePath) -> bool {
+    configured.path().is_some_and(|path| path.symlink_metadata().is_ok())
+}

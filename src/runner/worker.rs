@@ -1,0 +1,110 @@
+//! What the timers of one worker have in common.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::line::Line;
+use super::notices;
+use super::report::Throttle;
+use crate::conf::TimerConf;
+use crate::nginx::log::Log;
+use crate::state::{Edited, Notice, Owner, Store};
+
+/// This worker, attached to the state.
+pub(super) struct Worker {
+    pub(super) store: Store,
+    pub(super) line: Rc<Line>,
+    slot: usize,
+    workers: usize,
+    path: Option<PathBuf>,
+    /// The state's order number, as last seen.
+    seen: Cell<u64>,
+    /// Whether something was left behind that another worker is to take up.
+    leaves_work: Cell<bool>,
+    failed_lines: Throttle,
+}
+
+impl Worker {
+    pub(super) fn new(
+        store: Store,
+        slot: usize,
+        workers: usize,
+        max_running: usize,
+        path: Option<&Path>,
+    ) -> Rc<Self> {
+        let seen = Cell::new(store.order_number());
+        Rc::new(Self {
+            store,
+            line: Line::new(max_running),
+            slot,
+            workers,
+            path: path.map(Path::to_owned),
+            seen,
+            leaves_work: Cell::new(false),
+            failed_lines: Throttle::default(),
+        })
+    }
+
+    pub(super) fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Whether the timer falls to this worker when the state cannot tell who runs it.
+    pub(super) fn owner(&self, timer: &TimerConf) -> Owner {
+        let own = timer.worker.slot(&timer.name, self.workers) == self.slot;
+        if own { Owner::This } else { Owner::Other }
+    }
+
+    /// How long this worker lets others go first.
+    pub(super) fn stands_back(&self, timer: &TimerConf, period: Duration) -> Duration {
+        timer.worker.stands_back(self.slot, self.workers, period)
+    }
+
+    /// Whether another process wants all timers to be looked at.
+    pub(super) fn has_news(&self) -> bool {
+        let number = self.store.order_number();
+        self.seen.replace(number) != number
+    }
+
+    /// A run that waits was left behind by this worker, which is leaving.
+    pub(super) fn leave_work(&self) {
+        self.leaves_work.set(true);
+    }
+
+    /// Has other workers look at all their timers, if something was left behind.
+    pub(super) fn tell_others(&self) {
+        if self.leaves_work.take() {
+            // A lock that is held now is held by somebody who raises the number too.
+            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again) = self.store.raise();
+        }
+    }
+
+    /// Writes what the store has to tell.
+    pub(super) fn report(&self) {
+        self.write(self.store.take_notices());
+    }
+
+    /// The same but for due times that were missed; answers how many.
+    pub(super) fn report_but_missed(&self) -> u64 {
+        let is_missed = |notice: &Notice| matches!(notice, Notice::LeftOut { counted, .. } if counted.missed > 0);
+        let (missed, others): (Vec<_>, Vec<_>) =
+            self.store.take_notices().into_iter().partition(is_missed);
+        self.write(others);
+        let counts = missed.iter().map(|notice| match notice {
+            Notice::LeftOut { counted, .. } => counted.missed,
+            _ => 0,
+        });
+        counts.sum()
+    }
+
+    fn write(&self, notices: Vec<Notice>) {
+        for notice in notices {
+            if matches!(notice, Notice::Failed { .. }) && self.failed_lines.pass().is_none() {
+                continue;
+            }
+            notices::write(Log::cycle(), self.path.as_deref(), &notice);
+        }
+    }
+}

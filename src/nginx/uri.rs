@@ -18,6 +18,10 @@ pub(super) struct InvalidUri;
 /// The path of a constant `uri` as it would be in `$uri`: decoded, without arguments, and without
 /// `..` and, if `merge_slashes` says so, `//`.
 pub(super) fn normalized(log: Log, uri: &[u8], merge_slashes: isize) -> Option<Vec<u8>> {
+    // nginx's parser takes an empty one for valid.
+    if !uri.starts_with(b"/") {
+        return None;
+    }
     // SAFETY: plain C data; the parsers read what is set below and their own fields.
     let mut connection: ngx_connection_t = unsafe { mem::zeroed() };
     connection.log = log.as_ptr();
@@ -60,6 +64,11 @@ pub(super) fn normalized(log: Log, uri: &[u8], merge_slashes: isize) -> Option<V
 /// `r` is a request under construction whose server's configuration is set; `uri` lies in its pool
 /// with one more readable byte behind it, and is not written to any more.
 pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(), InvalidUri> {
+    // SAFETY: the caller's promise.
+    if !unsafe { bytes(uri) }.starts_with(b"/") {
+        // nginx's parser takes an empty one for valid.
+        return Err(InvalidUri);
+    }
     // SAFETY: the caller's promise; ends before nginx is called.
     let request = unsafe { &mut *r };
     request.uri_start = uri.data;

@@ -350,7 +350,7 @@ impl Job {
         }
     }
 
-    fn edited<T>(&self, edited: Edited<T>) -> Turn {
+    fn edited<T: Copy>(&self, edited: Edited<T>) -> Turn {
         match edited {
             Edited::Done(_) | Edited::NotWritten(_) => {
                 self.steps.set(Steps::default());

@@ -43,9 +43,9 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
 
     let pid_file = PidFile::new(&opening.pid_file);
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
-    let mut opener =
+    let mut by =
         Opener { pid_file: &pid_file, workers, now: wall_clock(), wait: &mut thread::sleep };
-    match state::open(configured, held.as_ref(), &names, &mut opener) {
+    match state::open(configured, held.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
             for notice in opened.notices.drain(..) {
                 notices::write(opening.log, configured.path(), &notice);
@@ -62,7 +62,7 @@ pub fn load(main: &MainConf, log: Log) {
     let held = {
         let opened = main.opened().borrow();
         opened.as_ref().map(|opened| {
-            let mut opener = Opener {
+            let mut by = Opener {
                 pid_file: &opened.pid_file,
                 workers: opened.workers,
                 now: wall_clock(),
@@ -78,7 +78,7 @@ pub fn load(main: &MainConf, log: Log) {
                     first: timer.first,
                 })
                 .collect();
-            for notice in state.load(&timers, &mut opener) {
+            for notice in state.load(&timers, &mut by) {
                 notices::write(log, state.path(), &notice);
             }
             state.clone()

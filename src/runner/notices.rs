@@ -12,19 +12,10 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
     let opened = main.opened().borrow();
     let path = opened.as_ref().and_then(|opened| opened.state.state.path());
     let log = Log::cycle();
-    match path {
-        Some(path) => {
-            let path = path.display();
-            let line = format_args!(
-                "timer: {count} {timers} in this worker, slot {slot}, state file \"{path}\""
-            );
-            log.write(Level::Notice, line);
-        }
-        None => {
-            let line = format_args!("timer: {count} {timers} in this worker, slot {slot}");
-            log.write(Level::Notice, line);
-        }
-    }
+    let state =
+        path.map_or_else(String::new, |path| format!(", state file \"{}\"", path.display()));
+    let line = format_args!("timer: {count} {timers} in this worker, slot {slot}{state}");
+    log.write(Level::Notice, line);
 }
 
 /// Writes one notice; `path` is that of the state file.

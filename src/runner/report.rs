@@ -54,9 +54,9 @@ impl Ending {
 
 /// Tells the log of a timer's runs.
 pub(super) struct Report {
-    failure_lines: Throttle,
-    overlap_lines: Throttle,
-    contested_lines: Throttle,
+    failures: Throttle,
+    overlaps: Throttle,
+    contests: Throttle,
 }
 
 /// Lets the first line of a row pass, then at most one a minute.
@@ -71,9 +71,9 @@ const LINES_EVERY: Duration = Duration::from_secs(60);
 impl Report {
     pub(super) fn new() -> Self {
         Self {
-            failure_lines: Throttle::default(),
-            overlap_lines: Throttle::default(),
-            contested_lines: Throttle::default(),
+            failures: Throttle::default(),
+            overlaps: Throttle::default(),
+            contests: Throttle::default(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Report {
             let ms = took.as_millis();
             let message = format_args!("run succeeded: status {status}, {ms}ms");
             write(timer, Level::Info, Some(run), message);
-            self.failure_lines.end_row();
+            self.failures.end_row();
             if failures > 0 {
                 let s = if failures == 1 { "" } else { "s" };
                 let message = format_args!("succeeded after {failures} failure{s}");
@@ -99,7 +99,7 @@ impl Report {
             }
             return;
         }
-        if let Some(left_out) = self.failure_lines.pass() {
+        if let Some(left_out) = self.failures.pass() {
             let line = Failed { ending, took, limit: timer.timeout };
             let message = format_args!("{line}{}", LeftOut(left_out));
             write(timer, Level::Error, Some(run), message);
@@ -116,7 +116,7 @@ impl Report {
 
     /// Tells that the record was locked by others for too long.
     pub(super) fn contested(&self, timer: &TimerConf) {
-        if let Some(left_out) = self.contested_lines.pass() {
+        if let Some(left_out) = self.contests.pass() {
             let message = format_args!("record is locked for too long{}", LeftOut(left_out));
             write(timer, Level::Error, None, message);
         }
@@ -124,7 +124,7 @@ impl Report {
 
     /// Tells of a due time that is left out, since the last run has been in progress for `since`.
     pub(super) fn overlap(&self, timer: &TimerConf, since: Duration) {
-        if let Some(left_out) = self.overlap_lines.pass() {
+        if let Some(left_out) = self.overlaps.pass() {
             let (ms, left_out) = (since.as_millis(), LeftOut(left_out));
             let message =
                 format_args!("due time left out: last run in progress for {ms}ms{left_out}");
@@ -134,7 +134,7 @@ impl Report {
 
     /// A due time was not left out.
     pub(super) fn no_overlap(&self) {
-        self.overlap_lines.end_row();
+        self.overlaps.end_row();
     }
 }
 

@@ -153,7 +153,7 @@ impl Job {
             }
             turn = self.act();
         }
-        self.worker.report();
+        self.report_left_out();
         match turn {
             Turn::Rest => {}
             Turn::LookAgain => self.set_alarm(LATER),
@@ -174,7 +174,7 @@ impl Job {
             return;
         }
         let turn = self.claim(wanted, Some(place));
-        self.worker.report();
+        self.report_left_out();
         if !matches!(turn, Turn::Rest) {
             let after = if let Turn::LookAfter(after) = turn { after } else { AT_ONCE };
             self.set_alarm(after);
@@ -199,6 +199,13 @@ impl Job {
             place: &self.place,
             due_times: &self.conf.due_times,
             owner: self.worker.owner(&self.conf),
+        }
+    }
+
+    fn report_left_out(&self) {
+        let missed = self.worker.report_but_missed();
+        if missed > 0 {
+            self.report.left_out(&self.conf, missed);
         }
     }
 

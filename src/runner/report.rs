@@ -57,6 +57,9 @@ pub(super) struct Report {
     failures: Throttle,
     overlaps: Throttle,
     contests: Throttle,
+    misses: Throttle,
+    /// Missed due times that no line has told of yet.
+    missed: Cell<u64>,
 }
 
 /// Lets the first line of a row pass, then at most one a minute.
@@ -74,6 +77,8 @@ impl Report {
             failures: Throttle::default(),
             overlaps: Throttle::default(),
             contests: Throttle::default(),
+            misses: Throttle::default(),
+            missed: Cell::new(0),
         }
     }
 
@@ -112,6 +117,18 @@ impl Report {
         let s = if count == 1 { "" } else { "s" };
         let message = format_args!("missed {count} due time{s}, running once");
         write(timer, Level::Warn, None, message);
+    }
+
+    /// Tells of due times that were missed, and get none.
+    pub(super) fn left_out(&self, timer: &TimerConf, count: u64) {
+        let count = self.missed.replace(0).saturating_add(count);
+        if self.misses.pass().is_none() {
+            // They are told of together with the next ones.
+            self.missed.set(count);
+            return;
+        }
+        let s = if count == 1 { "" } else { "s" };
+        write(timer, Level::Error, None, format_args!("missed {count} due time{s}, left out"));
     }
 
     /// Tells that the record was locked by others for too long.

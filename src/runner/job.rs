@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::attempt::Running;
 use super::line;
@@ -51,6 +51,8 @@ pub(super) struct Job {
 struct Contest {
     claim: ClaimAttempt,
     place: Option<line::Place>,
+    /// The next step is not taken before this.
+    not_before: Instant,
 }
 
 /// What comes after a look at the record and one action on it.
@@ -144,7 +146,7 @@ impl Job {
             return;
         }
         let mut turn = match self.contest.take() {
-            Some(contest) => self.contend(contest),
+            Some(contest) => self.go_on(contest),
             None => Turn::LookAgain,
         };
         for _ in 0..LOOKS {
@@ -303,7 +305,17 @@ impl Job {
 
     fn claim(&self, wanted: Wanted, place: Option<line::Place>) -> Turn {
         let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()));
-        self.contend(Contest { claim, place })
+        self.contend(Contest { claim, place, not_before: Instant::now() })
+    }
+
+    /// Takes the next step of a contested claim, once its time has come.
+    fn go_on(&self, contest: Contest) -> Turn {
+        let left = contest.not_before.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return self.contend(contest);
+        }
+        self.contest.replace(Some(contest));
+        Turn::LookAfter(left)
     }
 
     /// Tries to claim; an attempt that is won is started.
@@ -325,7 +337,8 @@ impl Job {
                 if let Some(place) = contest.place {
                     self.start(claim, place);
                 }
-                Turn::LookAgain
+                // The end of the attempt has the record looked at again.
+                Turn::Rest
             }
             Step::DealtWith => {
                 self.catch_up_at.set(None);
@@ -342,6 +355,7 @@ impl Job {
                 self.edited(edited)
             }
             Step::Again { after } => {
+                contest.not_before = Instant::now() + after;
                 self.contest.replace(Some(contest));
                 Turn::LookAfter(after)
             }

@@ -10,12 +10,14 @@ mod hash;
 mod instant;
 mod jitter;
 mod plan;
+mod zone;
 
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
 pub use jitter::Jitter;
 pub use plan::{Appointment, Look, Plan};
+pub use zone::{Zone, ZoneError, Zones};
 
 /// When a timer is due.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,19 @@
 //! reads a clock; the time is always an argument.
 #![forbid(unsafe_code)]
 
+mod cron;
+mod cron_error;
 mod every;
+mod expression;
 mod hash;
 mod instant;
 mod jitter;
 mod plan;
+mod wall;
 mod zone;
 
+pub use cron::Cron;
+pub use cron_error::{CronError, Fault, Unit};
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
@@ -24,6 +30,8 @@ pub use zone::{Zone, ZoneError, Zones};
 pub enum Schedule {
     /// A fixed rate on the grid of Unix time.
     Every(Every),
+    /// A cron expression on the wall clock of a time zone.
+    Cron(Cron),
 }
 
 impl Schedule {
@@ -31,6 +39,7 @@ impl Schedule {
     pub fn next(&self, after: UnixMs) -> Option<UnixMs> {
         match self {
             Self::Every(every) => every.next(after),
+            Self::Cron(cron) => cron.next(after),
         }
     }
 
@@ -38,16 +47,20 @@ impl Schedule {
     pub fn newest(&self, at: UnixMs) -> Option<UnixMs> {
         match self {
             Self::Every(every) => every.newest(at),
+            Self::Cron(cron) => cron.newest(at),
         }
+    }
+
+    /// The due times strictly later than `after`, one after the other.
+    pub fn upcoming(&self, after: UnixMs) -> impl Iterator<Item = UnixMs> {
+        std::iter::successors(self.next(after), |due| self.next(*due))
     }
 
     /// The distance in milliseconds of the next two due times after `at`.
     pub fn period_ms(&self, at: UnixMs) -> i64 {
         match self {
-            Self::Every(every) => {
-                let _ = at;
-                every.period_ms()
-            }
+            Self::Every(every) => every.period_ms(),
+            Self::Cron(cron) => cron.period_ms(at),
         }
     }
 }
@@ -56,6 +69,7 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Every(every) => every.fmt(f),
+            Self::Cron(cron) => cron.fmt(f),
         }
     }
 }

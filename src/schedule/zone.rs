@@ -120,6 +120,10 @@ impl Zone {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    pub(super) fn rules(&self) -> &TimeZone {
+        &self.rules
+    }
 }
 
 impl fmt::Display for Zone {

@@ -149,6 +149,12 @@ fn is_ever_due(pattern: &croner::Cron) -> bool {
     false
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has let croner search.
+    pub(super) static SEARCHES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// croner's search on the wall clock, with its last answer.
 ///
 /// Rare schedules lie many stretches ahead, and each stretch asks again; but between the time
@@ -172,6 +178,8 @@ impl<'a> Search<'a> {
         {
             return Some(found);
         }
+        #[cfg(test)]
+        SEARCHES.set(SEARCHES.get() + 1);
         let found = match self.direction {
             Forward => self.pattern.find_next_occurrence(&civil(from.max(FIRST))?, true),
             Backward => self.pattern.find_previous_occurrence(&civil(from.min(LAST))?, true),

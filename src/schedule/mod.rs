@@ -13,6 +13,8 @@ mod hash;
 mod instant;
 mod jitter;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod wall;
 mod zone;
 

@@ -37,9 +37,17 @@ pub(super) enum Reading {
 /// all that it showed, whatever its offset is then.
 pub(super) const REACH: i64 = 2 * 26 * 60 * 60;
 
+#[cfg(test)]
+thread_local! {
+    /// How many stretches this thread has looked up.
+    pub(super) static LOOKUPS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 impl Stretch {
     /// The stretch around the instant; `None` outside of jiff's calendar.
     pub(super) fn around(zone: &TimeZone, instant: i64) -> Option<Self> {
+        #[cfg(test)]
+        LOOKUPS.set(LOOKUPS.get() + 1);
         let at = Timestamp::from_second(instant).ok()?;
         let after = Timestamp::from_second(instant.checked_add(1)?).ok()?;
         let first_second = |t: TimeZoneTransition| ceil(t.timestamp());

@@ -24,3 +24,17 @@ fn each_worked_case_holds() {
         }
     }
 }
+
+#[test]
+fn each_example_of_the_manual_is_accepted() {
+    let manual = include_str!("../../../docs/schedules.md");
+    let (_, examples) = manual.split_once("\n## Examples\n").unwrap();
+    let (examples, _) = examples.split_once("\n## ").unwrap();
+    let mut found = 0;
+    for example in examples.split("`cron=").skip(1) {
+        let (expression, _) = example.split_once('`').unwrap();
+        cron(expression, "Europe/Berlin");
+        found += 1;
+    }
+    assert!(found > 15);
+}

@@ -33,8 +33,8 @@ pub mod module {
     use nginx_sys::{ngx_command_t, ngx_http_module_t, ngx_module_t};
 
     use crate::conf::{
-        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerMissed, TimerState,
-        TimerSuccess, TimerTimeout, TimerWorker, resolve,
+        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerMissed, TimerOverlap,
+        TimerRetry, TimerState, TimerSuccess, TimerTimeout, TimerTimezone, TimerWorker, resolve,
     };
     use crate::nginx::conf::{Commands, Parsing, Refused, http_command, location_command};
     use crate::nginx::log::Log;
@@ -45,12 +45,15 @@ pub mod module {
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<8> = Commands([
+    static COMMANDS: Commands<11> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
         location_command::<TimerSuccess>(),
         location_command::<TimerMissed>(),
+        location_command::<TimerOverlap>(),
+        location_command::<TimerRetry>(),
+        location_command::<TimerTimezone>(),
         http_command::<TimerState>(),
         http_command::<TimerMaxRunning>(),
         ngx_command_t::empty(),

@@ -7,14 +7,17 @@
 mod limits;
 mod missed;
 mod name;
+mod overlap;
 mod parameters;
 mod resolve;
+mod retry;
 mod state;
 mod success;
 mod timer;
+mod timezone;
 mod worker;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,16 +25,20 @@ use std::time::Duration;
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
+pub use overlap::TimerOverlap;
 pub use resolve::resolve;
+pub use retry::TimerRetry;
 pub use state::TimerState;
 pub use success::{Success, TimerSuccess};
 pub use timer::TimerDirective;
+pub use timezone::TimerTimezone;
 pub use worker::{TimerWorker, WorkerChoice};
 
 use crate::nginx::conf::Place;
 use crate::nginx::location::Location;
 use crate::nginx::request::{Access, Method, Uri};
 use crate::os::file::Owner;
+use crate::schedule::{Zone, Zones};
 use crate::state::{
     First, Jittered, MissedPolicy, Opened, OverlapPolicy, PidFile, RetryPolicy, Scheduled,
     StatePath,
@@ -80,6 +87,7 @@ pub struct MainConf {
     definitions: Vec<timer::Definition>,
     max_running: Option<NonZeroUsize>,
     state: Option<StatePath>,
+    zones: OnceCell<Zones>,
     timers: Vec<Rc<TimerConf>>,
     opened: RefCell<Option<OpenedState>>,
 }
@@ -99,6 +107,11 @@ impl MainConf {
     /// The timers, in the order in which they are configured.
     pub fn timers(&self) -> &[Rc<TimerConf>] {
         &self.timers
+    }
+
+    /// The time zones, opened once for each configuration.
+    pub fn zones(&self) -> &Zones {
+        self.zones.get_or_init(Zones::open)
     }
 
     /// Where the state is kept; known once the configuration was read.
@@ -125,6 +138,9 @@ pub struct LocationConf {
     worker: Option<WorkerChoice>,
     timeout: Option<Duration>,
     missed: Option<MissedPolicy>,
+    overlap: Option<OverlapPolicy>,
+    retry: Option<RetryPolicy>,
+    timezone: Option<Zone>,
     success: Option<Success>,
 }
 
@@ -134,8 +150,15 @@ impl LocationConf {
         self.worker = self.worker.or(from.worker);
         self.timeout = self.timeout.or(from.timeout);
         self.missed = self.missed.or(from.missed);
+        self.overlap = self.overlap.or(from.overlap);
         if self.success.is_none() {
             self.success.clone_from(&from.success);
+        }
+        if self.retry.is_none() {
+            self.retry.clone_from(&from.retry);
+        }
+        if self.timezone.is_none() {
+            self.timezone.clone_from(&from.timezone);
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::timer::Definition;
+use super::timer::{Definition, Rate};
 use super::{MainConf, TimerConf, TimerName, limits, missed, state};
 use crate::TimerModule;
 use crate::nginx::conf::{Parsing, Refused, Shown};
-use crate::schedule::{Every, Jitter, Schedule};
-use crate::state::{Jittered, OverlapPolicy, RetryPolicy};
+use crate::schedule::{Every, Jitter, Schedule, Zone};
+use crate::state::{Jittered, OverlapPolicy};
 
 /// Turns the definitions into timers.
 ///
@@ -34,27 +34,37 @@ pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused
 
 fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused> {
     let name = name(&definition)?;
-    let Definition { every, offset, location, .. } = definition;
-    let schedule = match offset {
-        Some(offset) => Every::new(every, offset),
-        None => Every::spread(every, name.as_str()),
-    };
-    // Both were looked at when the directive was read.
-    let Ok(schedule) = schedule else {
-        return Err(Refused::At(definition.place, "invalid \"every\" or \"offset\"".to_owned()));
+    let location = definition.location;
+    let inherited = location.configuration::<TimerModule>();
+    let schedule = match definition.rate {
+        Rate::Every { every, offset } => {
+            let schedule = match offset {
+                Some(offset) => Every::new(every, offset),
+                None => Every::spread(every, name.as_str()),
+            };
+            // Both were looked at when the directive was read.
+            let Ok(schedule) = schedule else {
+                let why = "invalid \"every\" or \"offset\"".to_owned();
+                return Err(Refused::At(definition.place, why));
+            };
+            Schedule::Every(schedule)
+        }
+        Rate::Cron { cron, tz } => {
+            let inherited = || inherited.and_then(|conf| conf.timezone.clone());
+            Schedule::Cron(cron.in_zone(tz.or_else(inherited).unwrap_or_else(Zone::utc)))
+        }
     };
     let jitter = Jitter::new(definition.jitter, host_name, name.as_str());
-    let inherited = location.configuration::<TimerModule>();
     let host = definition
         .host
         .or_else(|| location.server_name().and_then(|name| String::from_utf8(name.to_vec()).ok()));
     Ok(TimerConf {
-        due_times: Jittered { schedule: Schedule::Every(schedule), jitter },
+        due_times: Jittered { schedule, jitter },
         first: definition.first,
         scheduled: definition.scheduled,
         missed: inherited.and_then(|conf| conf.missed).unwrap_or(missed::DEFAULT),
-        overlap: OverlapPolicy::Skip,
-        retry: RetryPolicy::default(),
+        overlap: inherited.and_then(|conf| conf.overlap).unwrap_or(OverlapPolicy::Skip),
+        retry: inherited.and_then(|conf| conf.retry.clone()).unwrap_or_default(),
         method: definition.method,
         uri: definition.uri,
         host,

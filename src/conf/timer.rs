@@ -5,25 +5,23 @@ use std::time::Duration;
 
 use super::name::NameTemplate;
 use super::parameters::{Parameters, invalid};
-use super::{LocationConf, MainConf};
+use super::{LocationConf, MainConf, timezone};
 use crate::TimerModule;
 use crate::nginx::conf::{
     Arguments, Context, LocationDirective, Parsing, Place, Refused, Shown, parse_time,
 };
 use crate::nginx::location::{Kind, Location};
 use crate::nginx::request::{Access, Method, Uri};
-use crate::schedule::{Every, EveryError};
+use crate::schedule::{Cron, Every, EveryError, Zone};
 use crate::state::{First, Scheduled};
 
-/// `timer name every=time ...`: runs the enclosing location on schedule.
+/// `timer name every=time | cron=expression ...`: runs the enclosing location on schedule.
 pub struct TimerDirective;
 
 /// A timer as its directive says, before the rest of the configuration is known.
 pub(super) struct Definition {
     pub(super) name: NameTemplate,
-    pub(super) every: Duration,
-    /// `None`: derived from the name.
-    pub(super) offset: Option<Duration>,
+    pub(super) rate: Rate,
     pub(super) jitter: Duration,
     pub(super) first: First,
     pub(super) scheduled: Scheduled,
@@ -36,8 +34,24 @@ pub(super) struct Definition {
     pub(super) place: Place,
 }
 
-const PARAMETERS: [&str; 9] =
-    ["every", "offset", "jitter", "first", "uri", "method", "host", "access", "enabled"];
+/// When it is due, before its name and what it inherits are known.
+pub(super) enum Rate {
+    Every {
+        every: Duration,
+        /// `None`: derived from the name.
+        offset: Option<Duration>,
+    },
+    Cron {
+        cron: Cron,
+        /// `None`: that of `timer_timezone`.
+        tz: Option<Zone>,
+    },
+}
+
+const PARAMETERS: [&str; 11] = [
+    "every", "cron", "tz", "offset", "jitter", "first", "uri", "method", "host", "access",
+    "enabled",
+];
 
 impl LocationDirective for TimerDirective {
     type Module = TimerModule;
@@ -57,12 +71,18 @@ impl LocationDirective for TimerDirective {
         let name = words.next().unwrap_or_default();
         let name = NameTemplate::parse(name)
             .ok_or_else(|| Refused::Because(format!("invalid timer name \"{}\"", Shown(name))))?;
-        let parameters = Parameters::read(words, &PARAMETERS)?;
+        let words: Vec<_> = words.collect();
+        quoted_as_a_whole(&words)?;
+        let parameters = Parameters::read(words.into_iter(), &PARAMETERS)?;
 
-        let (every, offset) = rate(&parameters)?;
-        let jitter = parameters.get("jitter", "a time below \"every\"", |word| {
-            parse_time(word).filter(|jitter| *jitter < every)
-        })?;
+        let rate = rate(&parameters, main)?;
+        let (bound, hint) = match &rate {
+            Rate::Every { every, .. } => (*every, "a time below \"every\""),
+            // It is cut at the next due time.
+            Rate::Cron { .. } => (Duration::MAX, "a time"),
+        };
+        let jitter = parameters
+            .get("jitter", hint, |word| parse_time(word).filter(|jitter| *jitter < bound))?;
         let location = parsing.location();
         let uri = match parameters.get("uri", "", Some)? {
             Some(uri) => given_uri(uri, location, parsing)?,
@@ -71,8 +91,7 @@ impl LocationDirective for TimerDirective {
 
         let definition = Definition {
             name,
-            every,
-            offset,
+            rate,
             jitter: jitter.unwrap_or_default(),
             first: parameters.get("first", "\"now\" or \"due\"", first)?.unwrap_or(First::Due),
             scheduled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or(Scheduled::On),
@@ -91,18 +110,72 @@ impl LocationDirective for TimerDirective {
 
 const ON_OFF: &str = "\"on\" or \"off\"";
 
-fn rate(parameters: &Parameters<'_>) -> Result<(Duration, Option<Duration>), Refused> {
+fn rate(parameters: &Parameters<'_>, main: &MainConf) -> Result<Rate, Refused> {
     let every = parameters.get("every", "between \"10ms\" and \"366d\"", |word| {
         parse_time(word).filter(|every| Every::new(*every, Duration::ZERO).is_ok())
     })?;
-    let Some(every) = every else {
-        let why = "\"timer\" must have \"every\" parameter";
-        return Err(Refused::Because(why.to_owned()));
+    let cron = parameters.get("cron", "", Some)?;
+    let tz = parameters.get("tz", "", Some)?;
+    let offset = parameters.get("offset", "", Some)?;
+    match (every, cron) {
+        (None, None) => because("\"timer\" must have \"every\" or \"cron\" parameter"),
+        (Some(_), Some(_)) => because("\"timer\" must have only one of \"every\" and \"cron\""),
+        (Some(_), None) if tz.is_some() => because("\"tz\" parameter needs \"cron\" parameter"),
+        (None, Some(_)) if offset.is_some() => {
+            because("\"offset\" parameter needs \"every\" parameter")
+        }
+        (Some(every), None) => {
+            let offset = parameters.get("offset", "a time below \"every\"", |word| {
+                parse_time(word)
+                    .filter(|offset| Every::new(every, *offset) != Err(EveryError::Offset))
+            })?;
+            Ok(Rate::Every { every, offset })
+        }
+        (None, Some(expression)) => {
+            let tz = tz.map(|name| timezone::zone(main, name)).transpose()?;
+            Ok(Rate::Cron { cron: cron_of(expression)?, tz })
+        }
+    }
+}
+
+fn because<T>(why: &str) -> Result<T, Refused> {
+    Err(Refused::Because(why.to_owned()))
+}
+
+/// Reads an expression; its zone is not known yet.
+fn cron_of(expression: &[u8]) -> Result<Cron, Refused> {
+    let shown = Shown(expression);
+    let Ok(text) = std::str::from_utf8(expression) else {
+        return Err(Refused::Because(format!("invalid cron expression \"{shown}\": not UTF-8")));
     };
-    let offset = parameters.get("offset", "a time below \"every\"", |word| {
-        parse_time(word).filter(|offset| Every::new(every, *offset) != Err(EveryError::Offset))
-    })?;
-    Ok((every, offset))
+    Cron::parse(text, Zone::utc()).map_err(|why| {
+        Refused::Because(if why.is_never_due() {
+            format!("cron expression \"{shown}\" {why}")
+        } else {
+            format!("invalid cron expression \"{shown}\": {why}")
+        })
+    })
+}
+
+/// nginx honours a quote only at the beginning of a word: `cron="0 3 * * *"` and `cron=0 3 * * *`
+/// arrive in pieces.
+fn quoted_as_a_whole(words: &[&[u8]]) -> Result<(), Refused> {
+    let Some(at) = words.iter().position(|word| word.starts_with(b"cron=")) else {
+        return Ok(());
+    };
+    let pieces: Vec<_> = words
+        .iter()
+        .skip(at)
+        .enumerate()
+        .take_while(|(n, word)| *n == 0 || !word.contains(&b'='))
+        .map(|(_, word)| String::from_utf8_lossy(word))
+        .collect();
+    let quoted = words.get(at).is_some_and(|word| matches!(word.get(5), Some(b'"' | b'\'')));
+    if pieces.len() == 1 && !quoted {
+        return Ok(());
+    }
+    let whole = pieces.join(" ").replace(['"', '\''], "");
+    Err(Refused::Because(format!("\"cron\" must be quoted as a whole: \"{whole}\"")))
 }
 
 fn first(word: &[u8]) -> Option<First> {

@@ -122,6 +122,7 @@ impl Job {
             self.conf.retry.next_at(claim.attempt(), ended.outcome, due_times, wall_clock());
         match claim.finish(ended, next_at) {
             Finished::Waiting { .. } => {
+                self.report.attempt(&self.conf, &run, ending, duration);
                 if self.is_over() {
                     self.worker.leave_work();
                 }

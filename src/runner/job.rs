@@ -205,7 +205,7 @@ impl Job {
     }
 
     fn report_left_out(&self) {
-        let missed = self.worker.report_but_missed();
+        let missed = self.worker.report_but_left_out().missed;
         if missed > 0 {
             self.report.left_out(&self.conf, missed);
         }
@@ -331,7 +331,7 @@ impl Job {
                 self.catch_up_at.set(None);
                 self.report.no_overlap();
                 if claim.attempt().trigger == Trigger::Missed {
-                    let others = self.worker.report_but_missed();
+                    let others = self.worker.report_but_left_out().missed;
                     self.report.missed(&self.conf, others.saturating_add(1));
                 }
                 if let Some(place) = contest.place {
@@ -349,7 +349,11 @@ impl Job {
                 self.watched.set(self.running.borrow().is_none());
                 let Wanted::Due { due, .. } = wanted else { return Turn::LookAfter(LATER) };
                 let edited = store.overlap(self.timer(), due, self.conf.overlap, now);
-                if matches!(edited, Edited::Done(true) | Edited::NotWritten(true)) {
+                let left_out = self.worker.report_but_left_out();
+                if left_out.missed > 0 {
+                    self.report.left_out(&self.conf, left_out.missed);
+                }
+                if left_out.overlaps > 0 {
                     self.report.overlap(&self.conf, now.since(running.started_at));
                 }
                 self.edited(edited)

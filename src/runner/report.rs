@@ -105,10 +105,19 @@ impl Report {
             return;
         }
         if let Some(left_out) = self.failures.pass() {
-            let line = Failed { ending, took, limit: timer.timeout };
-            let message = format_args!("{line}{}", LeftOut(left_out));
+            let failed = Failed { ending, took, timer, attempt: Some(run.attempt()) };
+            let what = if ending == Ending::Interrupted { "interrupted" } else { "failed" };
+            let message = format_args!("run {what}: {failed}{}", LeftOut(left_out));
             write(timer, Level::Error, Some(run), message);
         }
+    }
+
+    /// Tells of the end of an attempt that will be repeated.
+    #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
+    pub(super) fn attempt(&self, timer: &TimerConf, run: &Run, ending: Ending, took: Duration) {
+        let failed = Failed { ending, took, timer, attempt: None };
+        let of = Attempts { number: run.attempt(), timer };
+        write(timer, Level::Warn, Some(run), format_args!("{of} failed: {failed}"));
     }
 
     /// Tells of due times that were missed, and get one run.
@@ -197,25 +206,46 @@ impl fmt::Display for LeftOut {
     }
 }
 
-struct Failed {
-    ending: Ending,
-    took: Duration,
-    limit: Duration,
+/// `attempt 1 of 3`.
+struct Attempts<'a> {
+    number: u32,
+    timer: &'a TimerConf,
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (took, limit) = (self.took.as_millis(), self.limit.as_millis());
+        let of = self.timer.retry.more.saturating_add(1);
+        write!(f, "attempt {} of {}", self.number, of.max(self.number))
+    }
+}
+
+/// How an attempt failed, and the how-manieth it was, if that is to be told.
+struct Failed<'a> {
+    ending: Ending,
+    took: Duration,
+    timer: &'a TimerConf,
+    attempt: Option<u32>,
+}
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let took = self.took.as_millis();
         match self.ending {
-            Ending::Success { status } => write!(f, "run succeeded: status {status}, {took}ms"),
-            Ending::Failure { status } => write!(f, "run failed: status {status}, {took}ms"),
-            Ending::Incomplete { status } => {
-                write!(f, "run failed: response incomplete, status {status}")
+            Ending::Success { status } | Ending::Failure { status } => {
+                write!(f, "status {status}")?;
             }
-            Ending::TimedOut => write!(f, "run failed: timed out after {limit}ms"),
-            Ending::Interrupted => f.write_str("run interrupted: worker was told to stop"),
-            Ending::NotStarted(why) => write!(f, "run failed: {why}"),
-            Ending::NoAnswer => write!(f, "run failed: no response, {took}ms"),
+            Ending::Incomplete { status } => write!(f, "response incomplete, status {status}")?,
+            Ending::TimedOut => write!(f, "timed out after {}ms", self.timer.timeout.as_millis())?,
+            Ending::Interrupted => f.write_str("worker was told to stop")?,
+            Ending::NotStarted(why) => write!(f, "{why}")?,
+            Ending::NoAnswer => f.write_str("no response")?,
+        }
+        if let Some(number) = self.attempt.filter(|_| self.timer.retry.more > 0) {
+            write!(f, ", {}", Attempts { number, timer: self.timer })?;
+        }
+        match self.ending {
+            Ending::Failure { .. } | Ending::NoAnswer => write!(f, ", {took}ms"),
+            _ => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::notices;
 use super::report::Throttle;
 use crate::conf::TimerConf;
 use crate::nginx::log::Log;
-use crate::state::{Edited, Notice, Owner, Store};
+use crate::state::{Counted, Edited, Notice, Owner, Store};
 
 /// This worker, attached to the state.
 pub(super) struct Worker {
@@ -86,17 +86,18 @@ impl Worker {
         self.write(self.store.take_notices());
     }
 
-    /// The same but for due times that were missed; answers how many.
-    pub(super) fn report_but_missed(&self) -> u64 {
-        let is_missed = |notice: &Notice| matches!(notice, Notice::LeftOut { counted, .. } if counted.missed > 0);
-        let (missed, others): (Vec<_>, Vec<_>) =
-            self.store.take_notices().into_iter().partition(is_missed);
-        self.write(others);
-        let counts = missed.iter().map(|notice| match notice {
-            Notice::LeftOut { counted, .. } => counted.missed,
-            _ => 0,
+    /// The same but for due times that were left out; answers how many.
+    pub(super) fn report_but_left_out(&self) -> Counted {
+        let mut left_out = Counted::default();
+        let mut others = self.store.take_notices();
+        others.retain(|notice| {
+            let Notice::LeftOut { counted, .. } = notice else { return true };
+            left_out.missed += counted.missed;
+            left_out.overlaps += counted.overlaps;
+            false
         });
-        counts.sum()
+        self.write(others);
+        left_out
     }
 
     fn write(&self, notices: Vec<Notice>) {

@@ -5,21 +5,33 @@
 //! reads a clock; the time is always an argument.
 #![forbid(unsafe_code)]
 
+mod cron;
+mod cron_error;
 mod every;
+mod expression;
 mod hash;
 mod instant;
 mod jitter;
+#[cfg(test)]
+mod tests;
+mod wall;
+mod zone;
 
+pub use cron::Cron;
+pub use cron_error::{CronError, Fault, Unit};
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
 pub use jitter::Jitter;
+pub use zone::{Zone, ZoneError, Zones};
 
 /// When a timer is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
     /// A fixed rate on the grid of Unix time.
     Every(Every),
+    /// A cron expression on the wall clock of a time zone.
+    Cron(Cron),
 }
 
 impl Schedule {
@@ -27,6 +39,7 @@ impl Schedule {
     pub fn next(&self, after: UnixMs) -> Option<UnixMs> {
         match self {
             Self::Every(every) => every.next(after),
+            Self::Cron(cron) => cron.next(after),
         }
     }
 
@@ -34,6 +47,7 @@ impl Schedule {
     pub fn newest(&self, at: UnixMs) -> Option<UnixMs> {
         match self {
             Self::Every(every) => every.newest(at),
+            Self::Cron(cron) => cron.newest(at),
         }
     }
 
@@ -41,16 +55,20 @@ impl Schedule {
     pub fn stable_hash(&self) -> u64 {
         match self {
             Self::Every(every) => every.stable_hash().max(1),
+            Self::Cron(cron) => cron.stable_hash().max(1),
         }
+    }
+
+    /// The due times strictly later than `after`, one after the other.
+    pub fn upcoming(&self, after: UnixMs) -> impl Iterator<Item = UnixMs> {
+        std::iter::successors(self.next(after), |due| self.next(*due))
     }
 
     /// The distance in milliseconds of the next two due times after `at`.
     pub fn period_ms(&self, at: UnixMs) -> i64 {
         match self {
-            Self::Every(every) => {
-                let _ = at;
-                every.period_ms()
-            }
+            Self::Every(every) => every.period_ms(),
+            Self::Cron(cron) => cron.period_ms(at),
         }
     }
 }
@@ -59,6 +77,7 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Every(every) => every.fmt(f),
+            Self::Cron(cron) => cron.fmt(f),
         }
     }
 }

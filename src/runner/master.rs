@@ -14,7 +14,7 @@ use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::boot::boot_id;
 use crate::os::file::Owner;
 use crate::os::wall_clock;
-use crate::state::{self, BootId, Loaded, Opener, PathError, PidFile, State, StatePath};
+use crate::state::{self, BootId, Loaded, Notice, Opener, PathError, PidFile, State, StatePath};
 
 thread_local! {
     /// The state of the configuration in use, which the next one goes on with.
@@ -79,7 +79,13 @@ pub fn load(main: &MainConf, log: Log) {
                 })
                 .collect();
             for notice in state.load(&timers, &mut by) {
-                notices::write(log, state.path(), &notice);
+                if let Notice::ScheduleChanged { name } = &notice {
+                    let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
+                    let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
+                    notices::schedule_changed(log, name, next);
+                } else {
+                    notices::write(log, state.path(), &notice);
+                }
             }
             state.clone()
         })

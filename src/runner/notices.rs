@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::conf::MainConf;
 use crate::nginx::log::{Level, Log};
+use crate::schedule::UnixMs;
 use crate::state::Notice;
 
 /// Tells how many timers this worker has, and where their state is.
@@ -62,6 +63,13 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
     }
 }
 
+/// Tells that a timer has another schedule than before.
+pub(super) fn schedule_changed(log: Log, name: &str, next: Option<UnixMs>) {
+    let next = next.map_or_else(|| "never".to_owned(), |next| next.rfc3339().to_string());
+    let line = format_args!("timer \"{name}\": schedule has changed, next due {next}");
+    log.write(Level::Notice, line);
+}
+
 fn write_of_timer(log: Log, notice: &Notice) {
     match notice {
         Notice::Damaged { name } => {
@@ -93,14 +101,17 @@ fn write_of_timer(log: Log, notice: &Notice) {
             let line = format_args!("timer \"{name}\": record is locked, not updated");
             log.write(Level::Error, line);
         }
-        Notice::ScheduleChanged { name } => {
-            log.write(Level::Notice, format_args!("timer \"{name}\": schedule has changed"));
-        }
         Notice::IsPaused { name: Some(name), since } => {
-            log.write(Level::Warn, format_args!("timer \"{name}\": is paused since {since}"));
+            log.write(
+                Level::Warn,
+                format_args!("timer \"{name}\": is paused since {}", since.rfc3339()),
+            );
         }
         Notice::IsPaused { name: None, since } => {
-            log.write(Level::Warn, format_args!("timer: all timers are paused since {since}"));
+            log.write(
+                Level::Warn,
+                format_args!("timer: all timers are paused since {}", since.rfc3339()),
+            );
         }
         Notice::OrderDropped { name, run } => {
             let line = format_args!("timer \"{name}\": order was taken by no worker, run: {run}");

@@ -24,6 +24,25 @@ impl UnixMs {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.ms_since(earlier)).unwrap_or(0))
     }
+
+    /// The instant as RFC 3339 writes it, in UTC with milliseconds: `2026-11-23T12:00:00.123Z`.
+    pub fn rfc3339(self) -> Rfc3339 {
+        Rfc3339(self)
+    }
+}
+
+/// An instant that is shown as RFC 3339 writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(UnixMs);
+
+/// Unix seconds where the calendar has no such instant: it ends with the year 9999.
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0.0) {
+            Ok(timestamp) => write!(f, "{timestamp:.3}"),
+            Err(_) => self.0.fmt(f),
+        }
+    }
 }
 
 /// Unix seconds with milliseconds, as `1764000000.000`.
@@ -49,6 +68,13 @@ mod tests {
         ] {
             assert_eq!(UnixMs(ms).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn shows_rfc3339() {
+        assert_eq!(UnixMs(1_795_435_200_123).rfc3339().to_string(), "2026-11-23T12:00:00.123Z");
+        assert_eq!(UnixMs(0).rfc3339().to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(UnixMs(i64::MAX).rfc3339().to_string(), UnixMs(i64::MAX).to_string());
     }
 
     #[test]

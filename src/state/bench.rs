@@ -7,7 +7,6 @@ use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 
 use super::due::tests::every;
-use super::rules::Rule;
 use super::*;
 
 /// A state as a master has it.
@@ -148,8 +147,4 @@ pub(super) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> 
         Step::Won(claim) => claim,
         step => panic!("{step:?}"),
     }
-}
-
-pub(super) fn without<T>(rule: Rule, work: impl FnOnce() -> T) -> T {
-    super::rules::without(Some(rule), work)
 }

@@ -100,15 +100,15 @@ impl ClaimAttempt {
                 _ => Step::DealtWith,
             };
         }
-        let seen_at = clock();
         let seen = store.read(timer.place);
+        let seen_at = clock();
         if let Ok(reading) = &seen
-            && !self.is_open(reading, seen_at)
+            && !self.is_open(reading, timer, seen_at)
             && !reading.is_ahead(timer.due_times, seen_at)
         {
             return Step::DealtWith;
         }
-        let Some(lock) = inner.try_lock(RUN, timer.place.page) else {
+        let Some(lock) = inner.try_run_lock(timer.place) else {
             return self.refused(seen.ok().map(|reading| reading.run.progress));
         };
         let now = if in_force(Rule::ClockReadUnderLock) { clock() } else { seen_at };
@@ -131,23 +131,28 @@ impl ClaimAttempt {
     }
 
     /// Whether what is wanted is still to be had, as far as `reading` tells.
-    fn is_open(&self, reading: &Reading, now: UnixMs) -> bool {
+    fn is_open(&self, reading: &Reading, timer: Timer<'_>, now: UnixMs) -> bool {
         let paused = reading.is_paused(now);
         match self.wanted {
             Wanted::Due { due, trigger: Trigger::First } => {
                 !paused && reading.first(now, Duration::MAX) == Some(due)
             }
-            Wanted::Due { due, .. } => !paused && due > reading.dealt_with_up_to(now),
+            Wanted::Due { due, .. } => {
+                // The clock may have been set back since this was decided.
+                let started = timer.due_times.start(due) <= now;
+                !paused && started && due > reading.dealt_with_up_to(now)
+            }
             Wanted::Next { run, attempt } => {
                 !paused
                     && reading.control.cancel != Some(run)
                     && match reading.run.progress {
                         Progress::Waiting(last, wait) => {
+                            let follows = last.number.checked_add(1) == Some(attempt);
                             last.run == run
-                                && last.number.checked_add(1) == Some(attempt)
+                                && (follows || !in_force(Rule::AttemptIsClaimed))
                                 && wait.next_at <= now
                         }
-                        _ => !in_force(Rule::AttemptIsClaimed),
+                        _ => false,
                     }
             }
             Wanted::Order { number } => {
@@ -200,13 +205,13 @@ impl ClaimAttempt {
         now: UnixMs,
     ) -> Step {
         let inner = &store.inner;
-        if in_force(Rule::ClockSetBack) && reading.is_ahead(timer.due_times, now) {
+        if reading.is_ahead(timer.due_times, now) {
             return match store.set_back_locked(timer, reading, now) {
                 Err(Blocked::Again) => self.again(),
                 Ok(()) | Err(Blocked::Repaired) => Step::DealtWith,
             };
         }
-        if !self.is_open(&reading, now) {
+        if !self.is_open(&reading, timer, now) {
             return Step::DealtWith;
         }
         if let Wanted::Due { due, trigger } = self.wanted
@@ -263,17 +268,14 @@ impl ClaimAttempt {
                 let order = reading.control.order;
                 Some(Attempt { run: order.run, due: order.at, ..mine })
             }
-            (
-                Wanted::Next { attempt, .. },
-                Progress::Waiting(last, _) | Progress::Running(last),
-            ) => Some(Attempt {
+            (Wanted::Next { attempt, .. }, Progress::Waiting(last, _)) => Some(Attempt {
                 run: last.run,
                 due: last.due,
                 trigger: last.trigger,
                 number: attempt,
                 ..mine
             }),
-            (Wanted::Next { .. }, Progress::Nothing) => None,
+            (Wanted::Next { .. }, _) => None,
         }
     }
 

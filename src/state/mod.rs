@@ -19,6 +19,8 @@ mod format;
 mod header;
 mod load;
 mod master;
+#[cfg(test)]
+mod model;
 mod notice;
 mod pages;
 mod path;

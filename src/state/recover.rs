@@ -6,7 +6,7 @@ use crate::schedule::UnixMs;
 use super::claim::{Blocked, interrupted};
 use super::control::Control;
 use super::due::{Reading, control_instants, header_instants, is_beyond_next_start, latest_sane};
-use super::format::{CONTROL, HEADER_CONTROL, RUN};
+use super::format::{CONTROL, HEADER_CONTROL};
 use super::header::HeaderControl;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
@@ -34,7 +34,12 @@ impl Store {
     /// Ends a run whose process has died, and one that waits although it was paused or cancelled.
     /// For each timer at a worker's start, when the order number has changed, and once a second
     /// while its record says that something is in progress.
-    pub fn recover(&self, timer: Timer<'_>, retry: &RetryPolicy, now: UnixMs) -> Recovered {
+    pub fn recover(
+        &self,
+        timer: Timer<'_>,
+        retry: &RetryPolicy,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Recovered {
         let inner = &self.inner;
         if inner.claimed(timer.place) == Claimed::Yes {
             return Recovered::Nothing;
@@ -42,7 +47,9 @@ impl Store {
         let Ok(seen) = self.read(timer.place) else { return Recovered::Again };
         match seen.run.progress {
             Progress::Nothing => return Recovered::Nothing,
-            Progress::Waiting(..) if ended_by(&seen, now).is_none() => return Recovered::Nothing,
+            Progress::Waiting(..) if ended_by(&seen, clock()).is_none() => {
+                return Recovered::Nothing;
+            }
             Progress::Waiting(..) => {}
             Progress::Running(attempt) => {
                 // A look at a held lock takes nothing, so that nobody else is refused by it.
@@ -51,7 +58,8 @@ impl Store {
                 }
             }
         }
-        let Some(_lock) = inner.try_lock(RUN, timer.place.page) else { return Recovered::Again };
+        let Some(_lock) = inner.try_run_lock(timer.place) else { return Recovered::Again };
+        let now = clock();
         let mut reading = match self.read_locked(timer.place, now) {
             Ok(reading) if *reading.run.name == *timer.place.name => reading,
             Ok(_) | Err(Blocked::Repaired) => return Recovered::Nothing,
@@ -87,7 +95,7 @@ impl Store {
     /// Drops what lies more than a period ahead of the clock: a clock that was set back has seen
     /// it. To be called when [`decide`](super::decide()) says so.
     pub fn set_back(&self, timer: Timer<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_lock(RUN, timer.place.page) else {
+        let Some(_lock) = self.inner.try_run_lock(timer.place) else {
             return Recovered::Again;
         };
         let now = clock();
@@ -154,7 +162,7 @@ impl Store {
     /// Writes damaged parts of a record anew; for who has waited through all
     /// [`Steps`](super::Steps) for a read that is not torn. `Again` if a lock is held elsewhere.
     pub fn repair(&self, place: &Place, now: UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_lock(RUN, place.page) else { return Recovered::Again };
+        let Some(_lock) = self.inner.try_run_lock(place) else { return Recovered::Again };
         match self.read_locked(place, now) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,

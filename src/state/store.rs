@@ -15,6 +15,7 @@ use super::format::{CONTROL, HEADER_CONTROL, PAGE_BYTES, Part, RUN};
 use super::header::HeaderControl;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
+use super::rules::{Rule, in_force};
 use super::run::{BootId, RunPart};
 
 /// Where the record of a timer is; given out by the master, valid for one cycle.
@@ -232,10 +233,17 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(super) fn set_faulty(&self, faulty: bool) {
+    pub(super) fn set_fault(&self, fault: super::pages::Fault) {
         if let Some(pages) = &self.inner.pages {
-            pages.set_faulty(faulty);
+            pages.set_fault(fault);
         }
+    }
+
+    /// Whether a write has been lost because the process was killed before it.
+    #[cfg(test)]
+    pub(super) fn was_killed(&self) -> bool {
+        use super::pages::Fault;
+        self.inner.pages.as_ref().is_some_and(|pages| pages.fault() == Fault::Killed)
     }
 }
 
@@ -372,6 +380,15 @@ impl Inner {
             _ => None,
         };
         Some(Locked { inner: self, part, page })
+    }
+
+    /// Tries the run lock; `None` also if a claim of this worker has it, over which the kernel
+    /// would grant it once more, and take it away with the second one's end.
+    pub(super) fn try_run_lock(&self, place: &Place) -> Option<Locked<'_>> {
+        if in_force(Rule::TableOfClaims) && self.claimed(place) == Claimed::Yes {
+            return None;
+        }
+        self.try_lock(RUN, place.page)
     }
 
     pub(super) fn unlock(&self, part: Part, page: Option<u32>) {

@@ -11,7 +11,7 @@ use super::*;
 
 /// A state as a master has it.
 pub(super) struct Bench {
-    pub(super) scratch: Scratch,
+    _scratch: Scratch,
     pub(super) configured: StatePath,
     pub(super) state: Option<State>,
     pub(super) places: Vec<Place>,
@@ -40,7 +40,7 @@ impl Bench {
         let scratch = Scratch::new();
         let configured = make(scratch.path("timers.state"));
         Self {
-            scratch,
+            _scratch: scratch,
             configured,
             state: None,
             places: Vec::new(),

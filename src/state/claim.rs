@@ -127,7 +127,7 @@ impl ClaimAttempt {
             Ok(seen) if !in_force(Rule::RereadUnderLock) => seen,
             _ => reading,
         };
-        self.decide_locked(store, timer, lock, reading, now)
+        self.decide_locked(store, timer, lock, reading, now, clock)
     }
 
     /// Whether what is wanted is still to be had, as far as `reading` tells.
@@ -202,23 +202,34 @@ impl ClaimAttempt {
         timer: Timer<'_>,
         lock: Locked<'_>,
         mut reading: Reading,
-        now: UnixMs,
+        mut now: UnixMs,
+        clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
         if reading.is_ahead(timer.due_times, now) {
-            return match store.set_back_locked(timer, reading, now) {
-                Err(Blocked::Again) => self.again(),
-                Ok(()) | Err(Blocked::Repaired) => Step::DealtWith,
-            };
+            // Others write the control part meanwhile: only a clock that is read after the record
+            // can tell.
+            if in_force(Rule::ClockReadUnderLock) {
+                now = clock();
+            }
+            if reading.is_ahead(timer.due_times, now) {
+                let mut stale = || now;
+                let clock: &mut dyn FnMut() -> UnixMs =
+                    if in_force(Rule::ClockReadUnderLock) { clock } else { &mut stale };
+                return match store.set_back_locked(timer, reading.run, clock) {
+                    Err(Blocked::Again) => self.again(),
+                    Ok(()) | Err(Blocked::Repaired) => Step::DealtWith,
+                };
+            }
         }
         if !self.is_open(&reading, timer, now) {
             return Step::DealtWith;
         }
         if let Wanted::Due { due, trigger } = self.wanted
             && trigger != Trigger::First
-            && !Self::pass_over(inner, timer, &reading, due, now)
+            && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
         {
-            return self.again();
+            return stopped;
         }
         let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
         if let Wanted::Order { number } = self.wanted
@@ -280,22 +291,29 @@ impl ClaimAttempt {
     }
 
     /// Leaves out for good what lies between the last due time that was dealt with and `due`, and
-    /// counts it; `false` if that cannot be written down yet.
+    /// counts it. The claim stops if that cannot be written down yet, or if `due` itself has been
+    /// left out meanwhile.
     fn pass_over(
+        &mut self,
         inner: &Inner,
         timer: Timer<'_>,
         reading: &Reading,
         due: UnixMs,
         now: UnixMs,
-    ) -> bool {
+    ) -> Option<Step> {
         let dealt = reading.dealt_with_up_to(now);
         if timer.due_times.next(dealt).is_none_or(|next| next >= due) {
-            return true;
+            return None;
         }
-        let Some(_lock) = inner.try_lock(CONTROL, timer.place.page) else { return false };
-        let Ok(control) = inner.try_read_control(timer.place) else { return false };
+        let Some(_lock) = inner.try_lock(CONTROL, timer.place.page) else {
+            return Some(self.again());
+        };
+        let Ok(control) = inner.try_read_control(timer.place) else { return Some(self.again()) };
         let mut reading = Reading { control, ..reading.clone() };
         let dealt = reading.dealt_with_up_to(now);
+        if dealt >= due {
+            return Some(Step::DealtWith);
+        }
         // What a newer one replaces in the queue is an overlap; what nobody saw was missed.
         let queued = reading.queued(now).filter(|queued| *queued < due);
         let up_to = UnixMs(due.0.saturating_sub(1));
@@ -304,7 +322,7 @@ impl ClaimAttempt {
         let room = control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
         inner.count(timer, control);
         inner.write_control(timer.place, control);
-        room
+        if room { None } else { Some(self.again()) }
     }
 }
 

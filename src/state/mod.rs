@@ -9,8 +9,12 @@ mod checksum;
 mod claim;
 #[cfg(test)]
 mod claim_tests;
+#[cfg(test)]
+mod contention_tests;
 mod control;
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod due;
 mod edit;
 mod fields;
@@ -22,6 +26,8 @@ mod master;
 #[cfg(test)]
 mod model;
 mod notice;
+#[cfg(test)]
+mod open_tests;
 mod pages;
 mod path;
 mod recover;

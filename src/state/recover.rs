@@ -98,10 +98,9 @@ impl Store {
         let Some(_lock) = self.inner.try_run_lock(timer.place) else {
             return Recovered::Again;
         };
-        let now = clock();
-        match self.read_locked(timer.place, now) {
+        match self.read_locked(timer.place, clock()) {
             Ok(reading) if *reading.run.name == *timer.place.name => {
-                match self.set_back_locked(timer, reading, now) {
+                match self.set_back_locked(timer, reading.run, clock) {
                     Err(Blocked::Again) => Recovered::Again,
                     _ => Recovered::Nothing,
                 }
@@ -111,51 +110,53 @@ impl Store {
         }
     }
 
-    /// The same under the run lock, which the caller holds.
+    /// The same under the run lock, which the caller holds. Each part is judged by the clock as it
+    /// is after the part was read under its lock: what others wrote meanwhile is not ahead.
     pub(super) fn set_back_locked(
         &self,
         timer: Timer<'_>,
-        mut reading: Reading,
-        now: UnixMs,
+        mut run: RunPart,
+        clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
-        let latest = latest_sane(timer.due_times, now);
-        let to = timer.due_times.newest(now).unwrap_or(now);
-        let mut by_ms = 0;
-        let mut pull = |at: &mut UnixMs| {
-            if *at > latest {
-                by_ms = by_ms.max(at.ms_since(now));
-                *at = to;
-            }
-        };
         let inner = &self.inner;
-
-        if header_instants(&mut reading.header).any(|at| *at > latest) {
+        let mut ahead_ms = 0;
+        {
             let _lock = self.lock_header().ok_or(Blocked::Again)?;
-            let mut header = self.header_locked(now);
-            header_instants(&mut header).for_each(&mut pull);
-            inner.write_header(&mut header);
+            let mut header = self.header_locked(clock());
+            let bound = Bound::new(timer, clock());
+            if bound.pull(header_instants(&mut header), &mut ahead_ms) {
+                inner.write_header(&mut header);
+            }
         }
-        if control_instants(&mut reading.control).any(|at| *at > latest) {
+        {
             let _lock = inner.try_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
-            let mut control = self.control_locked(timer.place, now);
-            control.queued = control.queued.filter(|due| *due <= latest);
-            control.gaps.retain(|gap| gap.up_to <= latest);
-            control_instants(&mut control).for_each(&mut pull);
-            inner.write_control(timer.place, &mut control);
+            let mut control = self.control_locked(timer.place, clock());
+            let bound = Bound::new(timer, clock());
+            let (queued, gaps) = (control.queued, control.gaps.clone());
+            control.queued = queued.filter(|due| *due <= bound.latest);
+            control.gaps.retain(|gap| gap.up_to <= bound.latest);
+            let dropped = control.queued != queued || control.gaps != gaps;
+            if bound.pull(control_instants(&mut control), &mut ahead_ms) || dropped {
+                inner.write_control(timer.place, &mut control);
+            }
         }
-        let run = &mut reading.run;
+        let now = clock();
+        let bound = Bound::new(timer, now);
+        let mut pulled = bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
         if let Progress::Waiting(_, wait) = &mut run.progress
             && is_beyond_next_start(wait.next_at, timer.due_times, now)
         {
-            by_ms = by_ms.max(wait.next_at.ms_since(now));
+            ahead_ms = ahead_ms.max(wait.next_at.ms_since(now));
             wait.next_at = now;
+            pulled = true;
         }
-        if run.watermark.due > latest {
-            by_ms = by_ms.max(run.watermark.due.ms_since(now));
-            run.watermark.due = to;
+        if pulled {
+            inner.write_run(timer.place, &mut run);
         }
-        inner.write_run(timer.place, run);
-        inner.notice(Notice::ClockSetBack { name: timer.place.name.clone(), by_ms });
+        if ahead_ms > 0 {
+            let name = timer.place.name.clone();
+            inner.notice(Notice::ClockSetBack { name, by_ms: ahead_ms });
+        }
         Ok(())
     }
 
@@ -203,6 +204,31 @@ impl Store {
 
     pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
         self.inner.try_lock(HEADER_CONTROL, Some(0))
+    }
+}
+
+/// What no instant may lie beyond, and what is put in the place of one that does.
+struct Bound {
+    now: UnixMs,
+    latest: UnixMs,
+    newest: UnixMs,
+}
+
+impl Bound {
+    fn new(timer: Timer<'_>, now: UnixMs) -> Self {
+        let newest = timer.due_times.newest(now).unwrap_or(now);
+        Self { now, latest: latest_sane(timer.due_times, now), newest }
+    }
+
+    /// Whether any of `instants` had to be pulled back; by how much goes into `ahead_ms`.
+    fn pull<'a>(&self, instants: impl Iterator<Item = &'a mut UnixMs>, ahead_ms: &mut i64) -> bool {
+        let mut pulled = false;
+        for at in instants.filter(|at| **at > self.latest) {
+            *ahead_ms = (*ahead_ms).max(at.ms_since(self.now));
+            *at = self.newest;
+            pulled = true;
+        }
+        pulled
     }
 }
 

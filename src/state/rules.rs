@@ -32,23 +32,6 @@ pub(super) enum Rule {
     NotBefore,
 }
 
-/// All of them.
-#[cfg(test)]
-pub(super) const ALL: [Rule; 12] = [
-    Rule::RereadUnderLock,
-    Rule::OverlapIsSeenTwice,
-    Rule::TableOfClaims,
-    Rule::LockIsHeld,
-    Rule::AttemptIsClaimed,
-    Rule::OrderIsDone,
-    Rule::LeftOutIsDealtWith,
-    Rule::LeftOutIsCounted,
-    Rule::ClockSetBack,
-    Rule::ClockReadUnderLock,
-    Rule::InterruptedIsCounted,
-    Rule::NotBefore,
-];
-
 /// Whether `rule` holds.
 #[cfg(not(test))]
 pub(super) const fn in_force(_rule: Rule) -> bool {

@@ -9,7 +9,8 @@ use super::fields::NEVER;
 use super::format::GAPS;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
-use super::run::{Progress, RunPart};
+use super::run::Progress;
+use super::run_part::RunPart;
 
 /// A timer's due times, as every process computes them.
 pub trait DueTimes {

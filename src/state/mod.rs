@@ -2,7 +2,9 @@
 //! crash, upgrade and restart.
 #![forbid(unsafe_code)]
 
+mod access;
 mod allocate;
+mod attempt;
 #[cfg(test)]
 mod bench;
 mod checksum;
@@ -34,9 +36,12 @@ mod recover;
 mod retry;
 mod rules;
 mod run;
+mod run_part;
 mod store;
+mod under_lock;
 
-pub use claim::{Claim, ClaimAttempt, Finished, Step};
+pub use attempt::{ClaimAttempt, Step};
+pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
 pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
@@ -51,7 +56,7 @@ pub use path::{PathError, StatePath, check};
 pub use recover::Recovered;
 pub use retry::RetryPolicy;
 pub use run::{
-    Attempt, BootId, Counters, Ended, Outcome, Progress, RunId, RunPart, RunResult, Trigger, Wait,
-    Watermark,
+    Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
+pub use run_part::{Counters, RunPart};
 pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};

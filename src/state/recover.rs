@@ -3,16 +3,16 @@
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
-use super::claim::{Blocked, interrupted};
-use super::control::Control;
+use super::attempt::interrupted;
 use super::due::{Reading, control_instants, header_instants, is_beyond_next_start, latest_sane};
-use super::format::{CONTROL, HEADER_CONTROL};
-use super::header::HeaderControl;
+use super::format::CONTROL;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::rules::{Rule, in_force};
-use super::run::{Attempt, Ended, Outcome, Progress, RunPart, Wait};
-use super::store::{Claimed, Locked, Place, Store, Timer};
+use super::run::{Attempt, Ended, Outcome, Progress, Wait};
+use super::run_part::RunPart;
+use super::store::{Claimed, Place, Store, Timer};
+use super::under_lock::Blocked;
 
 /// What a look at a run in progress has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,42 +168,6 @@ impl Store {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
-    }
-
-    /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
-    /// caller holds the run lock.
-    pub(super) fn renew_run(&self, place: &Place, now: UnixMs) {
-        self.inner.notice(Notice::Damaged { name: place.name.clone() });
-        let mut run = RunPart::new(&place.name, now);
-        self.inner.write_run(place, &mut run);
-    }
-
-    /// The control part under its lock, which the caller holds; written anew if it is damaged.
-    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Control {
-        self.inner.try_read_control(place).unwrap_or_else(|_| {
-            self.inner.notice(Notice::Damaged { name: place.name.clone() });
-            let mut control = Control::anew(&place.name, now);
-            // An order's number must be above all that were done.
-            if let Ok(run) = self.inner.try_read_run(place) {
-                control.order.number = run.orders_done;
-            }
-            self.inner.write_control(place, &mut control);
-            control
-        })
-    }
-
-    /// The same for the header.
-    pub(super) fn header_locked(&self, now: UnixMs) -> HeaderControl {
-        self.inner.try_read_header().unwrap_or_else(|| {
-            self.inner.notice(Notice::HeaderDamaged);
-            let mut header = HeaderControl { not_before: Some(now), ..HeaderControl::default() };
-            self.inner.write_header(&mut header);
-            header
-        })
-    }
-
-    pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
-        self.inner.try_lock(HEADER_CONTROL, Some(0))
     }
 }
 

@@ -148,3 +148,23 @@ pub(super) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> 
         step => panic!("{step:?}"),
     }
 }
+
+/// How many successes the record of `name` has.
+pub(super) fn counts(bench: &Bench, name: &str) -> u64 {
+    bench.worker(99).read(place(bench, name)).unwrap().run.counters.ended_with(Outcome::Success)
+}
+
+/// The place of `name`.
+pub(super) fn place<'a>(bench: &'a Bench, name: &str) -> &'a Place {
+    bench.places.iter().find(|place| place.name() == name).unwrap()
+}
+
+/// Lets a second pass, and its due time run.
+pub(super) fn run_once(bench: &mut Bench, name: &str) {
+    let every = secondly();
+    let worker = bench.worker(7);
+    bench.now += 1000;
+    let at = bench.now - bench.now % 1000;
+    let timer = timer(place(bench, name), &every);
+    won(&worker, timer, due(at), bench.now).finish(ended(Outcome::Success), None);
+}

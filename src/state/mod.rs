@@ -7,6 +7,8 @@ mod allocate;
 mod attempt;
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod chance;
 mod checksum;
 mod claim;
 #[cfg(test)]
@@ -24,6 +26,8 @@ mod file;
 mod format;
 mod header;
 mod load;
+#[cfg(test)]
+mod load_tests;
 mod master;
 #[cfg(test)]
 mod model;
@@ -39,6 +43,8 @@ mod run;
 mod run_part;
 mod store;
 mod under_lock;
+#[cfg(test)]
+mod world;
 
 pub use attempt::{ClaimAttempt, Step};
 pub use claim::{Claim, Finished};

@@ -20,23 +20,6 @@ fn workers() -> FileOwner {
     FileOwner::of_this_process()
 }
 
-fn counts(bench: &Bench, name: &str) -> u64 {
-    bench.worker(99).read(place(bench, name)).unwrap().run.counters.ended_with(Outcome::Success)
-}
-
-fn place<'a>(bench: &'a Bench, name: &str) -> &'a Place {
-    bench.places.iter().find(|place| place.name() == name).unwrap()
-}
-
-fn run_once(bench: &mut Bench, name: &str) {
-    let every = secondly();
-    let worker = bench.worker(7);
-    bench.now += 1000;
-    let at = bench.now - bench.now % 1000;
-    let timer = timer(place(bench, name), &every);
-    won(&worker, timer, due(at), bench.now).finish(ended(Outcome::Success), None);
-}
-
 #[test]
 fn a_new_file_is_the_owners_alone_and_has_one_link() {
     let bench = Bench::file(&["a"]);
@@ -390,84 +373,4 @@ fn without_proc_the_file_is_opened_by_its_path_and_memory_is_slot_0s() {
     let state = bench.state.as_ref().unwrap();
     assert_eq!(state.attach_with(no_proc, 0, process, UnixMs(0)).health(), Health::Ok);
     assert_eq!(state.attach_with(no_proc, 1, process, UnixMs(0)).health(), Health::Degraded);
-}
-
-#[test]
-fn the_records_of_timers_that_are_gone_are_kept_for_30_days() {
-    const DAY: i64 = 24 * 60 * 60 * 1000;
-    let mut bench = Bench::file(&["a"]);
-    let page = bench.places[0].page;
-    bench.reload(&[]).unwrap();
-    bench.now += 29 * DAY;
-    bench.reload(&["b"]).unwrap();
-    assert_ne!(bench.places[0].page, page);
-    bench.now += 2 * DAY;
-    bench.reload(&["b", "c"]).unwrap();
-    assert_eq!(bench.places[1].page, page);
-}
-
-#[test]
-fn a_reload_that_is_refused_after_opening_has_changed_nothing() {
-    let mut bench = Bench::file(&["a"]);
-    run_once(&mut bench, "a");
-    let before = bench.worker(1).read(&bench.places[0]).unwrap();
-    bench.now += 100_000;
-    drop(bench.open(&["b", "c"]).unwrap());
-    assert_eq!(bench.worker(1).read(&bench.places[0]).unwrap(), before);
-}
-
-#[test]
-fn the_watermark_starts_anew_with_a_new_schedule_or_a_comeback() {
-    let every = secondly();
-    let next = |bench: &Bench| {
-        let reading = bench.worker(1).read(&bench.places[0]).unwrap();
-        reading.next_due(&every, UnixMs(bench.now)).unwrap().0
-    };
-    let mut bench = Bench::file(&["a"]);
-    bench.now += 100_000;
-    bench.reload(&["a"]).unwrap();
-    assert_eq!(next(&bench), 1_001_000, "the same schedule: what is missed is missed");
-    bench.hash = 2;
-    assert!(matches!(bench.reload(&["a"]).unwrap()[..], [Notice::ScheduleChanged { .. }]));
-    assert_eq!(next(&bench), 1_101_000);
-    bench.now += 100_000;
-    bench.reload(&[]).unwrap();
-    bench.now += 100_000;
-    bench.reload(&["a"]).unwrap();
-    assert_eq!(next(&bench), 1_301_000);
-    bench.reload_as(&["a"], Scheduled::Off).unwrap();
-    bench.now += 100_000;
-    bench.reload(&["a"]).unwrap();
-    assert_eq!(next(&bench), 1_401_000);
-}
-
-#[test]
-fn an_instance_marks_absent_only_what_it_loaded_last() {
-    let mut bench = Bench::file(&["a"]);
-    let mine = (bench.state.take(), bench.places.clone());
-    bench.pid_file = PidFile::new(b"/run/other.pid");
-    bench.reload(&["b"]).unwrap();
-    let reading = bench.worker(1).read(&mine.1[0]).unwrap();
-    assert_eq!(reading.control.presence, Presence::Enabled);
-    bench.reload(&[]).unwrap();
-    let presence = |place| bench.worker(1).read(place).unwrap().control.presence;
-    assert_eq!(presence(&mine.1[0]), Presence::Enabled);
-}
-
-#[test]
-fn a_pause_is_told_at_the_next_load() {
-    let mut bench = Bench::file(&["a"]);
-    let every = secondly();
-    let worker = bench.worker(1);
-    let now = UnixMs(bench.now);
-    assert_eq!(worker.pause(timer(&bench.places[0], &every), None, now), Edited::Done(()));
-    assert_eq!(worker.pause_all(None, now), Edited::Done(()));
-    let notices = bench.reload(&["a"]).unwrap();
-    assert!(
-        matches!(
-            &notices[..],
-            [Notice::IsPaused { name: Some(_), .. }, Notice::IsPaused { name: None, .. }]
-        ),
-        "{notices:?}"
-    );
 }

@@ -49,6 +49,32 @@ impl From<&Metadata> for Identity {
     }
 }
 
+/// Why open(2) or stat(2) refused a path, as far as the path itself is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A symbolic link.
+    SymbolicLink,
+    /// A directory, a FIFO without a reader, a socket or a device.
+    NotRegular,
+    /// The path, or what leads to it, is not there.
+    Missing,
+    /// Its permissions.
+    NotPermitted,
+}
+
+impl Refusal {
+    /// What `error` blames the path for; `None` for a fault of the system.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error()? {
+            libc::ELOOP => Some(Self::SymbolicLink),
+            libc::EISDIR | libc::ENXIO | libc::ENODEV => Some(Self::NotRegular),
+            libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG => Some(Self::Missing),
+            libc::EACCES | libc::EPERM => Some(Self::NotPermitted),
+            _ => None,
+        }
+    }
+}
+
 /// Opens an existing file for reading and writing.
 ///
 /// # Errors
@@ -166,6 +192,9 @@ mod tests {
         assert_eq!(open_existing(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         assert_eq!(create_new(&link).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert!(open_existing(&path).is_ok());
+        let refused = Refusal::of(&open_existing(&link).unwrap_err());
+        assert_eq!(refused, Some(Refusal::SymbolicLink));
+        assert_eq!(Refusal::of(&io::Error::from_raw_os_error(libc::EIO)), None);
     }
 
     #[test]

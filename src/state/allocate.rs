@@ -12,7 +12,7 @@ use super::file::{Opener, grow, read_identity};
 use super::format::{CONTROL, PAGE_BYTES, Part, RUN};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
-use super::run::RunPart;
+use super::run_part::RunPart;
 use super::store::Place;
 
 /// How long a timer that is no longer configured keeps its record.

@@ -7,12 +7,11 @@ use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 
 use super::due::tests::every;
-use super::rules::Rule;
 use super::*;
 
 /// A state as a master has it.
 pub(super) struct Bench {
-    pub(super) scratch: Scratch,
+    _scratch: Scratch,
     pub(super) configured: StatePath,
     pub(super) state: Option<State>,
     pub(super) places: Vec<Place>,
@@ -41,7 +40,7 @@ impl Bench {
         let scratch = Scratch::new();
         let configured = make(scratch.path("timers.state"));
         Self {
-            scratch,
+            _scratch: scratch,
             configured,
             state: None,
             places: Vec::new(),
@@ -150,6 +149,22 @@ pub(super) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> 
     }
 }
 
-pub(super) fn without<T>(rule: Rule, work: impl FnOnce() -> T) -> T {
-    super::rules::without(Some(rule), work)
+/// How many successes the record of `name` has.
+pub(super) fn counts(bench: &Bench, name: &str) -> u64 {
+    bench.worker(99).read(place(bench, name)).unwrap().run.counters.ended_with(Outcome::Success)
+}
+
+/// The place of `name`.
+pub(super) fn place<'a>(bench: &'a Bench, name: &str) -> &'a Place {
+    bench.places.iter().find(|place| place.name() == name).unwrap()
+}
+
+/// Lets a second pass, and its due time run.
+pub(super) fn run_once(bench: &mut Bench, name: &str) {
+    let every = secondly();
+    let worker = bench.worker(7);
+    bench.now += 1000;
+    let at = bench.now - bench.now % 1000;
+    let timer = timer(place(bench, name), &every);
+    won(&worker, timer, due(at), bench.now).finish(ended(Outcome::Success), None);
 }

@@ -3,6 +3,7 @@
 use crate::schedule::UnixMs;
 
 use super::bench::*;
+use super::pages::Fault;
 use super::*;
 
 #[test]
@@ -79,7 +80,10 @@ fn one_worker_does_not_claim_over_its_own_run() {
     let timer = timer(&bench.places[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::Overlap(_)));
-    assert_eq!(one.recover(timer, &RetryPolicy::default(), UnixMs(1_002_000)), Recovered::Nothing);
+    assert_eq!(
+        one.recover(timer, &RetryPolicy::default(), &mut || UnixMs(1_002_000)),
+        Recovered::Nothing
+    );
     first.finish(ended(Outcome::Success), None);
     won(&one, timer, due(1_003_000), 1_003_000);
 }
@@ -165,7 +169,7 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let place = &bench.places[0];
     let timer = timer(place, &every);
-    one.set_faulty(true);
+    one.set_fault(Fault::Full);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert_eq!(one.health(), Health::Degraded);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::GaveUp), "excluded");
@@ -173,12 +177,15 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_500), Step::DealtWith));
     one.take_notices();
     // Only the end cannot be written:
-    one.set_faulty(false);
+    one.set_fault(Fault::None);
     let second = won(&one, timer, due(1_002_000), 1_002_000);
-    one.set_faulty(true);
+    one.set_fault(Fault::Full);
     second.finish(ended(Outcome::Success), None);
-    one.set_faulty(false);
-    assert_eq!(one.recover(timer, &RetryPolicy::default(), UnixMs(1_002_500)), Recovered::Nothing);
+    one.set_fault(Fault::None);
+    assert_eq!(
+        one.recover(timer, &RetryPolicy::default(), &mut || UnixMs(1_002_500)),
+        Recovered::Nothing
+    );
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
     assert_eq!(one.health(), Health::Ok);
     let run = two.read(place).unwrap().run;
@@ -190,7 +197,7 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
 fn a_degraded_timer_is_left_to_its_own_slot() {
     let bench = Bench::memory(&["a"]);
     let (one, every) = (bench.worker(1), secondly());
-    one.set_faulty(true);
+    one.set_fault(Fault::Full);
     let timer = Timer { owner: Owner::Other, ..timer(&bench.places[0], &every) };
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));

@@ -149,6 +149,13 @@ pub fn decide(
     if let Some(decision @ (Decision::Claim(_) | Decision::DropOrder { .. })) = order {
         return decision;
     }
+    if let Some(since) = reading.paused_since(now) {
+        // What came due before the pause and was not taken would be forgotten with its end.
+        let before = newest_started(due_times, since.min(now));
+        if let Some(up_to) = before.filter(|due| *due > reading.dealt_with_up_to(now)) {
+            return Decision::LeaveOut { up_to, kind: LeftOut::Missed };
+        }
+    }
     let scheduled = if stopped {
         let end = |paused: Option<super::Paused>| paused.and_then(|paused| paused.until);
         let until = end(reading.control.paused).max(end(reading.header.paused));

@@ -9,7 +9,8 @@ use super::fields::NEVER;
 use super::format::GAPS;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
-use super::run::{Progress, RunPart};
+use super::run::Progress;
+use super::run_part::RunPart;
 
 /// A timer's due times, as every process computes them.
 pub trait DueTimes {
@@ -86,7 +87,13 @@ impl Reading {
     /// Whether no run may start by schedule at `now`, because of the timer's own pause or that of
     /// all timers.
     pub fn is_paused(&self, now: UnixMs) -> bool {
-        [self.control.paused, self.header.paused].iter().flatten().any(|paused| paused.holds(now))
+        self.paused_since(now).is_some()
+    }
+
+    /// Since when it has been paused, if it is.
+    pub fn paused_since(&self, now: UnixMs) -> Option<UnixMs> {
+        let pauses = [self.control.paused, self.header.paused];
+        pauses.into_iter().flatten().filter(|paused| paused.holds(now)).map(|it| it.since).min()
     }
 
     /// The first due time that has not been dealt with: in the past when the timer is late;
@@ -112,6 +119,9 @@ impl Reading {
     /// Whether an instant lies so far ahead that the clock must have been set back.
     pub(super) fn is_ahead(&self, due_times: &dyn DueTimes, now: UnixMs) -> bool {
         let latest = latest_sane(due_times, now);
+        if !in_force(Rule::ClockSetBack) {
+            return false;
+        }
         self.run.watermark.due > latest
             || control_instants(&mut self.control.clone()).any(|at| *at > latest)
             || header_instants(&mut self.header.clone()).any(|at| *at > latest)

@@ -5,7 +5,7 @@ use crate::schedule::UnixMs;
 
 use super::control::{Control, LeftOut, Order, Paused};
 use super::decide::OverlapPolicy;
-use super::due::{Counted, DueTimes, Reading, missed_after_ms, newest_started};
+use super::due::{Counted, Reading, newest_started};
 use super::format::CONTROL;
 use super::header::HeaderControl;
 use super::notice::Notice;
@@ -55,15 +55,19 @@ enum Change<T> {
 }
 
 impl Store {
-    /// Pauses a timer, until an instant or for ever. What was missed before is counted.
+    /// Pauses a timer, until an instant or for ever. What started before and was not taken is counted as missed.
     pub fn pause(&self, timer: Timer<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
         let edited = self.edit(timer.place, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
-            let missed = newest_started(timer.due_times, now)
-                .filter(|due| *due > dealt && is_missed(timer.due_times, *due, now));
+            let queued = reading.queued(now);
+            // What came due in a pause that holds already is none of the timer's.
+            let before = reading.paused_since(now).unwrap_or(now).min(now);
+            let late = newest_started(timer.due_times, before).filter(|due| *due > dealt);
             let control = &mut reading.control;
-            let room = missed
-                .is_none_or(|due| control.leave_out(timer.due_times, dealt, due, LeftOut::Missed));
+            let kind = LeftOut::Missed;
+            let room = late.is_none_or(|due| {
+                control.leave_out_behind(timer.due_times, dealt, queued, due, kind)
+            });
             self.inner.count(timer, control);
             if !room {
                 return Change::WriteAndRepeat;
@@ -272,10 +276,6 @@ impl Inner {
             self.notice(Notice::LeftOut { name: timer.place.name.clone(), counted });
         }
     }
-}
-
-fn is_missed(due_times: &dyn DueTimes, due: UnixMs, now: UnixMs) -> bool {
-    now.ms_since(due_times.start(due)) > missed_after_ms(due_times, due)
 }
 
 /// Pauses from now on, or goes on with the pause that holds.

@@ -16,7 +16,7 @@ use super::master::State;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::rules::{Rule, in_force};
-use super::run::RunPart;
+use super::run_part::RunPart;
 use super::store::{Place, Steps};
 
 /// `first=`.

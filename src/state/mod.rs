@@ -2,15 +2,23 @@
 //! crash, upgrade and restart.
 #![forbid(unsafe_code)]
 
+mod access;
 mod allocate;
+mod attempt;
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod chance;
 mod checksum;
 mod claim;
 #[cfg(test)]
 mod claim_tests;
+#[cfg(test)]
+mod contention_tests;
 mod control;
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod due;
 mod edit;
 mod fields;
@@ -18,17 +26,28 @@ mod file;
 mod format;
 mod header;
 mod load;
+#[cfg(test)]
+mod load_tests;
 mod master;
+#[cfg(test)]
+mod model;
 mod notice;
+#[cfg(test)]
+mod open_tests;
 mod pages;
 mod path;
 mod recover;
 mod retry;
 mod rules;
 mod run;
+mod run_part;
 mod store;
+mod under_lock;
+#[cfg(test)]
+mod world;
 
-pub use claim::{Claim, ClaimAttempt, Finished, Step};
+pub use attempt::{ClaimAttempt, Step};
+pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
 pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
@@ -43,7 +62,7 @@ pub use path::{PathError, StatePath, check};
 pub use recover::Recovered;
 pub use retry::RetryPolicy;
 pub use run::{
-    Attempt, BootId, Counters, Ended, Outcome, Progress, RunId, RunPart, RunResult, Trigger, Wait,
-    Watermark,
+    Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
+pub use run_part::{Counters, RunPart};
 pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};

@@ -14,7 +14,21 @@ use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
 pub(super) struct Pages {
     file: File,
     #[cfg(test)]
-    faulty: std::cell::Cell<bool>,
+    fault: std::cell::Cell<Fault>,
+}
+
+/// What befalls the writes of a description.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    #[default]
+    None,
+    /// They fail, as on a full disk.
+    Full,
+    /// So many succeed; at the next one the process is killed.
+    KilledAfter(u32),
+    /// It was killed: nothing of what it does reaches the file.
+    Killed,
 }
 
 impl Pages {
@@ -22,7 +36,7 @@ impl Pages {
         Self {
             file,
             #[cfg(test)]
-            faulty: std::cell::Cell::default(),
+            fault: std::cell::Cell::default(),
         }
     }
 
@@ -30,10 +44,15 @@ impl Pages {
         &self.file
     }
 
-    /// Makes all writes fail from now on, or succeed again, as a full disk does.
+    /// Lets a fault befall the writes from now on.
     #[cfg(test)]
-    pub(super) fn set_faulty(&self, faulty: bool) {
-        self.faulty.set(faulty);
+    pub(super) fn set_fault(&self, fault: Fault) {
+        self.fault.set(fault);
+    }
+
+    #[cfg(test)]
+    pub(super) fn fault(&self) -> Fault {
+        self.fault.get()
     }
 
     /// Reads a page; what lies behind the file's end reads as zero.
@@ -71,8 +90,14 @@ impl Pages {
     /// Writes `bytes` at `offset`.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
-        if self.faulty.get() {
-            return Err(io::ErrorKind::StorageFull.into());
+        match self.fault.get() {
+            Fault::None => {}
+            Fault::Full => return Err(io::ErrorKind::StorageFull.into()),
+            Fault::KilledAfter(0) | Fault::Killed => {
+                self.fault.set(Fault::Killed);
+                return Ok(());
+            }
+            Fault::KilledAfter(writes) => self.fault.set(Fault::KilledAfter(writes - 1)),
         }
         self.file.write_all_at(bytes, offset)
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::file::{Identity, Owner, directory_of, with_suffix};
+use crate::os::file::{Identity, Owner, Refusal, directory_of, with_suffix};
 
 use super::header::PidFile;
 
@@ -121,7 +121,7 @@ pub fn check(path: &StatePath, workers: Owner) -> Result<(), PathError> {
 fn check_directory(path: &Path) -> Result<(), PathError> {
     match fs::metadata(directory_of(path)) {
         Ok(metadata) if !metadata.is_dir() => {
-            let error = io::Error::from_raw_os_error(libc::ENOTDIR);
+            let error = io::ErrorKind::NotADirectory.into();
             Err(PathError::new(path, Problem::NoDirectory(error)))
         }
         Err(error) if is_missing(&error) => Err(PathError::new(path, Problem::NoDirectory(error))),
@@ -164,12 +164,12 @@ pub(super) fn is_half_made(path: &Path, metadata: &Metadata) -> bool {
 
 /// Sorts the errors of open(2): the ones of the path, and the faults of the system.
 pub(super) fn open_error(path: &Path, error: io::Error) -> OpenError {
-    let problem = match error.raw_os_error() {
-        Some(libc::ELOOP) => Problem::SymbolicLink,
-        Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => Problem::NotRegular,
-        Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Problem::NoDirectory(error),
-        Some(libc::EACCES | libc::EPERM) => Problem::NotPermitted(error),
-        _ => return OpenError::Fault(error),
+    let problem = match Refusal::of(&error) {
+        Some(Refusal::SymbolicLink) => Problem::SymbolicLink,
+        Some(Refusal::NotRegular) => Problem::NotRegular,
+        Some(Refusal::Missing) => Problem::NoDirectory(error),
+        Some(Refusal::NotPermitted) => Problem::NotPermitted(error),
+        None => return OpenError::Fault(error),
     };
     OpenError::Path(PathError::new(path, problem))
 }
@@ -185,5 +185,5 @@ impl PathError {
 }
 
 fn is_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG))
+    Refusal::of(error) == Some(Refusal::Missing)
 }

@@ -3,16 +3,16 @@
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
-use super::claim::{Blocked, interrupted};
-use super::control::Control;
+use super::attempt::interrupted;
 use super::due::{Reading, control_instants, header_instants, is_beyond_next_start, latest_sane};
-use super::format::{CONTROL, HEADER_CONTROL, RUN};
-use super::header::HeaderControl;
+use super::format::CONTROL;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::rules::{Rule, in_force};
-use super::run::{Attempt, Ended, Outcome, Progress, RunPart, Wait};
-use super::store::{Claimed, Locked, Place, Store, Timer};
+use super::run::{Attempt, Ended, Outcome, Progress, Wait};
+use super::run_part::RunPart;
+use super::store::{Claimed, Place, Store, Timer};
+use super::under_lock::Blocked;
 
 /// What a look at a run in progress has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,12 @@ impl Store {
     /// Ends a run whose process has died, and one that waits although it was paused or cancelled.
     /// For each timer at a worker's start, when the order number has changed, and once a second
     /// while its record says that something is in progress.
-    pub fn recover(&self, timer: Timer<'_>, retry: &RetryPolicy, now: UnixMs) -> Recovered {
+    pub fn recover(
+        &self,
+        timer: Timer<'_>,
+        retry: &RetryPolicy,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Recovered {
         let inner = &self.inner;
         if inner.claimed(timer.place) == Claimed::Yes {
             return Recovered::Nothing;
@@ -42,7 +47,9 @@ impl Store {
         let Ok(seen) = self.read(timer.place) else { return Recovered::Again };
         match seen.run.progress {
             Progress::Nothing => return Recovered::Nothing,
-            Progress::Waiting(..) if ended_by(&seen, now).is_none() => return Recovered::Nothing,
+            Progress::Waiting(..) if ended_by(&seen, clock()).is_none() => {
+                return Recovered::Nothing;
+            }
             Progress::Waiting(..) => {}
             Progress::Running(attempt) => {
                 // A look at a held lock takes nothing, so that nobody else is refused by it.
@@ -51,7 +58,8 @@ impl Store {
                 }
             }
         }
-        let Some(_lock) = inner.try_lock(RUN, timer.place.page) else { return Recovered::Again };
+        let Some(_lock) = inner.try_run_lock(timer.place) else { return Recovered::Again };
+        let now = clock();
         let mut reading = match self.read_locked(timer.place, now) {
             Ok(reading) if *reading.run.name == *timer.place.name => reading,
             Ok(_) | Err(Blocked::Repaired) => return Recovered::Nothing,
@@ -87,13 +95,12 @@ impl Store {
     /// Drops what lies more than a period ahead of the clock: a clock that was set back has seen
     /// it. To be called when [`decide`](super::decide()) says so.
     pub fn set_back(&self, timer: Timer<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_lock(RUN, timer.place.page) else {
+        let Some(_lock) = self.inner.try_run_lock(timer.place) else {
             return Recovered::Again;
         };
-        let now = clock();
-        match self.read_locked(timer.place, now) {
+        match self.read_locked(timer.place, clock()) {
             Ok(reading) if *reading.run.name == *timer.place.name => {
-                match self.set_back_locked(timer, reading, now) {
+                match self.set_back_locked(timer, reading.run, clock) {
                     Err(Blocked::Again) => Recovered::Again,
                     _ => Recovered::Nothing,
                 }
@@ -103,98 +110,89 @@ impl Store {
         }
     }
 
-    /// The same under the run lock, which the caller holds.
+    /// The same under the run lock, which the caller holds. Each part is judged by the clock as it
+    /// is after the part was read under its lock: what others wrote meanwhile is not ahead.
     pub(super) fn set_back_locked(
         &self,
         timer: Timer<'_>,
-        mut reading: Reading,
-        now: UnixMs,
+        mut run: RunPart,
+        clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
-        let latest = latest_sane(timer.due_times, now);
-        let to = timer.due_times.newest(now).unwrap_or(now);
-        let mut by_ms = 0;
-        let mut pull = |at: &mut UnixMs| {
-            if *at > latest {
-                by_ms = by_ms.max(at.ms_since(now));
-                *at = to;
-            }
-        };
         let inner = &self.inner;
-
-        if header_instants(&mut reading.header).any(|at| *at > latest) {
+        let mut ahead_ms = 0;
+        {
             let _lock = self.lock_header().ok_or(Blocked::Again)?;
-            let mut header = self.header_locked(now);
-            header_instants(&mut header).for_each(&mut pull);
-            inner.write_header(&mut header);
+            let mut header = self.header_locked(clock());
+            let bound = Bound::new(timer, clock());
+            if bound.pull(header_instants(&mut header), &mut ahead_ms) {
+                inner.write_header(&mut header);
+            }
         }
-        if control_instants(&mut reading.control).any(|at| *at > latest) {
+        {
             let _lock = inner.try_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
-            let mut control = self.control_locked(timer.place, now);
-            control.queued = control.queued.filter(|due| *due <= latest);
-            control.gaps.retain(|gap| gap.up_to <= latest);
-            control_instants(&mut control).for_each(&mut pull);
-            inner.write_control(timer.place, &mut control);
+            let mut control = self.control_locked(timer.place, clock());
+            let bound = Bound::new(timer, clock());
+            let (queued, gaps) = (control.queued, control.gaps.clone());
+            control.queued = queued.filter(|due| *due <= bound.latest);
+            control.gaps.retain(|gap| gap.up_to <= bound.latest);
+            let dropped = control.queued != queued || control.gaps != gaps;
+            if bound.pull(control_instants(&mut control), &mut ahead_ms) || dropped {
+                inner.write_control(timer.place, &mut control);
+            }
         }
-        let run = &mut reading.run;
+        let now = clock();
+        let bound = Bound::new(timer, now);
+        let mut pulled = bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
         if let Progress::Waiting(_, wait) = &mut run.progress
             && is_beyond_next_start(wait.next_at, timer.due_times, now)
         {
-            by_ms = by_ms.max(wait.next_at.ms_since(now));
+            ahead_ms = ahead_ms.max(wait.next_at.ms_since(now));
             wait.next_at = now;
+            pulled = true;
         }
-        if run.watermark.due > latest {
-            by_ms = by_ms.max(run.watermark.due.ms_since(now));
-            run.watermark.due = to;
+        if pulled {
+            inner.write_run(timer.place, &mut run);
         }
-        inner.write_run(timer.place, run);
-        inner.notice(Notice::ClockSetBack { name: timer.place.name.clone(), by_ms });
+        if ahead_ms > 0 {
+            let name = timer.place.name.clone();
+            inner.notice(Notice::ClockSetBack { name, by_ms: ahead_ms });
+        }
         Ok(())
     }
 
     /// Writes damaged parts of a record anew; for who has waited through all
     /// [`Steps`](super::Steps) for a read that is not torn. `Again` if a lock is held elsewhere.
     pub fn repair(&self, place: &Place, now: UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_lock(RUN, place.page) else { return Recovered::Again };
+        let Some(_lock) = self.inner.try_run_lock(place) else { return Recovered::Again };
         match self.read_locked(place, now) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
     }
+}
 
-    /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
-    /// caller holds the run lock.
-    pub(super) fn renew_run(&self, place: &Place, now: UnixMs) {
-        self.inner.notice(Notice::Damaged { name: place.name.clone() });
-        let mut run = RunPart::new(&place.name, now);
-        self.inner.write_run(place, &mut run);
+/// What no instant may lie beyond, and what is put in the place of one that does.
+struct Bound {
+    now: UnixMs,
+    latest: UnixMs,
+    newest: UnixMs,
+}
+
+impl Bound {
+    fn new(timer: Timer<'_>, now: UnixMs) -> Self {
+        let newest = timer.due_times.newest(now).unwrap_or(now);
+        Self { now, latest: latest_sane(timer.due_times, now), newest }
     }
 
-    /// The control part under its lock, which the caller holds; written anew if it is damaged.
-    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Control {
-        self.inner.try_read_control(place).unwrap_or_else(|_| {
-            self.inner.notice(Notice::Damaged { name: place.name.clone() });
-            let mut control = Control::anew(&place.name, now);
-            // An order's number must be above all that were done.
-            if let Ok(run) = self.inner.try_read_run(place) {
-                control.order.number = run.orders_done;
-            }
-            self.inner.write_control(place, &mut control);
-            control
-        })
-    }
-
-    /// The same for the header.
-    pub(super) fn header_locked(&self, now: UnixMs) -> HeaderControl {
-        self.inner.try_read_header().unwrap_or_else(|| {
-            self.inner.notice(Notice::HeaderDamaged);
-            let mut header = HeaderControl { not_before: Some(now), ..HeaderControl::default() };
-            self.inner.write_header(&mut header);
-            header
-        })
-    }
-
-    pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
-        self.inner.try_lock(HEADER_CONTROL, Some(0))
+    /// Whether any of `instants` had to be pulled back; by how much goes into `ahead_ms`.
+    fn pull<'a>(&self, instants: impl Iterator<Item = &'a mut UnixMs>, ahead_ms: &mut i64) -> bool {
+        let mut pulled = false;
+        for at in instants.filter(|at| **at > self.latest) {
+            *ahead_ms = (*ahead_ms).max(at.ms_since(self.now));
+            *at = self.newest;
+            pulled = true;
+        }
+        pulled
     }
 }
 

@@ -1,0 +1,342 @@
+//! Claiming: at most one process makes an attempt, and each due time is taken once.
+//!
+//! ```text
+//! read -> dealt with? ------------------------------------------------> DealtWith
+//!   |
+//!   +--> try the run lock -- taken --> read again, decide, write -----> Won | DealtWith
+//!              |
+//!              +-- refused --> the same attempt is running now, 2 ms and 20 ms later
+//!                                 | yes                  | no
+//!                              Overlap      Again after 1, 2 ... 64 ms, then GaveUp
+//! ```
+
+use std::time::Duration;
+
+use crate::schedule::UnixMs;
+
+use super::claim::Claim;
+use super::control::LeftOut;
+use super::decide::Wanted;
+use super::due::Reading;
+use super::format::CONTROL;
+use super::notice::Notice;
+use super::rules::{Rule, in_force};
+use super::run::{Attempt, Ended, Outcome, Progress, RunId, Trigger};
+use super::run_part::RunPart;
+use super::store::{Claimed, Inner, Locked, Owner, Steps, Store, Timer, Written};
+use super::under_lock::Blocked;
+
+/// A claim that is being tried; between two steps its caller waits.
+#[derive(Debug)]
+pub struct ClaimAttempt {
+    wanted: Wanted,
+    run: RunId,
+    steps: Steps,
+    contest: Option<Contest>,
+}
+
+/// The attempt that was seen running while the lock was refused.
+#[derive(Clone, Copy, Debug)]
+struct Contest {
+    run: RunId,
+    number: u32,
+    looks: Looks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    Once,
+    Twice,
+}
+
+/// What came of a step of a [`ClaimAttempt`].
+#[derive(Debug)]
+pub enum Step {
+    /// The attempt is this worker's to make.
+    Won(Claim),
+    /// It was dealt with elsewhere, or must not start now: decide anew.
+    DealtWith,
+    /// The last run is in progress: [`Store::overlap`](super::Store::overlap), if a due time was
+    /// wanted.
+    Overlap(Attempt),
+    /// Call again after this time.
+    Again {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// The record was contested for too long. The due time counts as missed, with an `error`.
+    GaveUp,
+    /// The file tells nobody who runs it, and it falls to another worker.
+    LeftToOwner,
+}
+
+/// After the first look at a refused lock,
+const SECOND_LOOK: Duration = Duration::from_millis(2);
+/// and after the second one: 20 ms after the first.
+const THIRD_LOOK: Duration = Duration::from_millis(18);
+
+impl ClaimAttempt {
+    /// Begins to claim what is `wanted`; `run` is the id of the run, if this is a new one.
+    pub fn new(wanted: Wanted, run: RunId) -> Self {
+        Self { wanted, run, steps: Steps::default(), contest: None }
+    }
+
+    /// What is claimed.
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Tries. `clock` is asked for the wall clock before and after the lock is taken: a process
+    /// that was off the processor in between must not take its stale clock for a step.
+    pub fn step(
+        &mut self,
+        store: &Store,
+        timer: Timer<'_>,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Step {
+        let inner = &store.inner;
+        if in_force(Rule::TableOfClaims) && inner.claimed(timer.place) == Claimed::Yes {
+            return match inner.try_read_run(timer.place).map(|run| run.progress) {
+                Ok(Progress::Running(attempt)) => Step::Overlap(attempt),
+                _ => Step::DealtWith,
+            };
+        }
+        let seen = store.read(timer.place);
+        let seen_at = clock();
+        if let Ok(reading) = &seen
+            && !self.is_open(reading, timer, seen_at)
+            && !reading.is_ahead(timer.due_times, seen_at)
+        {
+            return Step::DealtWith;
+        }
+        let Some(lock) = inner.try_run_lock(timer.place) else {
+            return self.refused(seen.ok().map(|reading| reading.run.progress));
+        };
+        let now = if in_force(Rule::ClockReadUnderLock) { clock() } else { seen_at };
+        let reading = match store.read_locked(timer.place, now) {
+            Ok(reading) if *reading.run.name == *timer.place.name => reading,
+            Ok(_) => {
+                inner.notice(Notice::Lost { name: timer.place.name.clone() });
+                drop(lock);
+                return self.step(store, Timer { place: &timer.place.lost(), ..timer }, clock);
+            }
+            Err(Blocked::Repaired) => return Step::DealtWith,
+            Err(Blocked::Again) => return self.again(),
+        };
+        // Lifted in the model only: what was read before the lock is believed.
+        let reading = match seen {
+            Ok(seen) if !in_force(Rule::RereadUnderLock) => seen,
+            _ => reading,
+        };
+        self.decide_locked(store, timer, lock, reading, now, clock)
+    }
+
+    /// Whether what is wanted is still to be had, as far as `reading` tells.
+    fn is_open(&self, reading: &Reading, timer: Timer<'_>, now: UnixMs) -> bool {
+        let paused = reading.is_paused(now);
+        match self.wanted {
+            Wanted::Due { due, trigger: Trigger::First } => {
+                !paused && reading.first(now, Duration::MAX) == Some(due)
+            }
+            Wanted::Due { due, .. } => {
+                // The clock may have been set back since this was decided.
+                let started = timer.due_times.start(due) <= now;
+                !paused && started && due > reading.dealt_with_up_to(now)
+            }
+            Wanted::Next { run, attempt } => {
+                !paused
+                    && reading.control.cancel != Some(run)
+                    && match reading.run.progress {
+                        Progress::Waiting(last, wait) => {
+                            let follows = last.number.checked_add(1) == Some(attempt);
+                            last.run == run
+                                && (follows || !in_force(Rule::AttemptIsClaimed))
+                                && wait.next_at <= now
+                        }
+                        _ => false,
+                    }
+            }
+            Wanted::Order { number } => {
+                let pending = reading.control.pending_order(reading.run.orders_done);
+                reading.run.progress == Progress::Nothing
+                    && pending.is_some_and(|order| order.number == number)
+            }
+        }
+    }
+
+    fn refused(&mut self, progress: Option<Progress>) -> Step {
+        let Some(Progress::Running(running)) = progress else {
+            self.contest = None;
+            return self.again();
+        };
+        if !in_force(Rule::OverlapIsSeenTwice) {
+            return Step::Overlap(running);
+        }
+        let contest = |looks| Contest { run: running.run, number: running.number, looks };
+        let same = self
+            .contest
+            .filter(|contest| (contest.run, contest.number) == (running.run, running.number));
+        match (self.contest, same.map(|contest| contest.looks)) {
+            (None, _) => {
+                self.contest = Some(contest(Looks::Once));
+                Step::Again { after: SECOND_LOOK }
+            }
+            (_, Some(Looks::Once)) => {
+                self.contest = Some(contest(Looks::Twice));
+                Step::Again { after: THIRD_LOOK }
+            }
+            (_, Some(Looks::Twice)) => Step::Overlap(running),
+            (Some(_), None) => {
+                self.contest = None;
+                self.again()
+            }
+        }
+    }
+
+    fn again(&mut self) -> Step {
+        self.steps.next().map_or(Step::GaveUp, |after| Step::Again { after })
+    }
+
+    fn decide_locked(
+        &mut self,
+        store: &Store,
+        timer: Timer<'_>,
+        lock: Locked<'_>,
+        mut reading: Reading,
+        mut now: UnixMs,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Step {
+        let inner = &store.inner;
+        if reading.is_ahead(timer.due_times, now) {
+            // Others write the control part meanwhile: only a clock that is read after the record
+            // can tell.
+            if in_force(Rule::ClockReadUnderLock) {
+                now = clock();
+            }
+            if reading.is_ahead(timer.due_times, now) {
+                let mut stale = || now;
+                let clock: &mut dyn FnMut() -> UnixMs =
+                    if in_force(Rule::ClockReadUnderLock) { clock } else { &mut stale };
+                return match store.set_back_locked(timer, reading.run, clock) {
+                    Err(Blocked::Again) => self.again(),
+                    Ok(()) | Err(Blocked::Repaired) => Step::DealtWith,
+                };
+            }
+        }
+        if !self.is_open(&reading, timer, now) {
+            return Step::DealtWith;
+        }
+        if let Wanted::Due { due, trigger } = self.wanted
+            && trigger != Trigger::First
+            && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
+        {
+            return stopped;
+        }
+        let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
+        if let Wanted::Order { number } = self.wanted
+            && in_force(Rule::OrderIsDone)
+        {
+            reading.run.orders_done = number;
+        }
+        let interrupted = close_last(&mut reading.run, attempt.run);
+        reading.run.start(attempt);
+        if inner.write_run(timer.place, &mut reading.run) == Written::No
+            && timer.owner == Owner::Other
+        {
+            inner.forget_run(timer.place);
+            return Step::LeftToOwner;
+        }
+        if let Some(attempt) = interrupted {
+            let name = timer.place.name.clone();
+            inner.notice(Notice::Interrupted { name, attempt, retry_at: None });
+        }
+        if in_force(Rule::LockIsHeld) {
+            lock.keep();
+        }
+        Step::Won(Claim::new(inner, timer.place, reading.run, attempt))
+    }
+
+    /// The attempt that is made if the claim is won.
+    fn attempt(&self, inner: &Inner, reading: &Reading, now: UnixMs) -> Option<Attempt> {
+        let mine = Attempt {
+            run: self.run,
+            due: now,
+            trigger: Trigger::Manual,
+            number: 1,
+            pid: inner.process.pid,
+            boot: inner.process.boot,
+            started_at: now,
+        };
+        match (self.wanted, reading.run.progress) {
+            (Wanted::Due { due, trigger }, _) => Some(Attempt { due, trigger, ..mine }),
+            (Wanted::Order { .. }, _) => {
+                let order = reading.control.order;
+                Some(Attempt { run: order.run, due: order.at, ..mine })
+            }
+            (Wanted::Next { attempt, .. }, Progress::Waiting(last, _)) => Some(Attempt {
+                run: last.run,
+                due: last.due,
+                trigger: last.trigger,
+                number: attempt,
+                ..mine
+            }),
+            (Wanted::Next { .. }, _) => None,
+        }
+    }
+
+    /// Leaves out for good what lies between the last due time that was dealt with and `due`, and
+    /// counts it. The claim stops if that cannot be written down yet, or if `due` itself has been
+    /// left out meanwhile.
+    fn pass_over(
+        &mut self,
+        inner: &Inner,
+        timer: Timer<'_>,
+        reading: &Reading,
+        due: UnixMs,
+        now: UnixMs,
+    ) -> Option<Step> {
+        let dealt = reading.dealt_with_up_to(now);
+        if timer.due_times.next(dealt).is_none_or(|next| next >= due) {
+            return None;
+        }
+        let Some(_lock) = inner.try_lock(CONTROL, timer.place.page) else {
+            return Some(self.again());
+        };
+        let Ok(control) = inner.try_read_control(timer.place) else { return Some(self.again()) };
+        let mut reading = Reading { control, ..reading.clone() };
+        let dealt = reading.dealt_with_up_to(now);
+        if dealt >= due {
+            return Some(Step::DealtWith);
+        }
+        // What a newer one replaces in the queue is an overlap; what nobody saw was missed.
+        let queued = reading.queued(now).filter(|queued| *queued < due);
+        let up_to = UnixMs(due.0.saturating_sub(1));
+        let control = &mut reading.control;
+        let kind = LeftOut::Missed;
+        let room = control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+        inner.count(timer, control);
+        inner.write_control(timer.place, control);
+        if room { None } else { Some(self.again()) }
+    }
+}
+
+/// Ends what is in progress, unless it goes on as `run`: a waiting run with its last outcome, one
+/// whose process died as interrupted; the attempt of the latter is returned.
+fn close_last(run_part: &mut RunPart, run: RunId) -> Option<Attempt> {
+    match run_part.progress {
+        Progress::Waiting(last, wait) if last.run != run => {
+            run_part.close(last, wait.last);
+            None
+        }
+        Progress::Running(last) if in_force(Rule::InterruptedIsCounted) => {
+            run_part.close(last, interrupted());
+            Some(last)
+        }
+        _ => None,
+    }
+}
+
+/// How an attempt ended whose process died; nobody knows how long it took.
+pub(super) fn interrupted() -> Ended {
+    Ended { outcome: Outcome::Interrupted, status: 0, duration: Duration::ZERO }
+}

@@ -1,0 +1,376 @@
+//! Opening, moving aside, sharing and loading: the sentences of the manual about paths and
+//! content.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::os::file::{Owner as FileOwner, with_suffix};
+use crate::schedule::UnixMs;
+
+use super::bench::*;
+use super::*;
+
+fn path(bench: &Bench) -> PathBuf {
+    bench.configured.path().unwrap().into()
+}
+
+fn workers() -> FileOwner {
+    FileOwner::of_this_process()
+}
+
+#[test]
+fn a_new_file_is_the_owners_alone_and_has_one_link() {
+    let bench = Bench::file(&["a"]);
+    let metadata = fs::metadata(path(&bench)).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o600, 1));
+    assert_eq!(fs::read_dir(path(&bench).parent().unwrap()).unwrap().count(), 1);
+    assert_eq!(metadata.len() % 4096, 0);
+    assert_eq!(bench.state.as_ref().unwrap().backing(), Backing::File);
+}
+
+#[test]
+fn each_name_keeps_its_record_over_reloads_in_any_order() {
+    let mut bench = Bench::file(&["a", "b"]);
+    run_once(&mut bench, "a");
+    run_once(&mut bench, "b");
+    run_once(&mut bench, "b");
+    bench.reload(&["c", "b", "a"]).unwrap();
+    assert_eq!((counts(&bench, "a"), counts(&bench, "b"), counts(&bench, "c")), (1, 2, 0));
+    bench.reload(&["b"]).unwrap();
+    bench.reload(&["b", "a"]).unwrap();
+    assert_eq!((counts(&bench, "a"), counts(&bench, "b")), (1, 2));
+    bench.state = None;
+    bench.reload(&["a"]).unwrap();
+    assert_eq!(counts(&bench, "a"), 1, "a restart");
+}
+
+#[test]
+fn ten_thousand_timers_have_room() {
+    let names: Vec<String> = (0..10_000).map(|n| format!("timer-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut bench = Bench::file(&names[..5000]);
+    bench.reload(&names).unwrap();
+    let pages: std::collections::HashSet<_> = bench.places.iter().map(|it| it.page).collect();
+    assert_eq!(pages.len(), 10_000);
+}
+
+#[test]
+fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
+    let refused = |make: &dyn Fn(&PathBuf), says: &str| {
+        let bench = Bench::closed(StatePath::Named);
+        let path = path(&bench);
+        make(&path);
+        let before = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.len(), it.mtime()));
+        for error in [
+            check(&bench.configured, workers()).expect_err(says),
+            bench.open(&["a"]).expect_err(says),
+        ] {
+            assert_eq!(error.to_string(), format!("state file \"{}\" {says}", path.display()));
+        }
+        let after = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.len(), it.mtime()));
+        assert_eq!(before, after);
+    };
+    refused(&|path| symlink("/etc/passwd", path).unwrap(), "is a symbolic link");
+    refused(&|path| fs::create_dir(path).unwrap(), "is not a regular file");
+    refused(
+        &|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        "is not a regular file",
+    );
+    refused(
+        &|path| {
+            fs::write(path, b"").unwrap();
+            fs::hard_link(path, with_suffix(path, ".other")).unwrap();
+        },
+        "has 2 links",
+    );
+    refused(
+        &|path| {
+            fs::write(path, b"").unwrap();
+            chown(path, Some(12_345), None).unwrap();
+        },
+        "is owned by user 12345, neither by root nor by the worker user",
+    );
+}
+
+#[test]
+fn a_missing_directory_is_refused_with_its_errno() {
+    let bench = Bench::closed(|path| StatePath::Named(path.join("missing/timers.state")));
+    for error in [check(&bench.configured, workers()).unwrap_err(), bench.open(&["a"]).unwrap_err()]
+    {
+        assert_eq!(error.errno(), Some(2), "ENOENT");
+    }
+    let bench = Bench::closed(|path| StatePath::Default(path.join("missing/timers.state")));
+    assert!(check(&bench.configured, workers()).is_ok());
+    let cycle = bench.open(&["a"]).unwrap();
+    assert!(matches!(cycle.notices[..], [Notice::InMemory { .. }]), "{:?}", cycle.notices);
+    assert_eq!((cycle.state.backing(), cycle.state.health()), (Backing::Memory, Health::Ok));
+}
+
+#[test]
+fn check_writes_nothing_and_does_not_judge_content() {
+    let bench = Bench::closed(StatePath::Named);
+    assert!(check(&bench.configured, workers()).is_ok());
+    assert!(!path(&bench).exists());
+    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(path(&bench), Permissions::from_mode(0o0)).unwrap();
+    assert!(check(&bench.configured, workers()).is_ok());
+}
+
+#[test]
+fn a_foreign_file_is_refused_where_it_was_named_and_moved_at_the_default_path() {
+    let bench = Bench::closed(StatePath::Named);
+    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
+    assert!(bench.open(&["a"]).unwrap_err().to_string().ends_with("is not a state file"));
+    assert_eq!(fs::read(path(&bench)).unwrap(), b"#!/bin/sh\n");
+
+    let mut bench = Bench::closed(StatePath::Default);
+    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
+    let notices = bench.reload(&["a"]).unwrap();
+    assert!(matches!(&notices[..], [Notice::MovedAside { bad: Bad::Foreign, .. }]), "{notices:?}");
+    assert_eq!(fs::read(with_suffix(&path(&bench), ".bad")).unwrap(), b"#!/bin/sh\n");
+}
+
+#[test]
+fn bad_content_is_moved_aside_and_nothing_is_new_after_it() {
+    type Damage<'a> = &'a dyn Fn(&PathBuf);
+    let damages: [(Bad, Damage<'_>); 5] = [
+        (Bad::Empty, &|path| fs::write(path, b"").unwrap()),
+        (Bad::Empty, &|path| fs::write(path, [0; 8192]).unwrap()),
+        (Bad::Truncated, &|path| {
+            fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
+        }),
+        (Bad::Damaged, &|path| {
+            let mut bytes = fs::read(path).unwrap();
+            bytes[100] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }),
+        (Bad::Newer, &|path| {
+            let mut bytes = fs::read(path).unwrap();
+            bytes[16] = 2;
+            fs::write(path, bytes).unwrap();
+        }),
+    ];
+    for (expected, damage) in damages {
+        let mut bench = Bench::file(&["a"]);
+        bench.first = First::Now;
+        bench.state = None;
+        damage(&path(&bench));
+        let content = fs::read(path(&bench)).unwrap();
+        let notices = bench.reload(&["a"]).unwrap();
+        assert!(
+            matches!(&notices[..], [Notice::MovedAside { bad, .. }] if *bad == expected),
+            "{notices:?}"
+        );
+        assert_eq!(fs::read(with_suffix(&path(&bench), ".bad")).unwrap(), content);
+        assert_eq!(bench.state.as_ref().unwrap().health(), Health::Recovered);
+        assert_eq!(bench.worker(1).health(), Health::Recovered);
+        let reading = bench.worker(1).read(&bench.places[0]).unwrap();
+        assert_eq!(reading.first(UnixMs(bench.now), std::time::Duration::MAX), None);
+        bench.reload(&["a", "b"]).unwrap();
+        assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok, "the next load");
+        let reading = bench.worker(1).read(&bench.places[1]).unwrap();
+        assert!(reading.first(UnixMs(bench.now), std::time::Duration::MAX).is_some());
+    }
+}
+
+#[test]
+fn a_damaged_record_costs_its_own_timer_only() {
+    let mut bench = Bench::file(&["a", "b"]);
+    run_once(&mut bench, "a");
+    run_once(&mut bench, "b");
+    let page = usize::try_from(place(&bench, "a").page.unwrap()).unwrap();
+    for at in [600, 2700] {
+        let mut bytes = fs::read(path(&bench)).unwrap();
+        bytes[page * 4096 + at] ^= 1;
+        fs::write(path(&bench), bytes).unwrap();
+    }
+    let worker = bench.worker(1);
+    assert_eq!(worker.read(place(&bench, "a")), Err(Torn));
+    let every = secondly();
+    let timer = timer(place(&bench, "a"), &every);
+    let now = bench.now + 1000;
+    let wanted = due(now - now % 1000);
+    assert!(matches!(claim(&worker, timer, wanted, now), Step::DealtWith));
+    while worker.read(place(&bench, "a")).is_err() {
+        assert_eq!(worker.repair(place(&bench, "a"), UnixMs(now)), Recovered::Nothing);
+    }
+    let notices = worker.take_notices();
+    assert!(!notices.is_empty());
+    assert!(
+        notices.iter().all(|it| matches!(it, Notice::Damaged { name } if &**name == "a")),
+        "{notices:?}"
+    );
+    won(&worker, timer, due(now - now % 1000 + 1000), now + 1000);
+    assert_eq!(counts(&bench, "b"), 1);
+}
+
+#[test]
+fn another_instance_is_refused_at_the_default_path_and_welcome_at_a_named_one() {
+    for (make, welcome) in
+        [(StatePath::Default as fn(PathBuf) -> StatePath, false), (StatePath::Named, true)]
+    {
+        let mut bench = Bench::closed(make);
+        bench.reload(&["a"]).unwrap();
+        let held = bench.state.take();
+        bench.pid_file = PidFile::new(b"/run/other.pid");
+        match bench.open(&["a"]) {
+            Ok(_) => assert!(welcome),
+            Err(error) => {
+                assert!(!welcome);
+                let says = "is in use by the nginx of \"/run/nginx.pid\", set \"timer_state\"";
+                assert!(error.to_string().ends_with(says), "{error}");
+            }
+        }
+        // A binary upgrade has the same pid file.
+        bench.pid_file = PidFile::new(b"/run/nginx.pid");
+        assert!(bench.open(&["a"]).is_ok());
+        // The lock goes with the master.
+        drop(held);
+        bench.pid_file = PidFile::new(b"/run/other.pid");
+        assert!(bench.open(&["a"]).is_ok());
+    }
+}
+
+#[test]
+fn a_bad_file_that_another_master_uses_stays_where_it_is() {
+    let mut bench = Bench::file(&["a"]);
+    let held = bench.state.take();
+    let mut bytes = fs::read(path(&bench)).unwrap();
+    bytes[100] ^= 1;
+    fs::write(path(&bench), &bytes).unwrap();
+    let cycle = bench.open(&["a"]).unwrap();
+    assert!(
+        matches!(&cycle.notices[..], [Notice::NotMoved { bad: Bad::Damaged, error: None }]),
+        "{:?}",
+        cycle.notices
+    );
+    assert_eq!((cycle.state.backing(), cycle.state.health()), (Backing::Memory, Health::Degraded));
+    assert_eq!(fs::read(path(&bench)).unwrap(), bytes);
+    drop(held);
+}
+
+#[test]
+fn a_deleted_or_replaced_file_is_noticed_at_the_next_reload_and_gets_the_records() {
+    let mut bench = Bench::file(&["a"]);
+    run_once(&mut bench, "a");
+    for replacement in [None, Some(&b""[..])] {
+        fs::remove_file(path(&bench)).unwrap();
+        run_once(&mut bench, "a");
+        if let Some(content) = replacement {
+            fs::write(path(&bench), content).unwrap();
+        }
+        let before = counts(&bench, "a");
+        let notices = bench.reload(&["a"]).unwrap();
+        let crit = match replacement {
+            None => matches!(notices[..], [Notice::Replaced]),
+            Some(_) => matches!(notices[..], [Notice::MovedAside { .. }]),
+        };
+        assert!(crit, "{notices:?}");
+        assert_eq!(counts(&bench, "a"), before);
+        assert!(bench.reload(&["a"]).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_maker_that_was_killed_leaves_nothing_in_the_way() {
+    let mut bench = Bench::closed(StatePath::Named);
+    let temporary = with_suffix(&path(&bench), ".new");
+    fs::write(&temporary, b"half").unwrap();
+    bench.reload(&["a"]).unwrap();
+    assert!(!temporary.exists());
+    // Between link and unlink:
+    fs::hard_link(path(&bench), &temporary).unwrap();
+    bench.state = None;
+    assert!(check(&bench.configured, workers()).is_ok());
+    bench.reload(&["a"]).unwrap();
+    assert!(!temporary.exists());
+}
+
+/// A tmpfs of one test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(bench: &Bench, options: &str) -> Self {
+        let path = path(bench).parent().unwrap().to_path_buf();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "these tests run as root");
+        Self(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_degrades_the_timers_that_find_no_room() {
+    let mut bench = Bench::closed(StatePath::Named);
+    let disk = SmallDisk::new(&bench, "size=16k");
+    let notices = bench.reload(&["a", "b", "c", "d", "e"]).unwrap();
+    assert!(
+        matches!(&notices[..], [Notice::Failed { action: Action::Grow, error }]
+            if error.kind() == std::io::ErrorKind::StorageFull),
+        "{notices:?}"
+    );
+    let rooms = bench.places.iter().filter(|place| place.page.is_some()).count();
+    assert!((1..5).contains(&rooms), "{rooms}");
+    assert_eq!(bench.state.as_ref().unwrap().health(), Health::Degraded);
+    for name in ["a", "e"] {
+        run_once(&mut bench, name);
+    }
+    drop((bench.state.take(), disk));
+}
+
+#[test]
+fn a_disk_without_any_room_and_one_that_is_read_only_end_in_memory() {
+    for options in ["size=4k", "ro"] {
+        let mut bench = Bench::closed(StatePath::Named);
+        let disk = SmallDisk::new(&bench, options);
+        if options == "size=4k" {
+            fs::write(path(&bench).with_file_name("full"), [1; 4096]).unwrap();
+        }
+        let notices = bench.reload(&["a"]).unwrap();
+        assert!(matches!(&notices[..], [Notice::Failed { .. }]), "{notices:?}");
+        let state = bench.state.as_ref().unwrap();
+        assert_eq!((state.backing(), state.health()), (Backing::Memory, Health::Degraded));
+        run_once(&mut bench, "a");
+        drop(disk);
+    }
+}
+
+#[test]
+fn a_read_only_default_is_one_warning() {
+    let mut bench = Bench::closed(StatePath::Default);
+    let disk = SmallDisk::new(&bench, "ro");
+    let notices = bench.reload(&["a"]).unwrap();
+    assert!(matches!(&notices[..], [Notice::InMemory { .. }]), "{notices:?}");
+    assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok);
+    drop(disk);
+}
+
+#[test]
+fn without_proc_the_file_is_opened_by_its_path_and_memory_is_slot_0s() {
+    let no_proc = |_: &fs::File| Err(std::io::ErrorKind::NotFound.into());
+    let process = Process { pid: 1, boot: BOOT };
+    let bench = Bench::file(&["a"]);
+    let state = bench.state.as_ref().unwrap();
+    let store = state.attach_with(no_proc, 3, process, UnixMs(0));
+    assert_eq!(store.health(), Health::Ok);
+    fs::rename(path(&bench), with_suffix(&path(&bench), ".x")).unwrap();
+    fs::write(path(&bench), b"").unwrap();
+    let store = state.attach_with(no_proc, 3, process, UnixMs(0));
+    assert_eq!(store.health(), Health::Degraded, "another file is there");
+
+    let bench = Bench::memory(&["a"]);
+    let state = bench.state.as_ref().unwrap();
+    assert_eq!(state.attach_with(no_proc, 0, process, UnixMs(0)).health(), Health::Ok);
+    assert_eq!(state.attach_with(no_proc, 1, process, UnixMs(0)).health(), Health::Degraded);
+}

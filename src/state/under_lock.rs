@@ -1,0 +1,87 @@
+//! Reading under a lock, where what is not whole is not torn, but damaged.
+
+use crate::schedule::UnixMs;
+
+use super::control::Control;
+use super::due::Reading;
+use super::format::{CONTROL, HEADER_CONTROL};
+use super::header::HeaderControl;
+use super::notice::Notice;
+use super::run_part::RunPart;
+use super::store::{Locked, Place, Store};
+
+/// Why a record could not be read under its run lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// Another lock is held elsewhere.
+    Again,
+    /// A part was damaged, and has been written anew.
+    Repaired,
+}
+
+impl Store {
+    /// Reads all parts under the run lock, which the caller holds; a damaged one is written anew.
+    pub(super) fn read_locked(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
+        let inner = &self.inner;
+        let run = inner.try_read_run(place).map_err(|_| {
+            self.renew_run(place, now);
+            Blocked::Repaired
+        })?;
+        let control = self.control_or_repaired(place, now)?;
+        let header = self.header_or_repaired(now)?;
+        Ok(Reading { run, control, header })
+    }
+
+    fn control_or_repaired(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
+        if let Some(control) = (0..8).find_map(|_| self.inner.try_read_control(place).ok()) {
+            return Ok(control);
+        }
+        // Under its lock it is not torn, but damaged.
+        let _lock = self.inner.try_lock(CONTROL, place.page).ok_or(Blocked::Again)?;
+        Ok(self.control_locked(place, now))
+    }
+
+    fn header_or_repaired(&self, now: UnixMs) -> Result<HeaderControl, Blocked> {
+        if let Some(header) = (0..8).find_map(|_| self.inner.try_read_header()) {
+            return Ok(header);
+        }
+        let _lock = self.lock_header().ok_or(Blocked::Again)?;
+        Ok(self.header_locked(now))
+    }
+
+    /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
+    /// caller holds the run lock.
+    pub(super) fn renew_run(&self, place: &Place, now: UnixMs) {
+        self.inner.notice(Notice::Damaged { name: place.name.clone() });
+        let mut run = RunPart::new(&place.name, now);
+        self.inner.write_run(place, &mut run);
+    }
+
+    /// The control part under its lock, which the caller holds; written anew if it is damaged.
+    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Control {
+        self.inner.try_read_control(place).unwrap_or_else(|_| {
+            self.inner.notice(Notice::Damaged { name: place.name.clone() });
+            let mut control = Control::anew(&place.name, now);
+            // An order's number must be above all that were done.
+            if let Ok(run) = self.inner.try_read_run(place) {
+                control.order.number = run.orders_done;
+            }
+            self.inner.write_control(place, &mut control);
+            control
+        })
+    }
+
+    /// The same for the header.
+    pub(super) fn header_locked(&self, now: UnixMs) -> HeaderControl {
+        self.inner.try_read_header().unwrap_or_else(|| {
+            self.inner.notice(Notice::HeaderDamaged);
+            let mut header = HeaderControl { not_before: Some(now), ..HeaderControl::default() };
+            self.inner.write_header(&mut header);
+            header
+        })
+    }
+
+    pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
+        self.inner.try_lock(HEADER_CONTROL, Some(0))
+    }
+}

@@ -1,0 +1,566 @@
+//! The world of the model: workers, a clock, people with orders, and an oracle that knows what was
+//! promised.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
+
+use super::bench::{BOOT, Bench, run_id};
+use super::chance::Chance;
+use super::pages::Fault;
+use super::*;
+
+/// A promise that did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// P1: two attempts at once.
+    OneAtATime,
+    /// P2: a due time, an attempt or an order taken twice.
+    AtMostOnce,
+    /// P3: the next due time is not taken, or left out with nothing in progress.
+    NeverSilent,
+    /// The account of due times does not come out even.
+    Account,
+    /// A run because of a reload.
+    Reload,
+}
+
+pub(super) type Verdict = Result<(), (Broken, String)>;
+
+fn broken(promise: Broken, what: impl fmt::Display) -> (Broken, String) {
+    (promise, what.to_string())
+}
+
+struct Worker {
+    number: u32,
+    store: Store,
+    claim: Option<Claim>,
+    attempt: Option<ClaimAttempt>,
+    catch_up_at: Option<UnixMs>,
+    /// It finishes what it does and starts nothing more.
+    exiting: bool,
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "what the world is like")]
+pub(super) struct World {
+    chance: Chance,
+    bench: Bench,
+    place: Place,
+    now: i64,
+    period: i64,
+    jitter_ms: u64,
+    policy: Policy,
+    overlap: OverlapPolicy,
+    retry: RetryPolicy,
+    workers: Vec<Option<Worker>>,
+    started: u32,
+    runs: u64,
+    depth: u32,
+    // What the oracle knows:
+    running: HashMap<u32, Attempt>,
+    taken: HashSet<i64>,
+    attempts: HashSet<(RunId, u32)>,
+    newest_taken: i64,
+    undisturbed: bool,
+    failing: bool,
+    /// Without that the account has to come out even; with it, it cannot.
+    clock_goes_back: bool,
+    clock_was_back: bool,
+    expected: u64,
+    paused: bool,
+    all_paused: bool,
+    reloaded_at: i64,
+    pub(super) verdict: Verdict,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut chance = Chance(stable_hash(&[b"model", &seed.to_le_bytes()]));
+        let period: i64 = [100, 1000, 5000][usize::try_from(chance.below(3)).unwrap()];
+        let mut bench = Bench::memory(&[]);
+        bench.first = if chance.one_in(2) { First::Now } else { First::Due };
+        bench.hash = period.unsigned_abs();
+        bench.now = 1_000_007;
+        bench.reload(&["a"]).unwrap();
+        let missed = match chance.below(3) {
+            0 => MissedPolicy::Skip,
+            1 => MissedPolicy::Run { within: Duration::from_millis(2 * period.unsigned_abs()) },
+            _ => MissedPolicy::Run { within: Duration::from_secs(3600) },
+        };
+        let retry = RetryPolicy {
+            more: u32::try_from(chance.below(4)).unwrap(),
+            on: vec![Outcome::Failure, Outcome::Error, Outcome::Interrupted],
+            backoff: Duration::from_millis(period.unsigned_abs() / 50),
+            max: Duration::from_millis(period.unsigned_abs() / 5),
+        };
+        let jitter_ms = if chance.one_in(3) { period.unsigned_abs() / 4 } else { 0 };
+        let overlap = if chance.one_in(2) { OverlapPolicy::Skip } else { OverlapPolicy::Queue };
+        let workers = 1 + usize::try_from(chance.below(4)).unwrap();
+        let mut world = Self {
+            place: bench.places[0].clone(),
+            now: bench.now,
+            bench,
+            period,
+            jitter_ms,
+            policy: Policy { missed, schedule: Scheduled::On },
+            overlap,
+            retry,
+            workers: (0..workers).map(|_| None).collect(),
+            started: 0,
+            runs: 0,
+            depth: 0,
+            running: HashMap::new(),
+            taken: HashSet::new(),
+            attempts: HashSet::new(),
+            newest_taken: 0,
+            undisturbed: chance.one_in(2),
+            failing: chance.one_in(3),
+            clock_goes_back: chance.one_in(3),
+            clock_was_back: false,
+            expected: 0,
+            paused: false,
+            all_paused: false,
+            reloaded_at: 0,
+            verdict: Ok(()),
+            chance,
+        };
+        (0..workers).for_each(|slot| world.spawn(slot));
+        world
+    }
+
+    fn due_times(&self) -> Jittered {
+        let period = Duration::from_millis(self.period.unsigned_abs());
+        Jittered {
+            schedule: Schedule::Every(Every::new(period, Duration::ZERO).unwrap()),
+            jitter: Jitter::new(Duration::from_millis(self.jitter_ms), b"host", "a"),
+        }
+    }
+
+    fn fail(&mut self, promise: Broken, what: impl fmt::Display) {
+        if self.verdict.is_ok() {
+            self.verdict = Err(broken(promise, format_args!("{what}, now {}", self.now)));
+        }
+    }
+
+    /// Lets time pass; each due time in it is one that somebody has to answer for.
+    fn pass(&mut self, ms: i64) {
+        let active = !self.paused && !self.all_paused && self.policy.schedule == Scheduled::On;
+        let to = self.now + ms;
+        if active {
+            let starts = |at: i64| -> i64 {
+                newest_started(&self.due_times(), UnixMs(at)).map_or(0, |due| due.0 / self.period)
+            };
+            self.expected += (starts(to) - starts(self.now)).unsigned_abs();
+        }
+        self.now = to;
+        self.bench.now = to;
+    }
+
+    fn spawn(&mut self, slot: usize) {
+        self.started += 1;
+        let process = Process { pid: self.started, boot: BOOT };
+        let state = self.bench.state.as_ref().unwrap();
+        self.workers[slot] = Some(Worker {
+            number: self.started,
+            store: state.attach(0, process, UnixMs(self.now)),
+            claim: None,
+            attempt: None,
+            catch_up_at: None,
+            exiting: false,
+        });
+    }
+
+    /// Dies: descriptors and memory are gone, nothing is written.
+    fn kill(&mut self, worker: Worker) {
+        self.running.remove(&worker.number);
+        drop(worker);
+    }
+
+    /// One turn of one worker; it may be killed in it, and others have theirs meanwhile.
+    fn turn(&mut self, slot: usize) {
+        let Some(mut worker) = self.workers[slot].take() else { return };
+        if self.chance.one_in(25) {
+            let writes = u32::try_from(self.chance.below(3)).unwrap();
+            worker.store.set_fault(Fault::KilledAfter(writes));
+        }
+        self.act(&mut worker);
+        if worker.store.was_killed() {
+            self.kill(worker);
+        } else {
+            worker.store.set_fault(Fault::None);
+            self.workers[slot] = Some(worker);
+        }
+    }
+
+    fn act(&mut self, worker: &mut Worker) {
+        if worker.exiting {
+            return;
+        }
+        let (place, due_times) = (self.place.clone(), self.due_times());
+        let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+        if worker.attempt.is_some() {
+            return self.step(worker, timer);
+        }
+        let retry = self.retry.clone();
+        let _ = worker.store.recover(timer, &retry, &mut || self.preempted());
+        let now = UnixMs(self.now);
+        let Ok(reading) = worker.store.read(&place) else { return };
+        if reading.control.has_uncounted() {
+            let _ = worker.store.count(timer, now);
+        }
+        match decide(&reading, &due_times, self.policy, worker.catch_up_at, now) {
+            Decision::Sleep { .. } | Decision::EndWaiting => {}
+            Decision::CatchUp { run_at, .. } => worker.catch_up_at = Some(run_at),
+            Decision::Claim(wanted) => {
+                self.runs += 1;
+                worker.attempt = Some(ClaimAttempt::new(wanted, run_id(self.runs)));
+                worker.catch_up_at = None;
+                self.step(worker, timer);
+            }
+            Decision::LeaveOut { up_to, kind } => {
+                let _ = worker.store.leave_out(timer, up_to, kind, now);
+            }
+            Decision::DropOrder { number, .. } => {
+                let _ = worker.store.drop_order(&place, number, now);
+            }
+            Decision::ClockSetBack => {
+                let _ = worker.store.set_back(timer, &mut || self.preempted());
+            }
+        }
+    }
+
+    fn step(&mut self, worker: &mut Worker, timer: Timer<'_>) {
+        let Some(mut attempt) = worker.attempt.take() else { return };
+        let wanted = attempt.wanted();
+        let step = attempt.step(&worker.store, timer, &mut || self.preempted());
+        match step {
+            Step::Won(claim) => self.won(worker, claim),
+            Step::Again { .. } => worker.attempt = Some(attempt),
+            Step::Overlap(_) => {
+                if let Wanted::Due { due, .. } = wanted {
+                    let edited = worker.store.overlap(timer, due, self.overlap, UnixMs(self.now));
+                    if edited == Edited::Done(true) && self.running.is_empty() {
+                        self.fail(Broken::NeverSilent, "an overlap with nothing in progress");
+                    }
+                }
+            }
+            Step::GaveUp => {
+                if let Wanted::Due { due, .. } = wanted {
+                    let now = UnixMs(self.now);
+                    let _ = worker.store.leave_out(timer, due, LeftOut::Missed, now);
+                }
+            }
+            Step::DealtWith | Step::LeftToOwner => {}
+        }
+    }
+
+    /// The clock as a worker reads it that is off the processor right afterwards: it may hold a
+    /// lock, others have their turns, and what it has read goes stale.
+    fn preempted(&mut self) -> UnixMs {
+        let read_at = UnixMs(self.now);
+        if self.depth >= 2 || !self.chance.one_in(3) {
+            return read_at;
+        }
+        self.depth += 1;
+        if self.chance.one_in(6) {
+            let ms = self.chance.ms(5 * self.period);
+            self.pass(ms);
+        }
+        for _ in 0..self.chance.below(8) {
+            let ms = self.chance.ms(self.period / 8);
+            self.pass(ms);
+            let slot = self.any_slot();
+            if self.chance.one_in(3) { self.end(slot) } else { self.turn(slot) }
+        }
+        self.depth -= 1;
+        read_at
+    }
+
+    fn won(&mut self, worker: &mut Worker, claim: Claim) {
+        let attempt = *claim.attempt();
+        if worker.store.was_killed() {
+            return;
+        }
+        if let Some(other) = self.running.values().next().copied() {
+            self.fail(Broken::OneAtATime, format_args!("{attempt:?} beside {other:?}"));
+        }
+        if !self.attempts.insert((attempt.run, attempt.number)) {
+            self.fail(Broken::AtMostOnce, format_args!("attempt {attempt:?} again"));
+        }
+        let scheduled = !attempt.trigger.is_unscheduled();
+        if scheduled && attempt.number == 1 {
+            if attempt.due.0 > self.now {
+                self.fail(Broken::AtMostOnce, format_args!("{attempt:?} is early"));
+            }
+            if !self.taken.insert(attempt.due.0) {
+                self.fail(Broken::AtMostOnce, format_args!("{attempt:?} again"));
+            }
+            if attempt.due.0 <= self.reloaded_at {
+                self.fail(Broken::Reload, format_args!("{attempt:?}"));
+            }
+            self.newest_taken = self.newest_taken.max(attempt.due.0);
+        }
+        self.running.insert(worker.number, attempt);
+        // With its table of claims lifted a worker has two; the first goes on all the same.
+        if let Some(first) = worker.claim.replace(claim) {
+            std::mem::forget(first);
+        }
+    }
+
+    /// The attempt of a worker ends.
+    fn end(&mut self, slot: usize) {
+        let Some(worker) = &mut self.workers[slot] else { return };
+        let Some(claim) = worker.claim.take() else { return };
+        self.running.remove(&worker.number);
+        let outcome = match self.chance.below(4) {
+            0 => Outcome::Failure,
+            _ if self.failing => Outcome::Error,
+            1 => Outcome::Timeout,
+            _ => Outcome::Success,
+        };
+        let attempt = *claim.attempt();
+        let now = UnixMs(self.now);
+        let cancelled = worker.store.is_cancelled(&self.place, attempt.run);
+        let outcome = if cancelled { Outcome::Cancelled } else { outcome };
+        let period = Duration::from_millis(self.period.unsigned_abs());
+        let every = Every::new(period, Duration::ZERO).unwrap();
+        let due_times = Jittered {
+            schedule: Schedule::Every(every),
+            jitter: Jitter::new(Duration::from_millis(self.jitter_ms), b"host", "a"),
+        };
+        let next_at = self.retry.next_at(&attempt, outcome, &due_times, now);
+        claim.finish(Ended { outcome, status: 0, duration: Duration::ZERO }, next_at);
+        if worker.exiting {
+            self.workers[slot] = None;
+        }
+    }
+
+    fn any_slot(&mut self) -> usize {
+        let slots = self.workers.len() as u64;
+        usize::try_from(self.chance.below(slots)).unwrap()
+    }
+
+    /// Something happens.
+    pub(super) fn happen(&mut self) {
+        let slot = self.any_slot();
+        let event = match self.chance.below(60) {
+            // In every other seed nobody interferes, and workers meet more often.
+            event @ 48.. if self.undisturbed && event != 53 => event % 30,
+            event => event,
+        };
+        match event {
+            0..=29 => self.turn(slot),
+            30..=37 => {
+                let ms = self.chance.ms(self.period / 3);
+                self.pass(ms);
+            }
+            38..=46 => self.end(slot),
+            47 => {
+                if let Some(worker) = self.workers[slot].take() {
+                    self.kill(worker);
+                }
+            }
+            48 | 49 => {
+                if self.workers[slot].is_none() {
+                    self.spawn(slot);
+                }
+            }
+            50 => {
+                let ms = self.chance.ms(6 * self.period);
+                self.pass(ms);
+            }
+            51 | 52 => self.reload(),
+            53 => self.order(slot),
+            54..=56 => self.pause(slot),
+            57 => self.step_clock(),
+            _ => self.exit(slot),
+        }
+    }
+
+    fn exit(&mut self, slot: usize) {
+        if let Some(worker) = &mut self.workers[slot] {
+            worker.exiting = true;
+            worker.attempt = None;
+            if worker.claim.is_none() {
+                self.workers[slot] = None;
+            }
+        }
+    }
+
+    /// A reload: as it was, with another schedule, without the timer and back, or disabled and
+    /// back. Workers of the old generation finish and start nothing.
+    fn reload(&mut self) {
+        (0..self.workers.len()).for_each(|slot| self.exit(slot));
+        let (mut names, mut scheduled): (&[&str], _) = (&["a"], Scheduled::On);
+        let was = self.period;
+        match self.chance.below(4) {
+            0 => self.period = if self.period == 1000 { 700 } else { 1000 },
+            1 => names = &[],
+            2 => scheduled = Scheduled::Off,
+            _ => {}
+        }
+        if self.period != was || names.is_empty() || scheduled == Scheduled::Off {
+            // What nobody has taken so far is nobody's any more.
+            self.forget_late(was);
+        }
+        self.bench.hash = self.period.unsigned_abs();
+        self.policy.schedule = if names.is_empty() { Scheduled::Off } else { scheduled };
+        self.bench.reload_as(names, scheduled).unwrap();
+        if self.policy.schedule == Scheduled::Off {
+            let ms = self.chance.ms(4 * self.period);
+            self.pass(ms);
+            self.policy.schedule = Scheduled::On;
+            self.bench.reload(&["a"]).unwrap();
+            self.reloaded_at = self.now;
+        } else if self.period != was {
+            self.reloaded_at = self.now;
+        }
+        assert_eq!(self.bench.places[0].page, self.place.page, "a name keeps its record");
+        for slot in 0..self.workers.len() {
+            if self.workers[slot].is_none() {
+                self.spawn(slot);
+            }
+        }
+    }
+
+    /// Takes out of the account what has come due and has not been dealt with.
+    fn forget_late(&mut self, period: i64) {
+        let state = self.bench.state.as_ref().unwrap();
+        let store = state.attach(0, Process { pid: 0, boot: BOOT }, UnixMs(self.now));
+        let reading = store.read(&self.place).unwrap();
+        let now = std::mem::replace(&mut self.period, period);
+        let late = self.late(&reading);
+        self.period = now;
+        self.expected = self.expected.saturating_sub(late);
+    }
+
+    fn late(&self, reading: &Reading) -> u64 {
+        let now = UnixMs(self.now);
+        let until = reading.paused_since(now).unwrap_or(now);
+        let newest = newest_started(&self.due_times(), until).unwrap();
+        let mut due = reading.dealt_with_up_to(UnixMs(self.now));
+        let mut late = 0;
+        while let Some(next) = self.due_times().next(due).filter(|next| *next <= newest) {
+            due = next;
+            late += 1;
+        }
+        late
+    }
+
+    fn order(&mut self, slot: usize) {
+        self.runs += 1;
+        let run = run_id(self.runs);
+        let Some(worker) = &self.workers[slot] else { return };
+        let now = UnixMs(self.now);
+        let _ = if self.chance.one_in(3) {
+            worker.store.order_cancel(&self.place, now)
+        } else {
+            worker.store.order_run(&self.place, run, now)
+        };
+    }
+
+    fn pause(&mut self, slot: usize) {
+        let (place, due_times) = (self.place.clone(), self.due_times());
+        let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+        let now = UnixMs(self.now);
+        let Some(worker) = &self.workers[slot] else { return };
+        match self.chance.below(4) {
+            0 if worker.store.pause(timer, None, now) == Edited::Done(()) => self.paused = true,
+            1 if worker.store.resume(&place, now) == Edited::Done(()) => self.paused = false,
+            2 if worker.store.pause_all(None, now) == Edited::Done(()) => {
+                self.all_paused = true;
+                // Somebody looks before it ends.
+                self.look_all();
+            }
+            3 if worker.store.resume_all(now) == Edited::Done(()) => self.all_paused = false,
+            _ => {}
+        }
+    }
+
+    fn look_all(&mut self) {
+        let now = UnixMs(self.now);
+        for worker in self.workers.iter().flatten() {
+            let (place, due_times) = (self.place.clone(), self.due_times());
+            let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+            let reading = worker.store.read(&place).unwrap();
+            if let Decision::LeaveOut { up_to, kind } =
+                decide(&reading, &due_times, self.policy, None, now)
+            {
+                let _ = worker.store.leave_out(timer, up_to, kind, now);
+            }
+        }
+    }
+
+    fn step_clock(&mut self) {
+        if self.chance.one_in(2) {
+            let ms = self.chance.ms(50 * self.period);
+            return self.pass(ms);
+        }
+        if !self.clock_goes_back {
+            return;
+        }
+        self.now -= self.chance.ms(50 * self.period);
+        self.bench.now = self.now;
+        // A clock that is set back brings due times again, and the account does not come out.
+        self.clock_was_back = true;
+        self.taken.clear();
+        self.reloaded_at = 0;
+    }
+
+    /// Calm: somebody lives, nothing is paused, runs are short. Three periods after the last step
+    /// of the clock at the latest the timer runs on time again.
+    pub(super) fn calm(&mut self) -> Verdict {
+        for slot in 0..self.workers.len() {
+            self.end(slot);
+            if self.workers[slot].is_none() {
+                self.spawn(slot);
+            }
+        }
+        let now = UnixMs(self.now);
+        if let Some(worker) = self.workers.iter().flatten().next() {
+            assert_eq!(worker.store.resume(&self.place, now), Edited::Done(()));
+            assert_eq!(worker.store.resume_all(now), Edited::Done(()));
+        }
+        (self.paused, self.all_paused) = (false, false);
+        let mut started = 0;
+        for _ in 0..50 {
+            self.pass(self.period / 10);
+            for _ in 0..4 {
+                for slot in 0..self.workers.len() {
+                    let Some(mut worker) = self.workers[slot].take() else { continue };
+                    self.depth = 2;
+                    self.act(&mut worker);
+                    self.depth = 0;
+                    started += u32::from(worker.claim.is_some());
+                    self.workers[slot] = Some(worker);
+                    self.end(slot);
+                }
+            }
+        }
+        self.verdict.clone()?;
+        let store = self.workers.iter().flatten().next().unwrap().store.clone();
+        let reading = store.read(&self.place).unwrap();
+        let late = self.late(&reading);
+        if started == 0 || late > 0 {
+            let what = format!("{started} attempts, {late} due times late");
+            return Err(broken(Broken::NeverSilent, what));
+        }
+        self.account(&reading)
+    }
+
+    /// SPEC 2: due times = runs - unscheduled + overlaps + missed.
+    fn account(&self, reading: &Reading) -> Verdict {
+        let (run, control) = (&reading.run, &reading.control);
+        assert!(!control.has_uncounted(), "{control:?}");
+        let dealt = i128::from(run.runs()) - i128::from(run.counters.unscheduled)
+            + i128::from(control.overlaps)
+            + i128::from(control.missed);
+        if self.clock_was_back || self.jitter_ms > 0 || dealt == i128::from(self.expected) {
+            return Ok(());
+        }
+        let what = format!("{} due times, {dealt} dealt with", self.expected);
+        Err(broken(Broken::Account, what))
+    }
+}

@@ -220,8 +220,10 @@ impl Job {
     /// One look at the record, and one action on it.
     fn act(&self) -> Turn {
         let store = &self.worker.store;
+        let reading = store.read(&self.place);
+        // Read after the record: what another process wrote is not taken for a step of the clock.
         let now = wall_clock();
-        let Ok(reading) = store.read(&self.place) else {
+        let Ok(reading) = reading else {
             return self.wait_a_step(|| {
                 store.repair(&self.place, now);
             });
@@ -230,7 +232,7 @@ impl Job {
         let in_progress = reading.run.progress != Progress::Nothing;
         self.watched.set((in_progress && elsewhere) || reading.control.has_uncounted());
         if elsewhere && matches!(reading.run.progress, Progress::Running(_)) {
-            match store.recover(self.timer(), &self.conf.retry, now) {
+            match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
                 Recovered::HeldElsewhere(_) => {}
                 Recovered::Again => return self.wait_a_step(|| {}),
                 Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
@@ -267,7 +269,7 @@ impl Job {
                 self.edited(store.leave_out(self.timer(), up_to, kind, now))
             }
             Decision::EndWaiting => {
-                let recovered = store.recover(self.timer(), &self.conf.retry, now);
+                let recovered = store.recover(self.timer(), &self.conf.retry, &mut wall_clock);
                 self.recovered(recovered)
             }
             Decision::DropOrder { number, .. } => {

@@ -277,7 +277,7 @@ mod tests {
         ] {
             // In a process of its own: the environment belongs to all tests.
             let output = std::process::Command::new(env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "--nocapture"])
+                .args(["--exact", "--nocapture"])
                 .arg("schedule::zone::tests::shows_the_local_zone")
                 .env("TZ", tz)
                 .output()
@@ -288,8 +288,8 @@ mod tests {
         assert!(Zones::open().local().is_ok());
     }
 
+    /// What `local_is_what_tz_says` runs in processes of its own.
     #[test]
-    #[ignore = "is run by local_is_what_tz_says"]
     fn shows_the_local_zone() {
         match Zones::open().local() {
             Ok(zone) => println!("local is <{zone}>"),

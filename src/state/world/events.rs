@@ -3,13 +3,13 @@
 use super::*;
 
 impl World {
-    fn any_slot(&mut self) -> usize {
+    pub(super) fn any_slot(&mut self) -> usize {
         let slots = self.workers.len() as u64;
         usize::try_from(self.chance.below(slots)).unwrap()
     }
 
     /// Something happens.
-    pub(super) fn happen(&mut self) {
+    pub(in crate::state) fn happen(&mut self) {
         let slot = self.any_slot();
         let event = match self.chance.below(60) {
             // In every other seed nobody interferes, and workers meet more often.
@@ -102,7 +102,7 @@ impl World {
         self.expected = self.expected.saturating_sub(late);
     }
 
-    fn late(&self, reading: &Reading) -> u64 {
+    pub(super) fn late(&self, reading: &Reading) -> u64 {
         let now = UnixMs(self.now);
         let until = reading.paused_since(now).unwrap_or(now);
         let newest = newest_started(&self.due_times(), until).unwrap();

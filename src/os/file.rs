@@ -159,6 +159,11 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
+/// What the system says of a path that leads through something else than a directory.
+pub fn not_a_directory() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOTDIR)
+}
+
 /// The directory that holds `path`.
 pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {

@@ -38,6 +38,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         return Ok(());
     }
     if opening.purpose == Purpose::Test {
+        let workers = opening.workers.map(|(uid, gid)| Owner { uid, gid });
         return state::check(configured, workers).or_else(|why| refuse(&why, unused));
     }
 

@@ -64,7 +64,7 @@ fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
         make(&path);
         let before = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.len(), it.mtime()));
         for error in [
-            check(&bench.configured, workers()).expect_err(says),
+            check(&bench.configured, Some(workers())).expect_err(says),
             bench.open(&["a"]).expect_err(says),
         ] {
             assert_eq!(error.to_string(), format!("state file \"{}\" {says}", path.display()));
@@ -97,12 +97,13 @@ fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
 #[test]
 fn a_missing_directory_is_refused_with_its_errno() {
     let bench = Bench::closed(|path| StatePath::Named(path.join("missing/timers.state")));
-    for error in [check(&bench.configured, workers()).unwrap_err(), bench.open(&["a"]).unwrap_err()]
+    for error in
+        [check(&bench.configured, Some(workers())).unwrap_err(), bench.open(&["a"]).unwrap_err()]
     {
         assert_eq!(error.errno(), Some(2), "ENOENT");
     }
     let bench = Bench::closed(|path| StatePath::Default(path.join("missing/timers.state")));
-    assert!(check(&bench.configured, workers()).is_ok());
+    assert!(check(&bench.configured, Some(workers())).is_ok());
     let cycle = bench.open(&["a"]).unwrap();
     assert!(matches!(cycle.notices[..], [Notice::InMemory { .. }]), "{:?}", cycle.notices);
     assert_eq!((cycle.state.backing(), cycle.state.health()), (Backing::Memory, Health::Ok));
@@ -111,11 +112,11 @@ fn a_missing_directory_is_refused_with_its_errno() {
 #[test]
 fn check_writes_nothing_and_does_not_judge_content() {
     let bench = Bench::closed(StatePath::Named);
-    assert!(check(&bench.configured, workers()).is_ok());
+    assert!(check(&bench.configured, Some(workers())).is_ok());
     assert!(!path(&bench).exists());
     fs::write(path(&bench), "#!/bin/sh\n").unwrap();
     fs::set_permissions(path(&bench), Permissions::from_mode(0o0)).unwrap();
-    assert!(check(&bench.configured, workers()).is_ok());
+    assert!(check(&bench.configured, Some(workers())).is_ok());
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn a_maker_that_was_killed_leaves_nothing_in_the_way() {
     // Between link and unlink:
     fs::hard_link(path(&bench), &temporary).unwrap();
     bench.state = None;
-    assert!(check(&bench.configured, workers()).is_ok());
+    assert!(check(&bench.configured, Some(workers())).is_ok());
     bench.reload(&["a"]).unwrap();
     assert!(!temporary.exists());
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::file::{Identity, Owner, Refusal, directory_of, with_suffix};
+use crate::os::file::{Identity, Owner, Refusal, directory_of, not_a_directory, with_suffix};
 
 use super::header::PidFile;
 
@@ -100,12 +100,13 @@ pub(super) enum OpenError {
     Fault(io::Error),
 }
 
-/// Looks at a path as `nginx -t` does: by stat alone. What may not be looked at is not judged.
+/// Looks at a path as `nginx -t` does: by stat alone. What may not be looked at is not judged, nor
+/// the owner where it is not known who the workers will be: another user may test than starts.
 ///
 /// # Errors
 ///
 /// What stands there, or that there is no such directory.
-pub fn check(path: &StatePath, workers: Owner) -> Result<(), PathError> {
+pub fn check(path: &StatePath, workers: Option<Owner>) -> Result<(), PathError> {
     let Some(file) = path.path() else { return Ok(()) };
     match fs::symlink_metadata(file) {
         Ok(metadata) => check_metadata(file, &metadata, workers),
@@ -121,7 +122,7 @@ pub fn check(path: &StatePath, workers: Owner) -> Result<(), PathError> {
 fn check_directory(path: &Path) -> Result<(), PathError> {
     match fs::metadata(directory_of(path)) {
         Ok(metadata) if !metadata.is_dir() => {
-            let error = io::ErrorKind::NotADirectory.into();
+            let error = not_a_directory();
             Err(PathError::new(path, Problem::NoDirectory(error)))
         }
         Err(error) if is_missing(&error) => Err(PathError::new(path, Problem::NoDirectory(error))),
@@ -132,17 +133,21 @@ fn check_directory(path: &Path) -> Result<(), PathError> {
 /// Whether an open file may be a state file.
 pub(super) fn check_file(path: &Path, file: &File, workers: Owner) -> Result<(), OpenError> {
     let metadata = file.metadata().map_err(OpenError::Fault)?;
-    check_metadata(path, &metadata, workers).map_err(OpenError::Path)
+    check_metadata(path, &metadata, Some(workers)).map_err(OpenError::Path)
 }
 
-fn check_metadata(path: &Path, metadata: &Metadata, workers: Owner) -> Result<(), PathError> {
+fn check_metadata(
+    path: &Path,
+    metadata: &Metadata,
+    workers: Option<Owner>,
+) -> Result<(), PathError> {
     let problem = if metadata.is_symlink() {
         Problem::SymbolicLink
     } else if !metadata.is_file() {
         Problem::NotRegular
     } else if metadata.nlink() > 1 && !is_half_made(path, metadata) {
         Problem::Links(metadata.nlink())
-    } else if metadata.uid() != 0 && metadata.uid() != workers.uid {
+    } else if metadata.uid() != 0 && workers.is_some_and(|workers| workers.uid != metadata.uid()) {
         Problem::ForeignOwner(metadata.uid())
     } else {
         return Ok(());

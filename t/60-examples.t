@@ -1,0 +1,170 @@
+#!/usr/bin/perl
+
+# The examples in nginx-conf/: each is accepted, and does what it says when it is run. They run as
+# they are, but for ports, and paths that point outside the prefix.
+
+use strict;
+use warnings;
+
+use File::Basename qw( basename dirname );
+use File::Copy qw( copy );
+use File::Spec ();
+use Test::More;
+use TimerTest;
+use TimerTest::Backend;
+use TimerTest::Nginx;
+use TimerTest::Php;
+
+my $examples = File::Spec->rel2abs( dirname(__FILE__) . '/../nginx-conf' );
+my $backend  = TimerTest::Backend->start;
+my @lua      = grep {-e} map {"/usr/lib/nginx/modules/$_"} qw( ndk_http_module.so ngx_http_lua_module.so );
+
+# An nginx with an example as its file, in a prefix as "make run" would make it, with changes to the
+# text: [ pattern => replacement ], each of which must be there.
+sub example {
+    my ( $file, @changes ) = @_;
+
+    my $nginx = TimerTest::Nginx->new;
+    my $dir   = $nginx->prefix;
+    mkdir "$dir/$_" for qw( modules conf/snippets );
+    copy( timer_module(), "$dir/modules/ngx_http_timer_module.so" );
+    copy( $_, "$dir/modules/" ) for @lua;
+    copy( $_, "$dir/conf/snippets/" ) for glob "$examples/snippets/*.conf";
+
+    # nginx's own conf/fastcgi.conf, in short.
+    spew( "$dir/conf/fastcgi.conf", join '', map {"fastcgi_param $_;\n"} 'SCRIPT_FILENAME $document_root$fastcgi_script_name',
+        'QUERY_STRING $query_string', 'REQUEST_METHOD $request_method', 'CONTENT_LENGTH $content_length',
+        'REQUEST_URI $request_uri', 'SERVER_PROTOCOL $server_protocol', 'SERVER_NAME $server_name' );
+
+    my $text = slurp("$examples/$file");
+    for my $change (@changes) {
+        my ( $pattern, $replacement ) = @$change;
+        my $there = $text =~ s/$pattern/$replacement/g;
+        ok( $there, "$file: there is $pattern" );
+    }
+    if ( $text !~ /client_body_temp_path/ ) {
+        my $temps = join ' ', map {"${_}_temp_path logs/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
+        $text =~ s/^http \{$/http { $temps/m;
+    }
+    $nginx->write_conf( conf => $text );
+
+    my ( $ok, $out ) = $nginx->test_conf;
+    ok( $ok && $out !~ /\[(?:warn|error|crit|alert|emerg)\]/, "$file: accepted" ) or diag $out;
+    return $nginx;
+}
+
+sub start {
+    my ($nginx) = @_;
+    return $nginx->start( ready => sub { $nginx->get('/')->{status} } );
+}
+
+sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "127.0.0.1:$to" ] }
+
+# quickstart.conf, in the foreground, its log on the terminal.
+{
+    my ( $front, $app ) = ( free_port(), free_port() );
+    my $nginx = example( 'quickstart.conf', port_change( 8090, $front ), port_change( 8091, $app ),
+        [ qr/every=10s/ => 'every=6s' ], [ qr/every=15s/ => 'every=3s' ] );
+    $nginx->{port} = $front;
+    start($nginx);
+    my $terminal = sub { slurp( $nginx->prefix . '/logs/stderr.log' ) };
+    for my $line (
+        qr/timer: \d+ timers? in this worker, slot \d/,
+        qr/timer "heartbeat": run succeeded: status 204, \d+ms/,
+        qr/timer "cleanup": run failed: status 404, \d+ms/,
+        qr/timer "reindex": run succeeded: status 200, \d{4}ms/,
+        qr/timer "report": run failed: timed out after 1000ms/,
+        qr/timer "sync": run (?:failed: status 503|succeeded: status 204), \d+ms/,
+        )
+    {
+        ok( wait_until( sub { $terminal->() =~ $line } ), "quickstart: $line" ) or diag $terminal->();
+    }
+    like( $nginx->get('/')->{body}, qr/\Aworker in slot [012], process \d+\n\z/, 'quickstart: which worker' );
+    my @slots = sort keys %{ { map { $_ => 1 } $terminal->() =~ /in this worker, slot (\d)/g } };
+    cmp_ok( scalar @slots, '>=', 1, "quickstart: slots @slots" );
+    $nginx->signal('INT');
+    is( $nginx->wait_exit, 0, 'quickstart: Ctrl-C ends it' );
+    $nginx->stop;
+}
+
+# php-cron.conf
+SKIP: {
+    my $php = TimerTest::Php->start( scratch_dir() );
+    my $front = free_port();
+    my $socket = $php ? $php->socket : '/run/php/php-fpm.sock';
+    my $root   = $php ? $php->root   : '/srv/shop';
+    my $nginx  = example( 'php-cron.conf', port_change( 8080, $front ), [ qr{/srv/shop} => $root ],
+        [ qr{/run/php/php-fpm\.sock} => $socket ], [ qr/every=1m/ => 'every=1s' ], [ qr/every=1h/ => 'every=2s' ] );
+    skip 'php-fpm is not installed', 4 if !$php;
+    spew( "$root/wp-cron.php", q{<?php if ($_SERVER['TIMER'] === '') { http_response_code(403); exit('no'); }}
+            . q{ file_put_contents(__DIR__ . '/seen', "wp-cron by {$_SERVER['TIMER']}\n", FILE_APPEND);} );
+    spew( "$root/jobs.php", q{<?php file_put_contents(__DIR__ . '/seen', "{$_GET['job']} by {$_SERVER['TIMER']}\n", FILE_APPEND);} );
+    $nginx->{port} = $front;
+    start($nginx);
+    ok( wait_until( sub { slurp("$root/seen") =~ /^wp-cron by wp-cron$/m } ),       'php-cron: wp-cron.php' ) or diag $nginx->log, $php->output;
+    ok( wait_until( sub { slurp("$root/seen") =~ /^newsletter by newsletter$/m } ), 'php-cron: the newsletter' );
+    is( $nginx->get('/wp-cron.php')->{status}, 403, 'php-cron: a client is no timer' );
+    is( scalar $nginx->log_lines(qr/run failed/), 0, 'php-cron: no failure' );
+    $nginx->stop;
+}
+
+# cache-warming.conf
+{
+    my $front = free_port();
+    my $nginx = example( 'cache-warming.conf', port_change( 8080, $front ), port_change( 9000, $backend->port ), [ qr/every=30s/ => 'every=1s' ] );
+    $nginx->{port} = $front;
+    $nginx->start( ready => sub { -s $nginx->prefix . '/logs/nginx.pid' && $backend->requests( uri => qr{^/catalogue} ) } );
+    ok( $backend->wait_requests( 1, uri => qr{^/catalogue$}, ended => 1 ), 'cache-warming: a run fetches the page' );
+    my $fetched = $backend->requests( uri => qr{^/catalogue$} );
+    my $answer;
+    wait_until { ( $answer = $nginx->get( '/catalogue', host => 'shop.example.org' ) )->{status} == 200 };
+    like( $answer->{headers}, qr/X-Cache: HIT/, 'cache-warming: a client finds it' );
+    ok( $backend->wait_requests( $fetched + 2, uri => qr{^/catalogue$} ) >= $fetched + 2, 'cache-warming: it is fetched again and again' );
+    $answer = $nginx->get( '/other', host => 'shop.example.org' );
+    like( $answer->{headers}, qr/X-Cache: MISS/, 'cache-warming: what no timer fetches is not there' );
+    is( scalar $backend->requests( uri => qr{^/other} ), 1, 'cache-warming: until a client has asked' );
+    is( scalar $nginx->log_lines(qr/run failed/), 0, 'cache-warming: no failure' );
+    $nginx->stop;
+}
+
+# servers-snippet.conf
+{
+    my $front = free_port();
+    my $nginx = example( 'servers-snippet.conf', port_change( 8080, $front ), port_change( 9000, $backend->port ) );
+    my $snippet = $nginx->prefix . '/conf/snippets/app-timers.conf';
+    spew( $snippet, slurp($snippet) =~ s/every=1[mh]/every=1s/gr );
+    $nginx->{port} = $front;
+    start($nginx);
+    for my $site (qw( one.example.org two.example.org )) {
+        my $by_host = sub {
+            my ( $uri, $method ) = @_;
+            return wait_until { grep { $_->{headers}{host} eq $site && $_->{method} eq $method } $backend->requests( uri => qr{^$uri$} ) };
+        };
+        ok( $by_host->( '/tasks/mail',    'GET' ),  "servers-snippet: mail of $site" );
+        ok( $by_host->( '/tasks/cleanup', 'POST' ), "servers-snippet: cleanup of $site" );
+    }
+    my %runs = map { ( $_->{headers}{'x-run'} // '' ) => 1 } $backend->requests( uri => qr{^/tasks/} );
+    cmp_ok( scalar keys %runs, '>=', 4, 'servers-snippet: each run has its id' );
+    is( scalar $nginx->log_lines(qr/run failed/), 0, 'servers-snippet: no failure' );
+    $nginx->stop;
+}
+
+# lua-recipe.conf
+SKIP: {
+    skip 'the Lua module is not installed', 1 if @lua < 2;
+    my ( $fits, $why ) = TimerTest::Nginx->new( main => join ' ', map {"load_module $_;"} @lua )->test_conf;
+    skip 'the Lua module is for another nginx', 1 if !$fits && $why =~ /binary compatible|version \d+ instead of/;
+
+    my $front = free_port();
+    my $nginx = example( 'lua-recipe.conf', port_change( 8080, $front ), port_change( 9000, $backend->port ), [ qr/every=10s/ => 'every=1s' ] );
+    $nginx->{port} = $front;
+    start($nginx);
+    ok( wait_until( sub { $nginx->get('/rates')->{body} eq "ok\n" } ), 'lua-recipe: clients get what the timer has fetched' ) or diag $nginx->log;
+    my $fetched = $backend->requests( uri => qr{^/rates} );
+    ok( $backend->wait_requests( $fetched + 2, uri => qr{^/rates} ) >= $fetched + 2, 'lua-recipe: it is fetched again and again' );
+    is( $nginx->get('/upstream/rates')->{status}, 404, 'lua-recipe: what is internal stays so' );
+    is( scalar $nginx->log_lines(qr/run failed/), 0, 'lua-recipe: no failure' );
+    $nginx->stop;
+}
+
+done_testing;

@@ -30,7 +30,8 @@ my @running;    # what END has to stop
 
 # Options: main, events, http, server (configuration text for these places), conf (a whole file
 # instead), workers (1), connections (512), log_level (info), daemon (off), master (on), allow
-# (patterns of log lines that may be alerts), wrapper, prefix, no_module, binary.
+# (patterns of log lines that may be alerts), wrapper, prefix, no_module, binary, state (the path of
+# timer_state, or "memory"; "default" writes none; else a file in the prefix).
 sub new {
     my ( $class, %option ) = @_;
 
@@ -47,6 +48,7 @@ sub new {
         events      => '',
         http        => '',
         server      => '',
+        state       => undef,
         %option,
     }, $class;
 
@@ -80,6 +82,8 @@ sub _conf {
 
     my $load   = $self->{no_module} ? '' : 'load_module ' . timer_module() . ';';
     my $master = $self->{master}    ? '' : 'master_process off;';
+    my $state  = $self->{state} // "$self->{prefix}/timers.state";
+    $state = $self->{no_module} || $state eq 'default' ? '' : "timer_state $state;";
     my $temps  = join "\n    ",
         map {"${_}_temp_path $self->{prefix}/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
 
@@ -98,6 +102,7 @@ events {
 http {
     access_log off;
     $temps
+    $state
     root $self->{prefix}/html;
     $self->{http}
     server {

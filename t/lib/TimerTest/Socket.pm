@@ -91,8 +91,10 @@ Test::Nginx::Socket::add_block_preprocessor(
     sub {
         $block = shift;
 
-        my $http = $block->http_config // '';
-        $block->set_value( http_config => "$RUN_FORMAT$http" );
+        # Each block has a server root of its own, which Test::Nginx would not empty of a state file.
+        my $http  = $block->http_config // '';
+        my $state = $http =~ /timer_state/ ? '' : 'timer_state memory;';
+        $block->set_value( http_config => "$RUN_FORMAT$state\n$http" );
 
         if ( !defined $block->request ) {
             $block->set_value( request    => "GET /ready" );

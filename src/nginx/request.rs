@@ -322,7 +322,15 @@ pub(super) unsafe fn cut_off(r: *mut ngx_http_request_t) {
         // SAFETY: as above.
         unsafe { Frame::set_log_request(frame, main) };
     }
-    // SAFETY: as nginx does for a client that timed out.
+    {
+        // SAFETY: as above; ends before nginx is called.
+        let main = unsafe { &mut *main };
+        if !main.cleanup.is_null() {
+            // A cleanup may give the last reference back, in the middle of its list.
+            main.set_count(main.count() + 1);
+        }
+    }
+    // SAFETY: as nginx does for a client whose connection it closes (RUN-12).
     unsafe { ngx_http_finalize_request(main, rc::CLOSE) };
     // SAFETY: looks at `destroyed` first.
     unsafe { ngx_http_run_posted_requests(c) };

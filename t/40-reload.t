@@ -106,7 +106,7 @@ $nginx->stop;
 # An old worker that holds a run too long is made to leave by worker_shutdown_timeout.
 $nginx = TimerTest::Nginx->new(
     main   => 'worker_shutdown_timeout 500ms;',
-    server => location( hangs => 'every=1h first=now', 'hang' ),
+    server => location( hangs => 'every=1s', 'hang' ),
 );
 $nginx->start;
 ok( $backend->wait_requests( 1, timer => 'hangs' ), 'a run hangs' );

@@ -65,7 +65,7 @@ for my $daemon ( 0, 1 ) {
     $nginx = TimerTest::Nginx->new(
         workers => 2,
         daemon  => $daemon,
-        server  => location( hangs => 'every=1h first=now', 'hang' ) . location( stalls => 'every=1h first=now', 'stall' )
+        server  => location( hangs => 'every=1s', 'hang' ) . location( stalls => 'every=1h first=now', 'stall' )
             . location( often => 'every=20ms', 'ok' ),
     );
     $nginx->start;
@@ -108,7 +108,7 @@ $nginx->stop;
 $case++;
 $nginx = TimerTest::Nginx->new(
     workers => 3,
-    server  => location( often => 'every=50ms', 'ok' ) . location( hangs => 'every=1h first=now', 'hang' ),
+    server  => location( often => 'every=50ms', 'ok' ) . location( hangs => 'every=1s', 'hang' ),
     allow   => [qr/\[alert\].*worker process \d+ exited on signal 9/],
 );
 $nginx->start;

@@ -68,7 +68,7 @@ my $nginx = TimerTest::Nginx->new(
     location ~ ^/r/(\\w+)\$ { timer regex every=100ms uri=/r/ok; proxy_pass http://127.0.0.1:$port/\$1; }
     location /v/ { timer variables every=100ms uri=\$u?due=\$timer_due; log_subrequest on; access_log logs/access.log; $pass }
     location /o/ { timer outside every=100ms uri=\$arg_none; $pass }
-    location \@denied { timer denied every=100ms access=on; deny all; return 204; }
+    location \@denied { timer denied every=100ms access=on; deny all; }
     location /cached { timer cached every=100ms; proxy_cache c; proxy_cache_valid 1m; proxy_cache_bypass \$timer_name; $pass }
     location \@slotted { timer slotted every=100ms; timer_worker auto; return 204; }
     location \@daily { timer daily every=24h first=now uri=/delay/2/ok; $pass }

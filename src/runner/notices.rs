@@ -84,7 +84,15 @@ fn write_of_timer(log: Log, notice: &Notice) {
             let line = format_args!("timer \"{name}\": clock was set back by {by_ms}ms");
             log.write(Level::Warn, line);
         }
-        Notice::Interrupted { name, attempt, .. } => {
+        Notice::Interrupted { name, attempt, retry_at: Some(_), attempts } => {
+            let (number, pid, run) = (attempt.number, attempt.pid, attempt.run);
+            let line = format_args!(
+                "timer \"{name}\": attempt {number} of {attempts} failed: process {pid} died, \
+                 timer: \"{name}\", run: {run}"
+            );
+            log.write(Level::Warn, line);
+        }
+        Notice::Interrupted { name, attempt, retry_at: None, .. } => {
             let (pid, due, run) = (attempt.pid, attempt.due, attempt.run);
             let line = format_args!(
                 "timer \"{name}\": run interrupted: process {pid} died, due {due}, \

@@ -26,11 +26,14 @@ impl Inner {
             _ => Err(()),
         };
         let (run, control) = match page {
-            Ok(page) if page == [0; PAGE_BYTES] => return None,
-            Ok(page) => (
-                self.newest_run(place, RunPart::decode(RUN.of(&page))?),
-                self.newest_control(place, Control::decode(CONTROL.of(&page))?),
-            ),
+            Ok(page) => {
+                let (run, control) = if page == [0; PAGE_BYTES] {
+                    (None, None)
+                } else {
+                    (RunPart::decode(RUN.of(&page)), Control::decode(CONTROL.of(&page)))
+                };
+                (self.newest_run(place, run)?, self.newest_control(place, control)?)
+            }
             Err(()) => (self.remembered_run(place), self.remembered_control(place)),
         };
         let is_ours = *run.name == *place.name && *control.name == *place.name;
@@ -45,10 +48,10 @@ impl Inner {
     pub(super) fn try_read_header(&self) -> Option<HeaderControl> {
         let Some(pages) = &self.pages else { return Some(HeaderControl::default()) };
         match pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0) {
-            Ok(bytes) => HeaderControl::decode(&bytes),
+            Ok(bytes) => HeaderControl::decode(&bytes).or_else(|| self.header.get()),
             Err(error) => {
                 self.fail(Action::Read, error);
-                Some(HeaderControl::default())
+                Some(self.header.get().unwrap_or_default())
             }
         }
     }
@@ -59,7 +62,7 @@ impl Inner {
             return Ok(self.remembered_run(place));
         };
         match pages.read_part::<{ RUN.bytes }>(RUN, page) {
-            Ok(bytes) => RunPart::decode(&bytes).map(|run| self.newest_run(place, run)).ok_or(Torn),
+            Ok(bytes) => self.newest_run(place, RunPart::decode(&bytes)).ok_or(Torn),
             Err(error) => {
                 self.fail(Action::Read, error);
                 Ok(self.remembered_run(place))
@@ -73,9 +76,7 @@ impl Inner {
             return Ok(self.remembered_control(place));
         };
         match pages.read_part::<{ CONTROL.bytes }>(CONTROL, page) {
-            Ok(bytes) => Control::decode(&bytes)
-                .map(|control| self.newest_control(place, control))
-                .ok_or(Torn),
+            Ok(bytes) => self.newest_control(place, Control::decode(&bytes)).ok_or(Torn),
             Err(error) => {
                 self.fail(Action::Read, error);
                 Ok(self.remembered_control(place))
@@ -102,7 +103,9 @@ impl Inner {
     /// Writes the header's control part; the caller holds its lock.
     pub(super) fn write_header(&self, header: &mut HeaderControl) -> Written {
         header.serial = header.serial.saturating_add(1);
-        self.write(HEADER_CONTROL, Some(0), &header.encode())
+        let written = self.write(HEADER_CONTROL, Some(0), &header.encode());
+        self.header.set((written == Written::No).then_some(*header));
+        written
     }
 
     /// Raises the order number; the caller holds the header's edit lock.
@@ -205,17 +208,22 @@ impl Inner {
         self.notice(Notice::Failed { action, error });
     }
 
-    /// What this worker wrote, or would have written, if that is newer than `run`.
-    fn newest_run(&self, place: &Place, run: RunPart) -> RunPart {
-        self.mine(place, |mine| {
-            mine.run.clone().filter(|mine| mine.serial > run.serial).unwrap_or(run)
-        })
+    /// What this worker would have written, if that is newer than what is in the file or nothing
+    /// whole is there.
+    fn newest_run(&self, place: &Place, run: Option<RunPart>) -> Option<RunPart> {
+        let mine = self.mine(place, |mine| mine.run.clone());
+        match (mine, run) {
+            (Some(mine), Some(run)) if mine.serial <= run.serial => Some(run),
+            (mine, run) => mine.or(run),
+        }
     }
 
-    fn newest_control(&self, place: &Place, control: Control) -> Control {
-        self.mine(place, |mine| {
-            mine.control.clone().filter(|mine| mine.serial > control.serial).unwrap_or(control)
-        })
+    fn newest_control(&self, place: &Place, control: Option<Control>) -> Option<Control> {
+        let mine = self.mine(place, |mine| mine.control.clone());
+        match (mine, control) {
+            (Some(mine), Some(control)) if mine.serial <= control.serial => Some(control),
+            (mine, control) => mine.or(control),
+        }
     }
 
     fn remembered_run(&self, place: &Place) -> RunPart {

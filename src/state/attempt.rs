@@ -248,7 +248,7 @@ impl ClaimAttempt {
         }
         if let Some(attempt) = interrupted {
             let name = timer.place.name.clone();
-            inner.notice(Notice::Interrupted { name, attempt, retry_at: None });
+            inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }
         if in_force(Rule::LockIsHeld) {
             lock.keep();

@@ -75,6 +75,8 @@ pub enum Notice {
         attempt: Attempt,
         /// When it is repeated, if it is.
         retry_at: Option<UnixMs>,
+        /// How many attempts there are in all.
+        attempts: u32,
     },
     /// Due times that had no run were counted (error, or warn where one runs for all).
     LeftOut {

@@ -10,6 +10,7 @@ use crate::os::file::{Owner as FileOwner, with_suffix};
 use crate::schedule::UnixMs;
 
 use super::bench::*;
+use super::pages::Fault;
 use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
@@ -205,6 +206,41 @@ fn a_damaged_record_costs_its_own_timer_only() {
     );
     won(&worker, timer, due(now - now % 1000 + 1000), now + 1000);
     assert_eq!(counts(&bench, "b"), 1);
+}
+
+#[test]
+fn a_damaged_file_that_cannot_be_written_anew_stops_no_timer() {
+    for cut in [0, 8192 + 600] {
+        let bench = Bench::file(&["a"]);
+        let (worker, every) = (bench.worker(1), secondly());
+        let len = fs::metadata(path(&bench)).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(path(&bench)).unwrap();
+        // Cut to nothing, or full of zeros from here on.
+        file.set_len(if cut == 0 { 0 } else { 700 }).unwrap();
+        file.set_len(len).unwrap();
+        worker.set_fault(Fault::Full);
+        let timer = timer(place(&bench, "a"), &every);
+        let mut now = bench.now - bench.now % 1000 + 1000;
+        for _ in 0..20 {
+            if worker.read(place(&bench, "a")).is_ok() {
+                break;
+            }
+            let _ = worker.repair(place(&bench, "a"), UnixMs(now));
+        }
+        let damaged = |notices: Vec<Notice>| {
+            let damaged =
+                |it: &&Notice| matches!(it, Notice::Damaged { .. } | Notice::HeaderDamaged);
+            notices.iter().filter(damaged).count()
+        };
+        assert!(damaged(worker.take_notices()) <= 3, "each part is told of once");
+        for _ in 0..3 {
+            now += 1000;
+            won(&worker, timer, due(now), now).finish(ended(Outcome::Success), None);
+            assert!(matches!(claim(&worker, timer, due(now), now), Step::DealtWith));
+        }
+        assert_eq!(damaged(worker.take_notices()), 0);
+        assert_eq!(worker.health(), Health::Degraded);
+    }
 }
 
 #[test]

@@ -78,7 +78,12 @@ impl Store {
                     reading.run.close(attempt, interrupted());
                 }
                 let name = timer.place.name.clone();
-                inner.notice(Notice::Interrupted { name, attempt, retry_at: next_at });
+                inner.notice(Notice::Interrupted {
+                    name,
+                    attempt,
+                    retry_at: next_at,
+                    attempts: retry.more.saturating_add(1),
+                });
                 Recovered::Interrupted
             }
             Progress::Waiting(attempt, _) => {

@@ -10,6 +10,7 @@ use crate::schedule::UnixMs;
 use super::control::Control;
 use super::due::{DueTimes, Reading};
 use super::format::Part;
+use super::header::HeaderControl;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::run::BootId;
@@ -111,6 +112,8 @@ pub(super) struct Inner {
     pub(super) attached_at: UnixMs,
     pub(super) timers: RefCell<HashMap<Box<str>, Mine>>,
     pub(super) notices: RefCell<Vec<Notice>>,
+    /// What holds for all timers, where that could not be written.
+    pub(super) header: Cell<Option<HeaderControl>>,
     opened: Health,
     /// Of the last access to the file.
     pub(super) health: Cell<Health>,
@@ -186,6 +189,7 @@ impl Store {
             attached_at: now,
             timers: RefCell::default(),
             notices: RefCell::default(),
+            header: Cell::default(),
             opened,
             health: Cell::new(Health::Ok),
         };

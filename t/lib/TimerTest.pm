@@ -1,0 +1,280 @@
+package TimerTest;
+
+# What all test files share: deadlines, free ports, scratch directories, commands with a time limit.
+#
+#     use TimerTest;
+#     wait_until { -s $file } 'the file has grown' or die;
+#     my $port = free_port();
+#
+# Nothing here or in TimerTest::* sleeps and hopes.  Everything waits for an event, with a deadline
+# that is generous: a test that passes does not come near it, so its length costs nothing.
+
+use strict;
+use warnings;
+
+use Carp qw( croak );
+use Errno qw( EINTR );
+use Exporter qw( import );
+use Fcntl qw( :DEFAULT :flock );
+use File::Path qw( remove_tree );
+use File::Temp ();
+use IO::Select ();
+use IO::Socket::INET ();
+use POSIX qw( WNOHANG );
+use Time::HiRes qw( sleep time );
+
+our @EXPORT = qw(
+    wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive children_of
+    spawn stop_process http_request nginx_binary nginx_version timer_module
+);
+
+# Seconds that anything may take before it counts as lost.  TEST_NGINX_SLOW multiplies it, for
+# machines and wrappers (valgrind, sanitizers) that need more.
+our $DEADLINE = 30;
+our $SLOW     = $ENV{TEST_NGINX_SLOW} || ( $ENV{TEST_NGINX_WRAPPER} ? 4 : 1 );
+
+my $creator = $$;
+my @scratch;
+my @port_locks;
+
+sub deadline { return time + ( shift // $DEADLINE ) * $SLOW }
+
+# wait_until { CONDITION } SECONDS: polls until CONDITION is true and answers its value, or false
+# at the deadline.
+sub wait_until(&;$) {
+    my ( $condition, $seconds ) = @_;
+
+    my $end   = deadline($seconds);
+    my $pause = 0.002;
+
+    while (1) {
+        my $late  = time > $end;
+        my $value = $condition->();
+        return $value if $value;
+        return $value if $late;
+        sleep $pause;
+        $pause = $pause * 1.3 if $pause < 0.05;
+    }
+}
+
+sub nginx_binary { return $ENV{TEST_NGINX_BINARY} || 'nginx' }
+
+sub timer_module {
+    return $ENV{TEST_NGINX_TIMER_MODULE}
+        || croak 'TEST_NGINX_TIMER_MODULE must name ngx_http_timer_module.so';
+}
+
+my $version;
+
+# The version as a number that compares: 1.28.3 is 1028003.
+sub nginx_version {
+    $version //= do {
+        my ( undef, $out ) = run_command( nginx_binary(), '-v' );
+        $out =~ m{/(\d+)\.(\d+)\.(\d+)} or croak "no version in \"$out\"";
+        ( $1 * 1000 + $2 ) * 1000 + $3;
+    };
+    return $version;
+}
+
+# A TCP and UDP port that is free on every address and stays ours until this process ends: it lies
+# below the range from which the kernel takes the ports of outgoing connections, and a lock file
+# keeps the other test files away from it.
+sub free_port {
+    my $low  = 10_000;
+    my $high = 32_000;
+
+    if ( open my $fh, '<', '/proc/sys/net/ipv4/ip_local_port_range' ) {
+        my ($first) = <$fh> =~ /(\d+)/;
+        $high = $first - 1 if $first > $low + 5000;
+    }
+
+    my $locks = "/dev/shm/timer-test-ports-$>";
+    mkdir $locks;
+
+    for ( 1 .. 1000 ) {
+        my $port = $low + int rand( $high - $low );
+
+        sysopen my $lock, "$locks/$port", O_CREAT | O_RDWR or next;
+        flock $lock, LOCK_EX | LOCK_NB or next;
+
+        my $tcp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Listen => 1, ReuseAddr => 1 )
+            or next;
+        my $udp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Proto => 'udp' ) or next;
+
+        push @port_locks, $lock;
+        return $port;
+    }
+
+    croak 'no free port';
+}
+
+# A directory in memory, open to nginx's worker user, removed at the end unless TEST_NGINX_NO_CLEAN.
+sub scratch_dir {
+    my $dir = File::Temp::mkdtemp("/dev/shm/timer-test-XXXXXXXX") or croak "mkdtemp: $!";
+    chmod 0755, $dir;
+    push @scratch, $dir;
+    return $dir;
+}
+
+sub slurp {
+    my ($path) = @_;
+    open my $fh, '<:raw', $path or return '';
+    local $/ = undef;
+    return scalar(<$fh>) // '';
+}
+
+sub spew {
+    my ( $path, $text ) = @_;
+    open my $fh, '>:raw', $path or croak "$path: $!";
+    print {$fh} $text;
+    close $fh or croak "$path: $!";
+    return $path;
+}
+
+# Runs a command to its end, its output and errors together.  Answers (exit status, output); one
+# that exceeds the deadline is killed, with status "timeout".
+sub run_command {
+    my @command = @_;
+
+    pipe my $read, my $write or croak "pipe: $!";
+    my $pid = fork // croak "fork: $!";
+
+    if ( !$pid ) {
+        open STDIN,  '<',  '/dev/null';
+        open STDOUT, '>&', $write;
+        open STDERR, '>&', $write;
+        close $read;
+        exec {$command[0]} @command or POSIX::_exit(127);
+    }
+
+    close $write;
+
+    my $end    = deadline();
+    my $select = IO::Select->new($read);
+    my $out    = '';
+
+    while (1) {
+        my $left = $end - time;
+        if ( $left <= 0 || !$select->can_read($left) ) {
+            next if $left > 0 && $! == EINTR;
+            kill 'KILL', $pid;
+            waitpid $pid, 0;
+            return ( 'timeout', $out );
+        }
+        sysread( $read, $out, 65536, length $out ) or last;
+    }
+
+    my $status = reap($pid);
+    if ( !defined $status ) {
+        kill 'KILL', $pid;
+        waitpid $pid, 0;
+        return ( 'timeout', $out );
+    }
+
+    return ( $status, $out );
+}
+
+my @spawned;
+
+# Starts a daemon that stays in the foreground, its output in a file; answers its pid.  It is ended
+# with this process.
+sub spawn {
+    my ( $output, @command ) = @_;
+
+    my $pid = fork // croak "fork: $!";
+    if ( !$pid ) {
+        open STDIN,  '<',  '/dev/null';
+        open STDOUT, '>>', $output;
+        open STDERR, '>>', $output;
+        exec {$command[0]} @command or POSIX::_exit(127);
+    }
+    push @spawned, $pid;
+    return $pid;
+}
+
+# TERM, then KILL, for a child of ours and, by pid, for its children.
+sub stop_process {
+    my ($pid) = @_;
+    my @children = children_of($pid);
+    kill 'TERM', $pid;
+    if ( !defined reap( $pid, 10 ) ) {
+        kill 'KILL', $pid;
+        waitpid $pid, 0;
+    }
+    kill 'KILL', grep { is_alive($_) } @children;
+    @spawned = grep { $_ != $pid } @spawned;
+    return;
+}
+
+# Waits for a child of ours and answers its wait status, undef if it does not end in time.
+sub reap {
+    my ( $pid, $seconds ) = @_;
+    my $status;
+    wait_until { waitpid( $pid, WNOHANG ) == $pid and defined( $status = $? ) } $seconds;
+    return $status;
+}
+
+# Is there such a process, and not as a zombie?
+sub is_alive {
+    my ($pid) = @_;
+    my ($state) = slurp("/proc/$pid/stat") =~ /\) (\S) [^)]*\z/ or return 0;
+    return $state !~ /[ZX]/;
+}
+
+# The pids of a process' living children, oldest first.
+sub children_of {
+    my ($parent) = @_;
+    my @pids;
+    for my $stat ( glob '/proc/[0-9]*/stat' ) {
+        my ( $pid, $state, $ppid ) = slurp($stat) =~ /\A(\d+) .*\) (\S) (\d+) [^)]*\z/s or next;
+        push @pids, $pid if $ppid == $parent && $state !~ /[ZX]/;
+    }
+    @pids = sort { $a <=> $b } @pids;
+    return @pids;
+}
+
+# One request to a port on 127.0.0.1.  Answers { status, headers, body, raw }, status 0 if no answer
+# came.  Options: method, host, headers (text), body.
+sub http_request {
+    my ( $port, $path, %option ) = @_;
+
+    my %answer = ( status => 0, headers => '', body => '', raw => '' );
+    my $end    = deadline();
+    my $socket = IO::Socket::INET->new( PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 10 * $SLOW )
+        or return \%answer;
+
+    my $body = $option{body} // '';
+    my $text
+        = ( $option{method} // 'GET' )
+        . " $path HTTP/1.0\r\nHost: "
+        . ( $option{host} // 'localhost' )
+        . "\r\nConnection: close\r\n"
+        . ( $option{headers} // '' )
+        . ( length $body ? 'Content-Length: ' . length($body) . "\r\n" : '' )
+        . "\r\n$body";
+
+    local $SIG{PIPE} = 'IGNORE';
+    syswrite $socket, $text or return \%answer;
+
+    my $select = IO::Select->new($socket);
+    while ( ( my $left = $end - time ) > 0 ) {
+        $select->can_read($left) or next;
+        sysread( $socket, $answer{raw}, 65536, length $answer{raw} ) or last;
+    }
+
+    if ( $answer{raw} =~ m{\AHTTP/\S+ (\d+)[^\r\n]*\r\n(.*?)\r\n\r\n(.*)\z}s ) {
+        @answer{qw( status headers body )} = ( $1, $2, $3 );
+    }
+
+    return \%answer;
+}
+
+END {
+    if ( $$ == $creator ) {
+        local ( $?, $!, $@ );
+        stop_process($_) for @spawned;
+        remove_tree( @scratch, { error => \my $ignored } ) if !$ENV{TEST_NGINX_NO_CLEAN};
+    }
+}
+
+1;

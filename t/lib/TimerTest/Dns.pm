@@ -1,0 +1,90 @@
+package TimerTest::Dns;
+
+# A name server for nginx's "resolver": answers A questions from a table, over UDP on loopback.
+#
+#     my $dns = TimerTest::Dns->start( 'app.test' => '127.0.0.1', 'slow.test' => '' );
+#
+# A name with an empty address is never answered; one that is not in the table does not exist.
+
+use strict;
+use warnings;
+
+use Carp qw( croak );
+use IO::Socket::INET ();
+use POSIX ();
+use Socket qw( inet_aton );
+use TimerTest;
+
+my $creator = $$;
+my @running;
+
+sub start {
+    my ( $class, %table ) = @_;
+
+    my $socket = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => 0, Proto => 'udp' )
+        or croak "udp: $!";
+    my $self = bless { port => $socket->sockport, record => spew( scratch_dir() . '/dns.log', '' ) }, $class;
+
+    my $pid = fork // croak "fork: $!";
+    if ( !$pid ) {
+        eval { _serve( $socket, \%table, $self->{record} ) };
+        POSIX::_exit(1);
+    }
+    $self->{pid} = $pid;
+    push @running, $self;
+    return $self;
+}
+
+sub port { return $_[0]{port} }
+
+# The names asked for, in order.
+sub queries { my ($self) = @_; return split /\n/, slurp( $self->{record} ) }
+
+sub _serve {
+    my ( $socket, $table, $record ) = @_;
+
+    my $parent = getppid;
+    while ( getppid == $parent ) {
+        my $ready = '';
+        vec( $ready, fileno $socket, 1 ) = 1;
+        next if select( $ready, undef, undef, 1 ) <= 0;
+
+        $socket->recv( my $query, 512 ) // next;
+        my ( $id, undef, $count ) = unpack 'nnn', $query;
+        my @labels = unpack '(C/a)*', substr $query, 12;
+        my ( $name, $end ) = ( '', 12 );
+        for my $label (@labels) {
+            $end += 1 + length $label;
+            last if $label eq '';
+            $name .= ( $name eq '' ? '' : '.' ) . lc $label;
+        }
+        my $question = substr $query, 12, $end - 12 + 4;
+        my ($type) = unpack 'n', substr $question, -4, 2;
+
+        open my $log, '>>', $record or next;
+        syswrite $log, "$name\n";
+        close $log;
+
+        my $address = $table->{$name};
+        next if defined $address && $address eq '';
+
+        my $found = defined $address && $type == 1;
+        my $flags = 0x8580 | ( defined $address ? 0 : 3 );
+        my $reply = pack( 'n6', $id, $flags, 1, $found ? 1 : 0, 0, 0 ) . $question;
+        $reply .= pack( 'nnnNna4', 0xc00c, 1, 1, 60, 4, inet_aton($address) ) if $found;
+        $socket->send($reply);
+    }
+    return;
+}
+
+END {
+    if ( $$ == $creator ) {
+        local ( $?, $!, $@ );
+        for my $self (@running) {
+            kill 'KILL', $self->{pid};
+            waitpid $self->{pid}, 0;
+        }
+    }
+}
+
+1;

@@ -59,10 +59,34 @@ for my $nginx (@nginx) {
     is( "@levels", '', 'nothing else to complain of' );
 }
 
+# A master that is killed leaves its workers behind: they and another nginx have one series, too.
+{
+    my $shared  = scratch_dir() . '/orphans.state';
+    my @timers  = map { timer( $backend, $_, /any/ ? 'every=100ms offset=0' : 'every=50ms offset=0', 'ok', /any/ ? 'timer_worker any;' : '' ) } qw( orphan orphan-any );
+    my ( $dead, $heir ) = map { TimerTest::Nginx->new( workers => 2, state => $shared, server => join '', @timers ) } 1, 2;
+    $dead->start;
+    ok( $backend->wait_requests( 3, timer => 'orphan' ), 'an nginx' );
+    my @orphans = children_of( $dead->pid );
+    kill 'KILL', $dead->pid;
+    $dead->wait_exit(1);
+    $heir->start;
+    my $seen = $backend->requests( timer => 'orphan' );
+    ok( $backend->wait_requests( $seen + 20, timer => 'orphan' ) >= $seen + 20, 'its master is killed, its workers and another nginx go on' );
+    is( ( grep { is_alive($_) } @orphans ), 2, 'together' );
+    my $at = time;
+    kill 'KILL', @orphans;
+    ok( wait_until( sub { requests_by( $heir->worker_in_slot(0), $backend->requests( timer => 'orphan' ) ) >= 3 } ), 'and when those are gone the other alone' );
+    $heir->stop;
+    my @runs = map { $backend->requests( timer => $_ ) } qw( orphan orphan-any );
+    no_doubles( 'without a master', @runs );
+    no_overlaps( 'without a master', { map { $_ => $at } @orphans }, @runs );
+    $dead->kill_all;
+}
+
 # The default file belongs to one instance.
 SKIP: {
     my ($configure) = ( run_command( nginx_binary(), '-V' ) )[1] =~ /^configure arguments: (.*)/m;
-    skip 'the default place of this nginx is not in its prefix', 14 if $configure =~ /--http-client-body-temp-path=/;
+    skip 'the default place of this nginx is not in its prefix', 17 if $configure =~ /--http-client-body-temp-path=/;
 
     my $first = TimerTest::Nginx->new( state => 'default', server => timer( $backend, 'own', 'every=100ms' ) );
     $first->start;
@@ -93,6 +117,14 @@ SKIP: {
     is( $status, 0, 'with a file of its own it starts' ) or diag $out;
     my ($pid) = wait_until { slurp("$prefix/logs/other.pid") =~ /(\d+)/ } ? slurp("$prefix/logs/other.pid") =~ /(\d+)/ : ();
     ok( wait_until( sub { http_request( $port, '/ready' )->{status} == 200 } ), 'and serves' );
+
+    # A reload to the file of the other is refused as well.
+    spew( $other, $conf =~ s/timer_state \S+;//r );
+    my @workers = children_of($pid);
+    kill 'HUP', $pid;
+    ok( wait_until( sub { 2 <= grep {/\[emerg\].* is in use by the nginx of/} split /\n/, slurp("$prefix/logs/other.log") } ), 'a reload to the other\'s file is refused' );
+    is( http_request( $port, '/ready' )->{status}, 200, 'it serves' );
+    is( join( ' ', children_of($pid) ), "@workers", 'with the workers it had' );
     kill 'QUIT', $pid if $pid;
     ok( wait_until( sub { !is_alive($pid) } ), 'and ends' );
 

@@ -149,4 +149,26 @@ for my $where (qw( named default )) {
     $nginx->stop;
 }
 
+# A header that is damaged while two nginx use the file: neither may take it away from the other.
+{
+    my ( $nginx, $file ) = new_nginx( 'named', server => timers('shared') );
+    my $other = TimerTest::Nginx->new( state => $file, server => timers('shared') );
+    $_->start for $nginx, $other;
+    goes_on( $nginx, 'shared', 'a shared file' );
+    open my $fh, '+<', $file or die;
+    sysseek $fh, 30, 0;
+    syswrite $fh, "\xff";
+    close $fh;
+    reload_all($nginx);
+    goes_on( $nginx, 'shared', 'a damaged header, in use by another' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" /, 'it is said' );
+    ok( -e $file && !-e "$file.bad", 'and left to the other' );
+    $other->stop;
+    reload_all($nginx);
+    goes_on( $nginx, 'shared', 'when the other has gone' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, 'it is moved aside' );
+    is( first_runs('shared'), 1, 'no first run again' );
+    $nginx->stop;
+}
+
 done_testing;

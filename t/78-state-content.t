@@ -1,0 +1,174 @@
+#!/usr/bin/perl
+
+# Bad content of the state file never keeps nginx from starting, reloading, serving or running timers: it is
+# moved aside, in one line, and a new file made; one damaged record is one timer's. This file runs in a mount namespace of its own.
+
+use strict;
+use warnings;
+
+use Fcntl qw( :mode );
+use Test::More;
+use Time::HiRes qw( time );
+use TimerTest;
+use TimerTest::Backend;
+use TimerTest::Nginx;
+use TimerTest::Series;
+
+in_namespace();
+
+my $backend = TimerTest::Backend->start;
+
+# Timers of one case, named after it.
+sub timers {
+    my ( $case, $more ) = @_;
+    return timer( $backend, "$case-tick", 'every=50ms' )
+        . timer( $backend, "$case-any", 'every=50ms', 'ok', 'timer_worker any;' )
+        . timer( $backend, "$case-first", 'every=10h first=now' )
+        . ( $more // '' );
+}
+
+# One test: timers of this case run in workers that were started meanwhile, and nginx serves.
+sub goes_on {
+    my ( $nginx, $case, $title ) = @_;
+    my %seen = map { $_ => scalar $backend->requests( timer => "$case-$_" ) } qw( tick any );
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $ok = wait_until { 2 == grep { $backend->requests( timer => "$case-$_" ) >= $seen{$_} + 3 } keys %seen };
+    ok( $ok, "$title: timers run" ) or diag join "\n", ( $nginx->log_lines(qr/\[(?:warn|error|crit)\]/) )[ 0 .. 9 ];
+    is( $nginx->get('/ready')->{status}, 200, "$title: nginx serves" );
+    return;
+}
+
+sub first_runs { return scalar $backend->requests( timer => "$_[0]-first" ) }
+
+sub reload_all {
+    my ($nginx) = @_;
+    my @old = $nginx->reload;
+    $nginx->wait_gone( \@old );
+    return;
+}
+
+# Bad content: moved aside, said in one line, and a new file made. It is not "never seen": first=now has
+# run already, as far as one can know.
+my $whole;
+{
+    my $nginx = TimerTest::Nginx->new( server => timers('whole') );
+    $nginx->start;
+    goes_on( $nginx, 'whole', 'a new file' );
+    $nginx->stop;
+    $whole = slurp( $nginx->prefix . '/timers.state' );
+    is( length($whole) % 4096, 0, 'the file is whole pages' );
+    is( first_runs('whole'), 1, 'a first run where the state has never seen the timer' );
+}
+
+# Where the default place can be made ours: in the prefix, or bound over the compiled-in one.
+my ($configure) = ( run_command( nginx_binary(), '-V' ) )[1] =~ /^configure arguments: (.*)/m;
+my ($compiled_in) = $configure =~ m{--http-client-body-temp-path=(/\S+)/[^/\s]+};
+
+sub new_nginx {
+    my ( $where, %option ) = @_;
+    my $nginx = TimerTest::Nginx->new( workers => 2, %option );
+    my $file  = $nginx->prefix . '/timers.state';
+    $nginx->write_conf( state => $where eq 'default' ? 'default' : $file );
+    if ( $where eq 'default' && $compiled_in ) {
+        my ( $status, $out ) = run_command( 'mount', '--bind', $nginx->prefix, $compiled_in );
+        diag $out if $status ne '0';
+        $file = "$compiled_in/timers.state";
+    }
+    return ( $nginx, $file );
+}
+
+my $header_damaged = $whole;
+substr $header_damaged, 30, 1, chr( 1 ^ ord substr $header_damaged, 30, 1 );
+my $newer = $whole;
+substr $newer, 16, 4, pack 'V', 99;
+my %content = (
+    empty     => '',
+    short     => substr( $whole, 0, 100 ),
+    truncated => substr( $whole, 0, length($whole) - 5000 ),
+    header    => $header_damaged,
+    newer     => $newer,
+    zeros     => "\0" x 8192,
+);
+for my $where (qw( named default )) {
+    for my $kind ( sort keys %content ) {
+        my $case = "$where-$kind";
+        my ( $nginx, $file ) = new_nginx( $where, server => timers($case) );
+        spew( $file, $content{$kind} );
+        chmod 0600, $file;
+        $nginx->start;
+        goes_on( $nginx, $case, "$case" );
+        logged_times( $nginx, qr/\[crit\]/, 1, "$case: one crit line" );
+        logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, "$case: that names both" );
+        is( slurp("$file.bad"), $content{$kind}, "$case: and nothing is lost of it" );
+        is( first_runs($case), 0, "$case: after that, nothing is never seen" );
+        if ( $kind eq 'newer' ) {
+            # And at a reload, while the state is in use: the bad one is ours, so it is not moved while
+            # another nginx uses it; here nobody does.
+            unlink "$file.bad";
+            spew( "$file.tmp", $content{newer} );
+            rename "$file.tmp", $file;
+            reload_all($nginx);
+            logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, "$case: at a reload, too", 2 );
+            goes_on( $nginx, $case, "$case, at a reload" );
+        }
+        $nginx->stop;
+        run_command( 'umount', $compiled_in ) if $where eq 'default' && $compiled_in;
+    }
+}
+
+# What is not ours at the default place is moved aside, not refused: the place is ours.
+{
+    my ( $nginx, $file ) = new_nginx( 'default', server => timers('text') );
+    spew( $file, "not a state file\n" x 1000 );
+    $nginx->start;
+    goes_on( $nginx, 'text', 'a text at the default place' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, 'is moved aside' );
+    is( slurp("$file.bad"), "not a state file\n" x 1000, 'as it was' );
+    $nginx->stop;
+    run_command( 'umount', $compiled_in ) if $compiled_in;
+}
+
+# One damaged record: that timer starts anew, the others go on with theirs.
+{
+    my ( $nginx, $file ) = new_nginx( 'named', server => timers('record') );
+    $nginx->start;
+    goes_on( $nginx, 'record', 'before the damage' );
+    $nginx->stop;
+    my $records = read_records($file);
+    my $bytes   = slurp($file);
+    my $at      = 4096 * $records->{'record-tick'}{page};
+    substr $bytes, $at + 150, 1, chr( 255 ^ ord substr $bytes, $at + 150, 1 );    # the watermark
+    spew( $file, $bytes );
+    $nginx->start;
+    goes_on( $nginx, 'record', 'one damaged record' );
+    logged( $nginx, qr/\[warn\].*timer "record-tick": record is damaged, starting anew/, 'it is said' );
+    logged_times( $nginx, qr/damaged/, 1, 'once, and of no other' );
+    is( first_runs('record'), 1, 'no first run again' );
+    my $after = read_records($file);
+    cmp_ok( $after->{'record-any'}{runs}, '>', $records->{'record-any'}{runs}, 'the others go on with their records' );
+    $nginx->stop;
+}
+
+# A header that is damaged while two nginx use the file: neither may take it away from the other.
+{
+    my ( $nginx, $file ) = new_nginx( 'named', server => timers('shared') );
+    my $other = TimerTest::Nginx->new( state => $file, server => timers('shared') );
+    $_->start for $nginx, $other;
+    goes_on( $nginx, 'shared', 'a shared file' );
+    open my $fh, '+<', $file or die;
+    sysseek $fh, 30, 0;
+    syswrite $fh, "\xff";
+    close $fh;
+    reload_all($nginx);
+    goes_on( $nginx, 'shared', 'a damaged header, in use by another' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" /, 'it is said' );
+    ok( -e $file && !-e "$file.bad", 'and left to the other' );
+    $other->stop;
+    reload_all($nginx);
+    goes_on( $nginx, 'shared', 'when the other has gone' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, 'it is moved aside' );
+    is( first_runs('shared'), 1, 'no first run again' );
+    $nginx->stop;
+}
+
+done_testing;

@@ -1,0 +1,221 @@
+package TimerTest::Series;
+
+# What the backend's record and the log say of a timer's series: that no due time ran twice, that no
+# two of its requests were in progress at once, and which due times had none.
+#
+#     server => timer( $backend, 'x', 'every=100ms offset=0', 'delay/0.2/ok' )
+#     no_doubles( 'after a reload', $backend->requests );
+#     no_overlaps( 'after a reload', { PID => KILLED AT }, $backend->requests );
+#     my @lost = lost_dues( 100, FROM, TO, $backend->requests( timer => 'x' ) );
+#
+# Due times are whole milliseconds here.
+
+use strict;
+use warnings;
+
+use Exporter qw( import );
+use POSIX qw( ceil );
+use Test::More ();
+use Time::HiRes qw( time );
+use TimerTest;
+
+our @EXPORT = qw(
+    timer due_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues interrupted_dues
+    start_upgrade in_namespace logged logged_times read_records accounted
+    slots_in
+);
+
+# A named location with a timer whose requests say all that the module's variables do.
+sub timer {
+    my ( $backend, $name, $parameters, $uri, $more ) = @_;
+
+    my $port    = $backend->port;
+    my %headers = (
+        'X-Timer'   => $name,
+        'X-Pid'     => '$pid',
+        'X-Slot'    => '$timer_worker',
+        'X-Due'     => '$timer_due',
+        'X-Run'     => '$timer_run',
+        'X-Attempt' => '$timer_attempt',
+        'X-Trigger' => '$timer_trigger',
+        'X-Late'    => '$timer_lateness',
+        'X-Success' => '$timer_last_success',
+    );
+    my $headers = join ' ', map {"proxy_set_header $_ $headers{$_};"} sort keys %headers;
+    $uri  //= 'ok';
+    $more //= '';
+    return "location \@$name { timer $name $parameters uri=/$uri; $more $headers proxy_pass http://127.0.0.1:$port; }\n";
+}
+
+sub due_ms {
+    my ($request) = @_;
+    my ( $seconds, $ms ) = ( $request->{headers}{'x-due'} // '' ) =~ /\A(\d+)\.(\d{3})\z/ or return -1;
+    return $seconds * 1000 + $ms;
+}
+
+# The requests that a process made.
+sub requests_by {
+    my ( $pid, @requests ) = @_;
+    return grep { ( $_->{headers}{'x-pid'} // '' ) eq $pid } @requests;
+}
+
+# Due times (of one timer, one attempt) that were requested more than once, one line each.
+sub doubles {
+    my (@requests) = @_;
+    my %seen;
+    push @{ $seen{"$_->{headers}{'x-timer'} due $_->{headers}{'x-due'} attempt $_->{headers}{'x-attempt'}"} }, $_
+        for @requests;
+    return map {
+        my $what = $_;
+        @{ $seen{$what} } > 1 ? "$what: " . join ', ', map { _who($_) } @{ $seen{$what} } : ();
+    } sort keys %seen;
+}
+
+sub _who {
+    my ($r) = @_;
+    my $ended = defined $r->{ended} ? sprintf '%.3f', $r->{ended} : '-';
+    return sprintf '%s by %s at %.3f to %s %s', $r->{headers}{'x-trigger'}, $r->{headers}{'x-pid'}, $r->{arrived},
+        $ended, $r->{how} // '';
+}
+
+# Requests of one timer that were in progress at once, one line each.  A request of a process that
+# was killed ended with it: the witness may see the closed connection after the successor's request.
+sub overlaps {
+    my ( $killed, @requests ) = @_;
+
+    my ( %last, @found );
+    for my $r ( sort { $a->{arrived} <=> $b->{arrived} } @requests ) {
+        my $timer   = $r->{headers}{'x-timer'};
+        my $end     = $r->{ended} // 9e99;
+        my $died_at = $killed->{ $r->{headers}{'x-pid'} };
+        $end = $died_at if defined $died_at && $died_at < $end;
+        my $last = $last{$timer};
+        push @found, "$timer: " . _who( $last->{request} ) . ' and ' . _who($r) if $last && $last->{end} > $r->{arrived};
+        $last{$timer} = { end => $end, request => $r } if !$last || $end > $last->{end};
+    }
+    return @found;
+}
+
+sub no_doubles {
+    my ( $title, @requests ) = @_;
+    my @found = doubles(@requests);
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::is( scalar @found, 0, "$title: no due time twice" )
+        || Test::More::diag( join "\n", _few(@found) );
+}
+
+sub no_overlaps {
+    my ( $title, $killed, @requests ) = @_;
+    my @found = overlaps( $killed, @requests );
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::is( scalar @found, 0, "$title: one at a time" )
+        || Test::More::diag( join "\n", _few(@found) );
+}
+
+sub _few { return @_ > 10 ? ( @_[ 0 .. 9 ], '...' ) : @_ }
+
+# The due times of "every=N offset=0" in milliseconds that lie in FROM .. TO (seconds) and have no
+# request among these.
+sub lost_dues {
+    my ( $every, $from, $to, @requests ) = @_;
+    my %seen = map { due_ms($_) => 1 } @requests;
+    my @lost;
+    for ( my $due = ceil( $from * 1000 / $every ) * $every; $due <= $to * 1000; $due += $every ) {
+        push @lost, $due if !$seen{$due};
+    }
+    return @lost;
+}
+
+# One test: the log has, or within the deadline gets, at least COUNT such lines.
+sub logged {
+    my ( $nginx, $pattern, $title, $count ) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::ok( $nginx->wait_log( $pattern, $count ), $title )
+        || Test::More::diag( join "\n", "no $pattern in", _few( $nginx->log_lines(qr/\[(?:warn|error|crit|alert|emerg)\]/) ) );
+}
+
+# One test: the log has exactly so many such lines.
+sub logged_times {
+    my ( $nginx, $pattern, $count, $title ) = @_;
+    my @lines = $nginx->log_lines($pattern);
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::is( scalar @lines, $count, $title ) || Test::More::diag( join "\n", _few(@lines) );
+}
+
+# The runs that the log calls interrupted: { TIMER => { DUE in ms => pid } }.
+sub interrupted_dues {
+    my ($log) = @_;
+    my %dues;
+    while ( $log =~ /timer "([^"]+)": run interrupted: process (\d+) died, due (\d+)\.(\d{3})/g ) {
+        $dues{$1}{ $3 * 1000 + $4 } = $2;
+    }
+    return \%dues;
+}
+
+# The slot of each worker, by what it says at its start: { PID => SLOT }.
+sub slots_in {
+    my ($log) = @_;
+    return { $log =~ /(\d+)#\d+: timer: \d+ timers? in this worker, slot (\d+)\b/g };
+}
+
+# What a state file says, by the table in docs/state-file.md: { NAME => { watermark, created, runs, ... } }.
+sub read_records {
+    my ($path) = @_;
+
+    my $file = slurp($path);
+    my %record;
+    for ( my $at = 4096; $at + 4096 <= length $file; $at += 4096 ) {
+        my $page = substr $file, $at, 4096;
+        my $size = ord substr $page, 16, 1;
+        next if !$size;
+        my ( $overlaps, $missed ) = unpack 'q< q<', substr $page, 2832, 16;
+        my @counters = unpack 'Q<8', substr $page, 240, 64;
+        my ( $created, $left_out, $not_before )
+            = ( unpack( 'q<', substr $page, 2720, 8 ), unpack( 'q<', substr $page, 2752, 8 ), unpack( 'q<', substr $page, 2744, 8 ) );
+        my $runs = 0;
+        $runs += $_ for @counters[ 0 .. 5 ];
+        $record{ substr $page, 17, $size } = {
+            watermark => unpack( 'q<', substr $page, 144, 8 ), created => $created, left_out => $left_out,
+            not_before  => $not_before,     progress => ord( substr $page, 156, 1 ),
+            runs        => $runs,           success  => $counters[0], interrupted => $counters[4],
+            unscheduled => $counters[7],    overlaps => $overlaps, missed => $missed,
+            gaps        => unpack( 'V', substr $page, 2848, 4 ), page => $at / 4096,
+        };
+    }
+    return \%record;
+}
+
+# The account of a timer of "every=N offset=0": the due times that have been dealt with since its
+# record was made, less those that it has counted.  0 is a balance; above, due times are lost silently.
+sub accounted {
+    my ( $every, $record ) = @_;
+    my ($up_to) = sort { $b <=> $a } @$record{qw( watermark left_out )};
+    my $dues = int( $up_to / $every ) - int( $record->{created} / $every );
+    return $dues - ( $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} );
+}
+
+# USR2 to a daemon's master; answers the pid of the new master once it has all its workers.
+sub start_upgrade {
+    my ( $nginx, $old ) = @_;
+    my $pids = $nginx->prefix . '/logs/nginx.pid';
+    $nginx->signal( 'USR2', $old );
+    my $new;
+    wait_until {
+        ($new) = slurp($pids) =~ /(\d+)/;
+        $new && $new != $old && is_alive($new) && children_of($new) >= $nginx->{workers};
+    };
+    return $new;
+}
+
+# Runs this test again in a mount namespace of its own, where mounts end with it; skips it where
+# that is not possible.
+sub in_namespace {
+    return if $^C || ( $ENV{TIMER_TEST_NAMESPACE} // '' ) eq $0;
+    my @unshare = qw( unshare --mount --propagation private );
+    my ($status) = run_command( @unshare, 'mount', '-t', 'tmpfs', 'none', '/mnt' );
+    Test::More::plan( skip_all => 'no mount namespace: not root, or not permitted' ) if $status ne '0';
+    $ENV{TIMER_TEST_NAMESPACE} = $0;
+    exec @unshare, $^X, $0, @ARGV or die "unshare: $!";
+}
+
+1;

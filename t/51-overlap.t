@@ -1,0 +1,187 @@
+#!/usr/bin/perl
+
+# timer_overlap: what becomes of a due time that comes while the last run is still in progress, in the
+# same worker, and in an old one that is going away.
+
+use strict;
+use warnings;
+
+use List::Util qw( max );
+use Test::More;
+use Time::HiRes qw( time );
+use TimerTest;
+use TimerTest::Backend;
+use TimerTest::Conf;
+use TimerTest::Nginx;
+use TimerTest::Series;
+
+my $backend = TimerTest::Backend->start;
+
+# What may be written, and where.
+accepts( http => "timer_overlap $_;" ) for qw( skip queue );
+accepts( server   => 'timer_overlap queue; location @x { timer_overlap skip; timer x every=1s; }', 'overridden' );
+accepts( location => 'timer x every=1s; timer_overlap queue;',                                      'after the timer' );
+refuses( http => 'timer_overlap wait;',                      qr/invalid value "wait"/ );
+refuses( http => 'timer_overlap "";',                        qr/invalid value ""/ );
+refuses( http => 'timer_overlap Skip;',                      qr/invalid value "Skip"/ );
+refuses( http => 'timer_overlap skip queue;',                qr/invalid number of arguments in "timer_overlap"/ );
+refuses( http => "timer_overlap skip;\ntimer_overlap skip; #!", qr/"timer_overlap" directive is duplicate/, 'duplicate' );
+
+sub trigger { return $_[0]{headers}{'x-trigger'} }
+
+# The requests of a timer that have ended, in their order, at least COUNT of them.
+sub ended {
+    my ( $timer, $count ) = @_;
+    return $backend->wait_requests( $count, timer => $timer, ended => 1 );
+}
+
+# In one worker.  Each run takes more than two periods, and none ends when a due time comes.
+my $nginx = TimerTest::Nginx->new(
+    workers => 2,
+    server  => timer( $backend, 'skips', 'every=400ms offset=0', 'delay/0.93/ok' )
+        . timer( $backend, 'queues', 'every=400ms offset=0',     'delay/0.93/ok', 'timer_overlap queue;' )
+        . timer( $backend, 'alone',  'every=400ms offset=0 first=now', 'ok',   'timer_overlap queue;' ),
+);
+$nginx->start;
+
+my @skips = ended( skips => 3 );
+my @queues = ended( queues => 5 );
+$nginx->stop;
+@skips  = $backend->requests( timer => 'skips' );
+@queues = $backend->requests( timer => 'queues' );
+no_doubles( 'in one worker', $backend->requests );
+no_overlaps( 'in one worker', {}, $backend->requests );
+
+# skip
+is( ( grep { trigger($_) ne 'schedule' } @skips ), 0, 'skip: none but by schedule' );
+my @early = grep { $_->{arrived} * 1000 < due_ms($_) - 1 } @skips;
+is( scalar @early, 0, 'skip: none before its due time' );
+for my $n ( 1 .. $#skips ) {
+    cmp_ok( due_ms( $skips[$n] ), '>', $skips[ $n - 1 ]{ended} * 1000 - 400 * $TimerTest::SLOW,
+        "skip: run $n is for a due time at or after the end of the last" );
+}
+ok( $nginx->wait_log(qr/\[error\] \d+#\d+: timer "skips": due time left out: last run in progress for \d+ms$/), 'skip: is said' );
+my ($since) = map {/in progress for (\d+)ms/} $nginx->log_lines(qr/timer "skips": due time left out/);
+cmp_ok( $since, '>', 300, 'skip: with the time that the run has taken' );
+my $said = $nginx->log_lines(qr/timer "skips": due time left out/);
+cmp_ok( $said, '<=', scalar @skips, 'skip: once a row' );
+
+# queue
+is( trigger( $queues[0] ), 'schedule', 'queue: the first by schedule' );
+my @queued = @queues[ 1 .. $#queues ];
+cmp_ok( ( grep { trigger($_) eq 'queue' } @queued ), '>=', 2, 'queue: those after it from the queue' );
+for my $n ( 1 .. $#queues ) {
+    my ( $last, $this ) = @queues[ $n - 1, $n ];
+    next if trigger($this) ne 'queue';
+    cmp_ok( due_ms($this), '<=', $last->{ended} * 1000 + 1, "queue: run $n is for a due time that came while the last run was on" );
+    cmp_ok( due_ms($this), '>', due_ms($last), "queue: and a newer one" );
+    # The newest that had come when the last run ended: no whole period, but for the machine's slowness,
+    # lies between them.  A place that keeps the oldest would be off by two periods each time.
+}
+my @stale = grep { $queues[ $_ - 1 ]{ended} * 1000 - due_ms( $queues[$_] ) > 650 } 1 .. $#queues;
+cmp_ok( scalar @stale, '<', @queued / 2 + 0.5, 'queue: the newest wins' ) or diag map { due_ms($_) . " $_->{arrived} $_->{ended}\n" } @queues;
+my @slow = sort { $a <=> $b } map { $queues[$_]{arrived} - $queues[ $_ - 1 ]{ended} } 1 .. $#queues;
+cmp_ok( $slow[0], '<', 0.15, 'queue: as soon as the last one ends' ) or diag "@slow";
+
+my @alone = $backend->requests( timer => 'alone' );
+is( ( grep { trigger($_) eq 'queue' } @alone ), 0, 'queue: nothing waits there without need' );
+
+# What a queued run says.
+my ($one) = grep { trigger($_) eq 'queue' } @queues;
+like( $one->{headers}{'x-run'}, qr/\A[0-9a-f]{32}\z/, 'a queued run has its own id' );
+is( $one->{headers}{'x-attempt'}, 1, 'and is a first attempt' );
+cmp_ok( $one->{headers}{'x-late'}, '>', 0.05, 'the waiting counts as lateness' );
+
+# The run in progress belongs to an old worker: HUP in the middle of it.  What the new worker sees
+# due meanwhile is left out, or waits, and gets exactly one run as soon as that one ends.
+$backend->stop;
+$backend = TimerTest::Backend->start;
+$nginx = TimerTest::Nginx->new(
+    workers => 2,
+    server  => timer( $backend, 'skips', 'every=1h first=now', 'ok' ),
+);
+$nginx->start;
+my $long = 'delay/2.2/ok';
+$nginx->write_conf(
+    server => timer( $backend, 'skips', 'every=500ms offset=0', $long )
+        . timer( $backend, 'queues', 'every=500ms offset=0', $long, 'timer_overlap queue;' )
+);
+$nginx->reload;
+ok( $backend->wait_requests( 1, timer => $_, uri => qr/delay/ ), "$_: a run is in progress" ) for qw( skips queues );
+my $zero = $nginx->worker_in_slot(0);
+my %old  = map {
+    my $timer = $_;
+    $timer => ( $backend->requests( timer => $timer, uri => qr/delay/ ) )[0]
+} qw( skips queues );
+$nginx->reload;
+my $next = $nginx->worker_in_slot(0);
+isnt( $next, $zero, 'there is a new worker' );
+
+my %new;
+for my $timer (qw( skips queues )) {
+    ok( wait_until { ( $new{$timer} ) = requests_by( $next, $backend->requests( timer => $timer ) ) }, "$timer: it runs the timer in its turn" );
+    # From the record, which has its end by now.
+    ( $old{$timer} ) = grep { $_->{headers}{'x-run'} eq $old{$timer}{headers}{'x-run'} } $backend->requests( timer => $timer );
+    is( $old{$timer}{headers}{'x-pid'}, $zero, "$timer: the run in progress was the old worker's" );
+    is( $old{$timer}{how}, 'answered', "$timer: which ends it in peace" );
+    cmp_ok( $new{$timer}{arrived}, '>=', $old{$timer}{ended}, "$timer: before the next one begins" );
+}
+
+# On a machine so slow that it ends when the next one comes, that one replaces what was queued.
+my $came = due_ms( $new{queues} ) <= $old{queues}{ended} * 1000 - 100;
+ok( trigger( $new{queues} ) eq ( $came ? 'queue' : 'schedule' ) || !$came, 'queue: it comes from the queue' );
+cmp_ok( due_ms( $new{queues} ), '<=', $old{queues}{ended} * 1000 + 300 * $TimerTest::SLOW, 'queue: for a due time that came meanwhile' );
+cmp_ok( $old{queues}{ended} * 1000 - due_ms( $new{queues} ), '<', 1000 * $TimerTest::SLOW, 'queue: the newest' );
+cmp_ok( $new{queues}{arrived} - $old{queues}{ended}, '<', 0.5 * $TimerTest::SLOW, 'queue: at once, not at the next due time alone' );
+is( trigger( $new{skips} ), 'schedule', 'skip: it comes by schedule' );
+logged( $nginx, qr/\[error\] $next#\d+: timer "skips": due time left out: last run in progress for \d+ms/, 'skip: the new worker says what it left out' );
+
+# Exactly one run of what was queued: the next one is for a later due time.
+my @runs = ended( queues => 3 );
+is( ( grep { due_ms($_) == due_ms( $new{queues} ) } $backend->requests( timer => 'queues' ) ), 1, 'queue: exactly one run' );
+ok( $nginx->wait_gone( [$zero], 15 ), 'the old worker has left' );
+$nginx->stop;
+no_doubles( 'over a reload', $backend->requests );
+no_overlaps( 'over a reload', {}, $backend->requests );
+
+# One that was queued by the old worker itself, before it was told to go: the new one runs it.
+$backend->stop;
+$backend = TimerTest::Backend->start;
+my $hours = 10 * 3_600_000;
+$nginx = TimerTest::Nginx->new(
+    workers => 2,
+    server  => timer( $backend, 'tick', 'every=50ms' ),
+);
+$nginx->start;
+# It is first run now, and due once, a second later, in ten hours.
+my $offset = ( int( time * 1000 ) + 2000 ) % $hours;
+$nginx->write_conf(
+    server => timer( $backend, 'once', "every=10h offset=${offset}ms first=now", 'delay/5/ok', 'timer_overlap queue;' )
+        . timer( $backend, 'tick', 'every=50ms' )
+);
+$nginx->reload;
+ok( $backend->wait_requests( 1, timer => 'once' ), 'a first run is in progress' );
+my ($first) = $backend->requests( timer => 'once' );
+$zero = $first->{headers}{'x-pid'};
+is( trigger($first), 'first', 'as such' );
+# The due time has passed once a run of the other timer is for a later one.
+my $due = int( ( int( $first->{arrived} * 1000 ) + $hours ) / $hours ) * $hours + $offset;
+$due -= $hours while $due > $first->{arrived} * 1000 + 3600_000;
+ok( wait_until { grep { due_ms($_) > $due + 100 } $backend->requests( timer => 'tick' ) }, 'its due time comes' );
+is( scalar( () = $backend->requests( timer => 'once' ) ), 1, 'and waits' );
+$nginx->reload;
+my @once = $backend->wait_requests( 2, timer => 'once' );
+( $first, my $second ) = @once;
+is( $first->{how}, 'answered', 'the run in progress ends' );
+SKIP: {
+    skip 'no second run', 4 if !$second;
+    isnt( $second->{headers}{'x-pid'}, $zero, 'the new worker runs what was queued by the old one' );
+    is( trigger($second), 'queue', 'as queued' );
+    is( due_ms($second), $due, 'for its due time' );
+    cmp_ok( $second->{arrived} - $first->{ended}, '<', 2 * $TimerTest::SLOW, 'as soon as that one has ended' );
+}
+ok( $nginx->wait_gone( [$zero], 15 ), 'the old worker leaves' );
+$nginx->stop('TERM');
+is( scalar( () = $backend->requests( timer => 'once' ) ), 2, 'once' );
+
+done_testing;

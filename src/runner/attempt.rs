@@ -84,6 +84,12 @@ impl Job {
 
     /// The attempt has taken too long.
     fn time_out(&self) -> Next {
+        // nginx counts from the beginning of the turn in which the timer was armed.
+        let since = self.running.borrow().as_ref().map(|running| running.since.elapsed());
+        let rest = self.conf.timeout.saturating_sub(since.unwrap_or_default());
+        if !rest.is_zero() {
+            return Next::After(rest);
+        }
         let attempt = self.running.borrow_mut().as_mut().and_then(|running| {
             running.cut_off.get_or_insert(Outcome::Timeout);
             running.attempt.clone()

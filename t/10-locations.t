@@ -265,3 +265,40 @@ server {
 --- run_log
 ^x GET http://[^/]*/x\?- .* 204 
 ^y GET http://[^/]*/y\?- .* 204 
+
+
+=== TEST 16: a timer is not inherited by nested locations, what else there is is
+--- config
+timer_timeout 200ms;
+timer_success 204 299;
+location /a/ {
+    timer a every=1h first=now;
+    return 299;
+    location /a/b/ {
+        return 404;
+    }
+}
+location /c/ {
+    timer_timeout 20s;
+    location /c/d/ {
+        timer d every=1h first=now;
+        proxy_set_header X-Do delay/0.5/status/204;
+        proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+    }
+}
+location @e {
+    timer e every=1h first=now;
+    proxy_set_header X-Do delay/600/status/204;
+    proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+}
+location @f {
+    timer f every=1h first=now;
+    timer_success 200;
+    return 299;
+}
+--- wait_log
+timer: 4 timers in this worker, slot 0
+timer "a": run succeeded: status 299
+timer "d": run succeeded: status 204
+timer "e": run failed: timed out after 200ms
+timer "f": run failed: status 299

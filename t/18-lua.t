@@ -65,9 +65,9 @@ LUA
         assert(ngx.var.timer_run and #ngx.var.timer_run == 32)
         pcall(ngx.req.raw_header)
         pcall(ngx.req.socket)
-        pcall(ngx.req.socket, true)
         ngx.say("ok") ngx.flush(true) ngx.eof()
 LUA
+    [ raw     => 'local s = ngx.req.socket(true) if s then s:settimeout(100) s:receive(1) s:send("x") end', 'failed: ' ],
     [ background => 'ngx.timer.at(0, function() ngx.log(ngx.NOTICE, "lua timer fired") end) ngx.say("ok")', 'succeeded: status 200' ],
     [ afterwards => 'ngx.say("ok") ngx.eof() ngx.sleep(0.2)', 'succeeded: status 200' ],
     [ spins   => 'ngx.sleep(600)', 'failed: timed out after 300ms' ],

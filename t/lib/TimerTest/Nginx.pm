@@ -24,7 +24,7 @@ use Time::HiRes qw( sleep );
 use TimerTest;
 
 # What no log may hold: alerts, crashes, panics, what sanitizers and valgrind find.
-our $BAD_LINE = qr/\[(?:alert|emerg)\]|exited on signal|Sanitizer: |runtime error: |panicked at|\A==\d+== /;
+our $BAD_LINE = qr/\[(?:alert|emerg)\]|exited on signal|Sanitizer: |:\d+: runtime error: |panicked at|\A==\d+== /;
 
 my @running;    # what END has to stop
 

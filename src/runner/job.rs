@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::attempt::Running;
+use super::contest::Contest;
 use super::line;
 use super::report::Report;
-use super::run::new_run_id;
 use super::worker::Worker;
 use crate::conf::TimerConf;
 use crate::nginx::event::{Hold, Next, Timer};
@@ -15,8 +15,8 @@ use crate::nginx::process;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
-    self, ClaimAttempt, Decision, DueTimes, Edited, LeftOut, Place, Policy, Progress, Reading,
-    Recovered, Scheduled, Step, Steps, Trigger, Wanted, decide,
+    self, Decision, DueTimes, Edited, Place, Policy, Progress, Reading, Recovered, Scheduled,
+    Steps, Trigger, Wanted, decide,
 };
 
 /// A timer in a worker that may run it.
@@ -38,25 +38,18 @@ pub(super) struct Job {
     /// When the clock's next due time starts.
     armed: Cell<UnixMs>,
     /// A claim that is contested, between two steps.
-    contest: RefCell<Option<Contest>>,
+    pub(super) contest: RefCell<Option<Contest>>,
     steps: Cell<Steps>,
-    catch_up_at: Cell<Option<UnixMs>>,
+    pub(super) catch_up_at: Cell<Option<UnixMs>>,
     /// What waits for a place.
-    waiting: Cell<Option<Wanted>>,
+    pub(super) waiting: Cell<Option<Wanted>>,
     /// Whether the record needs a look each second: something is in progress elsewhere, or left
     /// out due times are still to be counted.
-    watched: Cell<bool>,
-}
-
-struct Contest {
-    claim: ClaimAttempt,
-    place: Option<line::Place>,
-    /// The next step is not taken before this.
-    not_before: Instant,
+    pub(super) watched: Cell<bool>,
 }
 
 /// What comes after a look at the record and one action on it.
-enum Turn {
+pub(super) enum Turn {
     /// Another look, at once.
     LookAgain,
     /// Another look, then.
@@ -74,7 +67,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::from_millis(1);
 /// After so many looks in a row it goes on after [`LATER`].
 const LOOKS: usize = 8;
-const LATER: Duration = Duration::from_millis(100);
+pub(super) const LATER: Duration = Duration::from_millis(100);
 
 impl Job {
     /// Arms the timer.
@@ -282,102 +275,7 @@ impl Job {
         }
     }
 
-    fn stand_back_or_claim(&self, wanted: Wanted, now: UnixMs) -> Turn {
-        if let Wanted::Due { due, trigger: Trigger::Schedule } = wanted {
-            let due_times = &self.conf.due_times;
-            let period_ms = u64::try_from(due_times.period_ms(due)).unwrap_or(0);
-            let period = Duration::from_millis(period_ms);
-            let at = due_times.start(due).plus(self.worker.stands_back(&self.conf, period));
-            if now < at {
-                return Turn::LookAfter(at.since(now));
-            }
-        }
-        // What is in progress here needs no place to be found in the way.
-        if self.running.borrow().is_some() {
-            return self.claim(wanted, None);
-        }
-        if let Some(place) = self.worker.line.place() {
-            return self.claim(wanted, Some(place));
-        }
-        if self.waiting.replace(Some(wanted)).is_none() {
-            self.worker.line.wait(self.me.clone());
-        }
-        Turn::Rest
-    }
-
-    fn claim(&self, wanted: Wanted, place: Option<line::Place>) -> Turn {
-        let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()));
-        self.contend(Contest { claim, place, not_before: Instant::now() })
-    }
-
-    /// Takes the next step of a contested claim, once its time has come.
-    fn go_on(&self, contest: Contest) -> Turn {
-        let left = contest.not_before.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return self.contend(contest);
-        }
-        self.contest.replace(Some(contest));
-        Turn::LookAfter(left)
-    }
-
-    /// Tries to claim; an attempt that is won is started.
-    fn contend(&self, mut contest: Contest) -> Turn {
-        let store = &self.worker.store;
-        if contest.place.is_none() && self.running.borrow().is_none() {
-            // The attempt in the way has ended meanwhile: a place is needed now.
-            return Turn::LookAgain;
-        }
-        let wanted = contest.claim.wanted();
-        match contest.claim.step(store, self.timer(), &mut wall_clock) {
-            Step::Won(claim) => {
-                self.catch_up_at.set(None);
-                self.report.no_overlap();
-                if claim.attempt().trigger == Trigger::Missed {
-                    let others = self.worker.report_but_left_out().missed;
-                    self.report.missed(&self.conf, others.saturating_add(1));
-                }
-                if let Some(place) = contest.place {
-                    self.start(claim, place);
-                }
-                // The end of the attempt has the record looked at again.
-                Turn::Rest
-            }
-            Step::DealtWith => {
-                self.catch_up_at.set(None);
-                Turn::LookAgain
-            }
-            Step::Overlap(running) => {
-                let now = wall_clock();
-                self.watched.set(self.running.borrow().is_none());
-                let Wanted::Due { due, .. } = wanted else { return Turn::LookAfter(LATER) };
-                let edited = store.overlap(self.timer(), due, self.conf.overlap, now);
-                let left_out = self.worker.report_but_left_out();
-                if left_out.missed > 0 {
-                    self.report.left_out(&self.conf, left_out.missed);
-                }
-                if left_out.overlaps > 0 {
-                    self.report.overlap(&self.conf, now.since(running.started_at));
-                }
-                self.edited(edited)
-            }
-            Step::Again { after } => {
-                contest.not_before = Instant::now() + after;
-                self.contest.replace(Some(contest));
-                Turn::LookAfter(after)
-            }
-            Step::GaveUp => match wanted {
-                Wanted::Due { due, .. } => {
-                    let now = wall_clock();
-                    self.report.contested(&self.conf);
-                    self.edited(store.leave_out(self.timer(), due, LeftOut::Missed, now))
-                }
-                Wanted::Next { .. } | Wanted::Order { .. } => Turn::LookAfter(LATER),
-            },
-            Step::LeftToOwner => Turn::Rest,
-        }
-    }
-
-    fn edited<T: Copy>(&self, edited: Edited<T>) -> Turn {
+    pub(super) fn edited<T: Copy>(&self, edited: Edited<T>) -> Turn {
         match edited {
             Edited::Done(_) | Edited::NotWritten(_) => {
                 self.steps.set(Steps::default());

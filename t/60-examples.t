@@ -46,6 +46,9 @@ sub example {
         my $temps = join ' ', map {"${_}_temp_path logs/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
         $text =~ s/^http \{$/http { $temps/m;
     }
+    if ( $text !~ /timer_state/ ) {
+        $text =~ s/^http \{/http { timer_state logs\/timers.state;/m;
+    }
     $nginx->write_conf( conf => $text );
 
     my ( $ok, $out ) = $nginx->test_conf;

@@ -55,8 +55,34 @@ my @lost = grep { !$excused->{$_} } lost_dues( 500, $began, $ended, $backend->re
 is( scalar @lost, 0, 'no due time is lost' ) or diag "lost @lost";
 is( scalar( $backend->requests( timer => 'once' ) ), 1, 'first=now is for one of them' );
 for my $nginx (@nginx) {
-    my @levels = grep { !/due time left out|run interrupted/ } $nginx->log_lines(qr/\[(?:warn|error|crit)\]/);
+    my @levels = grep { !/due times? left out|run interrupted|missed \d+ due times?/ } $nginx->log_lines(qr/\[(?:warn|error|crit)\]/);
     is( "@levels", '', 'nothing else to complain of' );
+}
+
+# Eight workers of two instances that all want each due time of short periods, while both are reloaded.
+{
+    my $shared = scratch_dir() . '/contest.state';
+    my %every  = ( c1 => 20, c2 => 20, c3 => 30, c4 => 100 );
+    my $timers = join '', map { timer( $backend, $_, "every=$every{$_}ms offset=0", $_ eq 'c2' ? 'delay/0.015/ok' : 'ok', $_ eq 'c3' ? '' : 'timer_worker any;' ) } sort keys %every;
+    my @pair   = map { TimerTest::Nginx->new( workers => 4, state => $shared, server => $timers ) } 1, 2;
+    $_->start for @pair;
+    for my $round ( 1 .. 10 ) {
+        $pair[ $round % 2 ]->signal('HUP');
+        my $seen = $backend->requests( timer => 'c1' );
+        $backend->wait_requests( $seen + 15, timer => 'c1' );
+    }
+    $_->stop for @pair;
+    my @runs = map { $backend->requests( timer => $_ ) } sort keys %every;
+    no_doubles( 'a contest', @runs );
+    no_overlaps( 'a contest', {}, @runs );
+    my $records = read_records($shared);
+    for my $name ( sort keys %every ) {
+        is( $records->{$name}{interrupted}, 0, "$name: no run is taken for interrupted" );
+        is( $records->{$name}{runs}, scalar( $backend->requests( timer => $name ) ), "$name: each run is in the record" );
+        my $lost = accounted( $every{$name}, $records->{$name} );
+        cmp_ok( $lost, '<=', 0,  "$name: every due time is accounted for" );
+        cmp_ok( $lost, '>=', -5, "$name: hardly any twice" );
+    }
 }
 
 # A master that is killed leaves its workers behind: they and another nginx have one series, too.

@@ -89,19 +89,23 @@ ok( !( grep { $_->{headers}{'x-trigger'} eq 'missed' && $_->{arrived} < $back_at
 $nginx->stop;
 no_doubles( 'a restart', $backend->requests );
 
-# A reload every 100 ms, a period of 1.5 s.
+# A reload every 100 ms, a period of 1 s.
 $backend = TimerTest::Backend->start;
-$nginx   = TimerTest::Nginx->new( workers => 2, server => timer( $backend, 'slow', 'every=1500ms offset=0' ) . timer( $backend, 'tick', 'every=50ms offset=0' ) );
+$nginx   = TimerTest::Nginx->new( workers => 2, server => timer( $backend, 'slow', 'every=1000ms offset=0' )
+        . timer( $backend, 'jitter', 'every=1000ms offset=0 jitter=900ms' ) . timer( $backend, 'tick', 'every=50ms offset=0' ) );
 $nginx->start;
 my $began   = time;
 my $reloads = 0;
 my $next_at = time;
-ok( wait_until( sub { if ( time >= $next_at ) { $nginx->signal('HUP'); $reloads++; $next_at = time + 0.1 } $backend->requests( timer => 'slow' ) >= 3 } ),
-    'a reload every 100 ms, and a period of 1.5 s runs' );
+ok( wait_until( sub { if ( time >= $next_at ) { $nginx->signal('HUP'); $reloads++; $next_at = time + 0.1 } $backend->requests( timer => 'slow' ) >= 4 } ),
+    'a reload every 100 ms, and a period of 1 s runs' );
 my $last = ( $backend->requests( timer => 'slow' ) )[-1];
 cmp_ok( $reloads, '>=', 10, "$reloads reloads" );
-my @lost = lost_dues( 1500, $began, due_ms($last) / 1000, $backend->requests( timer => 'slow' ) );
+my @lost = lost_dues( 1000, $began, due_ms($last) / 1000, $backend->requests( timer => 'slow' ) );
 is( scalar @lost, 0, 'each of its due times' ) or diag "lost @lost";
+@lost = lost_dues( 1000, $began + 1, due_ms($last) / 1000 - 1, $backend->requests( timer => 'jitter' ) );
+is( scalar @lost, 0, 'and each of one whose starts are put off by jitter' ) or diag "lost @lost";
+is( ( grep { $_->{arrived} < due_ms($_) / 1000 } $backend->requests( timer => 'jitter' ) ), 0, 'never before its time' );
 for my $r ( $backend->requests( timer => 'slow' ) ) {
     cmp_ok( $r->{arrived} - due_ms($r) / 1000, '<', 1 * $TimerTest::SLOW, "on time: $r->{headers}{'x-due'}" );
 }
@@ -119,12 +123,14 @@ ok( wait_until( sub {
     $backend->wait_requests( $seen + 3, timer => 'tick' );
     $nginx->signal( $signals++ % 2 ? 'TERM' : 'QUIT' );
     defined $nginx->wait_exit or return 1;
-    3 <= grep { $_->{arrived} > $began } $backend->requests( timer => 'slow' );
-} ), "a restart again and again, and a period of 1.5 s runs" );
+    4 <= grep { $_->{arrived} > $began } $backend->requests( timer => 'slow' );
+} ), "a restart again and again, and a period of 1 s runs" );
 cmp_ok( $signals, '>=', 4, "$signals restarts" );
 $last = ( $backend->requests( timer => 'slow' ) )[-1];
-@lost = lost_dues( 1500, $began, due_ms($last) / 1000, $backend->requests( timer => 'slow' ) );
+@lost = lost_dues( 1000, $began, due_ms($last) / 1000, $backend->requests( timer => 'slow' ) );
 is( scalar @lost, 0, 'each of its due times' ) or diag "lost @lost\n", join "\n", $nginx->log_lines(qr/timer "slow"/);
+@lost = lost_dues( 1000, $began + 1, due_ms($last) / 1000 - 1, $backend->requests( timer => 'jitter' ) );
+is( scalar @lost, 0, 'and each of one whose starts are put off by jitter' ) or diag "lost @lost\n", join "\n", $nginx->log_lines(qr/timer "jitter"/);
 no_doubles( 'restarts', $backend->requests );
 $nginx->clean_log;
 

@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Fcntl qw( :mode );
+use IO::Socket::INET ();
 use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
@@ -112,6 +113,53 @@ $nginx->start;
 $run = next_run('a');
 ok( $run->{headers}{'x-success'}, 'after a crash, too' );
 is( join( ' ', grep { $backend->requests( timer => $_ ) != 1 } sort keys %firsts ), '', 'and no first run again' );
+$nginx->stop;
+
+# Descriptors: the master holds one, each worker one of its own, the cache manager none, after however
+# many reloads.
+sub held { my ( $pid, $file ) = @_; return scalar grep { ( readlink($_) // '' ) eq $file } glob "/proc/$pid/fd/*" }
+$nginx = TimerTest::Nginx->new(
+    workers => 2,
+    http    => 'proxy_cache_path cache keys_zone=x:1m;',
+    server  => timer( $backend, 'fd', 'every=50ms' ),
+);
+$file = $nginx->prefix . '/timers.state';
+$nginx->start;
+reload_all($nginx) for 1 .. 5;
+next_run('fd');
+is( held( $nginx->pid, $file ), 1, 'the master holds one descriptor' );
+my @workers = $nginx->workers;
+is( join( ' ', map { held( $_, $file ) } @workers ), '1 1', 'each worker one' );
+my %worker = map { $_ => 1 } @workers;
+my @helpers = grep { !$worker{$_} } children_of( $nginx->pid );
+is( join( ' ', map { held( $_, $file ) } @helpers ), join( ' ', map {0} @helpers ), 'cache manager and loader none: ' . @helpers );
+
+# A reload that fails when everything was read, at a port that is taken, has changed nothing.
+my $taken = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1 );
+$nginx->write_conf( server => timer( $backend, 'fd', 'every=50ms' ) . timer( $backend, 'idle', $far ) . timer( $backend, 'off', "$far enabled=off" ) );
+reload_all($nginx);
+ok( $backend->wait_requests( 1, timer => 'idle', ended => 1 ), 'a timer has had its first run' );
+my $control = sub {
+    my $records = read_records($file);
+    return join ', ', map { my $r = $records->{$_}; "$_: @$r{qw( created not_before )}" } grep { $records->{$_} } qw( fd idle off new );
+};
+wait_until { read_records($file)->{idle}{progress} == 0 };
+my $before = $control->();
+my $other  = 'every=10h offset=' . ( ( int( time * 1000 ) - 60_000 ) % 36_000_000 ) . 'ms';
+$nginx->write_conf( server => 'listen 127.0.0.1:' . $taken->sockport . ';' . timer( $backend, 'fd', 'every=50ms' ) . timer( $backend, 'idle', $other ) . timer( $backend, 'off', $other ) . timer( $backend, 'new', "$other first=now" ) );
+$nginx->{allow} = [qr/\[emerg\].*(?:bind\(\) to|still could not bind)/];
+$nginx->signal('HUP');
+logged( $nginx, qr/\[emerg\].*still could not bind/, 'a reload fails at a port that is taken' );
+next_run('fd');
+# A record may have been allocated for the new name; nothing was said of it yet.
+my $after = $control->();
+$after =~ s/, new: .*//;
+is( $after, $before, 'what the records say of the timers is as it was' );
+is( scalar( $backend->requests( timer => 'new' ) ), 0, 'a new timer has not run' );
+close $taken;
+reload_all($nginx);
+ok( $backend->wait_requests( 1, timer => 'new' ), 'the same configuration is taken up when the port is free; its first=now runs' );
+is( scalar( $backend->requests( timer => $_ ) ), $_ eq 'idle' ? 1 : 0, "$_ is not fired" ) for qw( idle off );
 $nginx->stop;
 
 done_testing;

@@ -24,12 +24,12 @@ my $seed    = $ENV{STRESS_SEED}     || int( time * 1000 ) % 1_000_000;
 srand $seed;
 note "STRESS_SEED=$seed";
 
-my %every = ( s50 => 50, s100 => 100, s500 => 500, s1000 => 1000, any100 => 100, any500 => 500, any1000 => 1000, busy => 200, auto500 => 500 );
+my %every = ( s50 => 50, s100 => 100, s500 => 500, s1000 => 1000, any100 => 100, any500 => 500, any1000 => 1000, busy => 200, auto500 => 500, jitter => 1000 );
 my %more = map { $_ => /^any/ ? 'timer_worker any;' : /^auto/ ? 'timer_worker auto;' : '' } keys %every;
 my $backend = TimerTest::Backend->start;
 my $nginx   = TimerTest::Nginx->new(
     workers => 4,
-    server  => join( '', map { timer( $backend, $_, "every=$every{$_}ms offset=0", /busy/ ? 'delay/0.15/ok' : 'ok', $more{$_} ) } sort keys %every ),
+    server  => join( '', map { timer( $backend, $_, "every=$every{$_}ms offset=0" . ( /jitter/ ? ' jitter=800ms' : '' ), /busy/ ? 'delay/0.15/ok' : 'ok', $more{$_} ) } sort keys %every ),
     allow   => [qr/\[alert\].*worker process \d+ exited on signal 9/],
 );
 $nginx->start;
@@ -120,7 +120,7 @@ no_overlaps( 'figures', \%killed, @requests );
 
 my $interrupted = interrupted_dues( $nginx->log );
 my $lost_in_all = 0;
-for my $name (qw( s500 s1000 any500 any1000 auto500 )) {
+for my $name (qw( s500 s1000 any500 any1000 auto500 jitter )) {
     my $excused = $interrupted->{$name} // {};
     my @lost    = grep { !$excused->{$_} } lost_dues( $every{$name}, $began, $over, $backend->requests( timer => $name ) );
     $lost_in_all += @lost;

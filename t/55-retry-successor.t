@@ -110,6 +110,7 @@ sub interrupted {
     my $old = $nginx->worker_in_slot(0);
     kill $signal, $old;
     logged( $nginx, qr/timer "dies": .*(?:process $old died|worker was told to stop)/, "$title: is told" );
+    ok( $nginx->wait_gone( [$old] ), "$title: the old worker is gone" );
     my $next = $nginx->worker_in_slot(0);
     if ( $on =~ /interrupted/ ) {
         my @attempts = $backend->wait_requests( 2, timer => 'dies', ended => 1 );

@@ -14,6 +14,9 @@ use TimerTest::Nginx;
 my $backend = TimerTest::Backend->start;
 my $port    = $backend->port;
 
+# Large bodies keep a witness busy; this one has nothing else to do.
+my $heavy = TimerTest::Backend->start;
+
 # What the upstream does, what else the location says, how the run ends.
 my @cases = (
     [ 'ok',            '', 'succeeded: status 200, \d+ms' ],
@@ -38,9 +41,9 @@ my @cases = (
     [ 'cut',           'proxy_http_version 1.1; proxy_buffering off;', 'failed: response incomplete, status 200' ],
     [ 'reset-body',    '', 'failed: response incomplete, status 200' ],
     [ 'reset-body',    'proxy_buffering off;', 'failed: response incomplete, status 200' ],
-    [ 'stall',         'proxy_read_timeout 300ms;', 'failed: response incomplete, status 200' ],
-    [ 'stall',         'proxy_read_timeout 300ms; proxy_buffering off;', 'failed: response incomplete, status 200' ],
-    [ 'hang',          'proxy_read_timeout 300ms;', 'failed: status 504, \d+ms' ],
+    [ 'stall',         'proxy_read_timeout 1s;', 'failed: response incomplete, status 200' ],
+    [ 'stall',         'proxy_read_timeout 1s; proxy_buffering off;', 'failed: response incomplete, status 200' ],
+    [ 'hang',          'proxy_read_timeout 1s;', 'failed: status 504, \d+ms' ],
     [ 'hang',          'timer_timeout 300ms;', 'failed: timed out after 300ms' ],
     [ 'stall',         'timer_timeout 300ms;', 'failed: timed out after 300ms' ],
     [ 'stall',         'timer_timeout 300ms; proxy_buffering off;', 'failed: timed out after 300ms' ],
@@ -75,14 +78,14 @@ my $nginx = TimerTest::Nginx->new(
     server  => join( "\n", map {
         my ( $do, $more, undef, $name ) = @$_;
         my $headers = $more =~ /proxy_set_header/ ? 'proxy_set_header X-Timer $timer_name;' : '';
-        "location \@$name { timer $name every=1s first=now; $headers proxy_set_header X-Timer \$timer_name;"
-            . " proxy_set_header X-Do $do; $more proxy_pass http://127.0.0.1:$port; }"
+        "location \@$name { timer $name every=2s first=now; $headers proxy_set_header X-Timer \$timer_name;"
+            . " proxy_set_header X-Do $do; $more proxy_pass http://127.0.0.1:${\( $do =~ /^big/ ? $heavy->port : $port )}; }"
     } @cases ) . <<"CONF",
-    location \@refused { timer refused every=1s first=now; proxy_pass http://127.0.0.1:1; }
-    location \@no_socket { timer no_socket every=1s first=now; proxy_pass http://unix:/nonexistent/socket; }
-    location \@unresolved { timer unresolved every=1s first=now; resolver 127.0.0.1:1 ipv6=off; resolver_timeout 300ms; set \$u no.test; proxy_pass http://\$u; }
-    location \@no_upstream { timer no_upstream every=1s first=now; proxy_pass http://all_down; }
-    location \@unset { timer unset every=1s first=now; set \$u ""; proxy_pass http://\$u; }
+    location \@refused { timer refused every=2s first=now; proxy_pass http://127.0.0.1:1; }
+    location \@no_socket { timer no_socket every=2s first=now; proxy_pass http://unix:/nonexistent/socket; }
+    location \@unresolved { timer unresolved every=2s first=now; resolver 127.0.0.1:1 ipv6=off; resolver_timeout 300ms; set \$u no.test; proxy_pass http://\$u; }
+    location \@no_upstream { timer no_upstream every=2s first=now; proxy_pass http://all_down; }
+    location \@unset { timer unset every=2s first=now; set \$u ""; proxy_pass http://\$u; }
     location /local/ { internal; }
     location = /local/ok { internal; return 200; }
     location /ok { return 200; }

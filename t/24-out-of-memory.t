@@ -12,9 +12,8 @@ use TimerTest::Backend;
 use TimerTest::Nginx;
 
 my ($prlimit) = grep {-x} qw( /usr/bin/prlimit /bin/prlimit );
-my ( undef, $built ) = run_command( nginx_binary(), '-V' );
 plan skip_all => 'there is no prlimit' if !$prlimit;
-plan skip_all => 'a sanitizer or valgrind has a memory of its own' if $ENV{TEST_NGINX_WRAPPER} || $built =~ /-fsanitize/;
+plan skip_all => 'a sanitizer or valgrind has a memory of its own' if nginx_is_watched();
 
 my $backend = TimerTest::Backend->start;
 my $port    = $backend->port;

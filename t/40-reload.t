@@ -48,7 +48,7 @@ ok( wait_by( $next, 5, 'often' ), 'which goes on with the timers' );
 ok( $nginx->wait_log(qr/ \Q$zero\E#\d+: gracefully shutting down/), 'the old one is told to leave' );
 my $told = time;
 ok( wait_by( $next, 5 + grep( { $_->{headers}{'x-pid'} == $next } $backend->requests( timer => 'often' ) ), 'often' ), 'time passes' );
-my @late = grep { $_->{headers}{'x-pid'} == $zero && $_->{arrived} > $told + 0.1 } $backend->requests( timer => 'often' );
+my @late = grep { $_->{headers}{'x-pid'} == $zero && $_->{headers}{'x-due'} > $told } $backend->requests( timer => 'often' );
 is( scalar @late, 0, 'the old one begins nothing' );
 
 my ($long) = grep { $_->{headers}{'x-pid'} == $zero } $backend->wait_requests( 1, timer => 'long', ended => 1 );

@@ -13,13 +13,9 @@ use TimerTest::Backend;
 use TimerTest::Nginx;
 
 my ($valgrind) = grep {-x} qw( /usr/bin/valgrind /usr/local/bin/valgrind );
-my $sanitized = do {
-    my ( undef, $out ) = run_command( nginx_binary(), '-V' );
-    $out =~ /-fsanitize/;
-};
-my $wrapper = $ENV{TEST_NGINX_WRAPPER} // ( $valgrind && !$sanitized ? "$valgrind --quiet --leak-check=no" : '' );
+my $wrapper = $ENV{TEST_NGINX_WRAPPER} // ( $valgrind && !nginx_is_watched() ? "$valgrind --quiet --leak-check=no" : '' );
 $TimerTest::SLOW = 4 if $wrapper && $TimerTest::SLOW < 4;
-diag $wrapper || ( $sanitized ? 'a sanitized nginx' : 'neither valgrind nor a sanitizer' );
+diag $wrapper || ( nginx_is_watched() ? 'a sanitized nginx' : 'neither valgrind nor a sanitizer' );
 
 my $backend = TimerTest::Backend->start;
 my $port    = $backend->port;

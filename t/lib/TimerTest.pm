@@ -25,7 +25,7 @@ use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
     wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive children_of
-    spawn stop_process http_request nginx_binary nginx_version timer_module
+    spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module
 );
 
 # Seconds that anything may take before it counts as lost.  TEST_NGINX_SLOW multiplies it, for
@@ -77,6 +77,13 @@ sub nginx_version {
         ( $1 * 1000 + $2 ) * 1000 + $3;
     };
     return $version;
+}
+
+# Does nginx run under valgrind, or with a sanitizer? Then its memory is not its own, and its pace.
+sub nginx_is_watched {
+    return 1 if $ENV{TEST_NGINX_WRAPPER};
+    my ( undef, $out ) = run_command( nginx_binary(), '-V' );
+    return $out =~ /-fsanitize/;
 }
 
 # A TCP and UDP port that is free on every address and stays ours until this process ends: it lies

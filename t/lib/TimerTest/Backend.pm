@@ -131,15 +131,16 @@ sub wait_requests {
 sub most_at_once {
     my ( $self, %match ) = @_;
 
+    # At one instant: ends of what was there before, beginnings, ends of what began right then.
     my @edges;
     for my $r ( $self->requests(%match) ) {
-        push @edges, [ $r->{arrived}, 1 ];
-        push @edges, [ $r->{ended}, -1 ] if $r->{ended};
+        push @edges, [ $r->{arrived}, 1, 1 ];
+        push @edges, [ $r->{ended}, $r->{ended} == $r->{arrived} ? 2 : 0, -1 ] if $r->{ended};
     }
 
     my ( $now, $most ) = ( 0, 0 );
     for my $edge ( sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] } @edges ) {
-        $now += $edge->[1];
+        $now += $edge->[2];
         $most = $now if $now > $most;
     }
     return $most;
@@ -165,6 +166,9 @@ END {
 
 my ( $record, %connection, @later, $next_id, $next_connection, %seen );
 
+# All that one turn of the loop finds has happened at one time: its order is not known.
+my $turn = time;
+
 sub _serve {
     my ( $listen, $path ) = @_;
 
@@ -182,6 +186,7 @@ sub _serve {
         $wait = $wait < 0 ? 0 : $wait > 1 ? 1 : $wait;
 
         my ( $readable, $writable ) = IO::Select->select( $reads, $writes, undef, $wait );
+        $turn = time;
 
         while ( @later && $later[0][0] <= time ) {
             my ( undef, $c, $do ) = @{ shift @later };
@@ -224,7 +229,7 @@ sub _read {
     }
     return _close( $c, 'peer' ) if !$got;
 
-    $c->{arrived} //= time;
+    $c->{arrived} //= $turn;
     $c->{step}->($c) if $c->{step};
     return;
 }
@@ -280,7 +285,7 @@ sub _arrived {
 sub _ended {
     my ( $c, $how ) = @_;
     my $id = delete $c->{id} or return;
-    _note( { event => 'end', id => $id, ended => time, how => $how } );
+    _note( { event => 'end', id => $id, ended => $turn, how => $how } );
     return;
 }
 

@@ -198,6 +198,7 @@ sub reload {
     my %old = map { $_ => 1 } @old;
     $self->signal('HUP');
     wait_until { ( grep { !$old{$_} } $self->workers ) >= $self->{workers} } or croak 'no reload';
+    $self->{old} = \%old;
     return @old;
 }
 
@@ -217,13 +218,14 @@ sub wait_gone {
     return wait_until { !grep { is_alive($_) } @$pids } $seconds;
 }
 
-# The pid of the worker in a slot, from the module's own line at each worker's start; the newest.
+# The pid of the worker in a slot, from the module's own line at each worker's start; the newest, and
+# after reload() not one of the generation before, whose successors may not have begun yet.
 sub worker_in_slot {
     my ( $self, $slot ) = @_;
     my $pid;
     wait_until {
         my @pids = $self->log =~ /(\d+)#\d+: timer: \d+ timers? in this worker, slot $slot\b/g;
-        ($pid) = grep { is_alive($_) } reverse @pids;
+        ($pid) = grep { is_alive($_) && !$self->{old}{$_} } reverse @pids;
     };
     return $pid;
 }

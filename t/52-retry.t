@@ -8,6 +8,7 @@ use warnings;
 
 use List::Util qw( max );
 use Test::More;
+use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Conf;
@@ -15,6 +16,9 @@ use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+
+# Once, at its first load: the next due time is nine hours away.
+my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
 
 # What may be written.
 accepts( http => "timer_retry $_;" )
@@ -65,23 +69,23 @@ my $nginx = TimerTest::Nginx->new(
     workers => 2,
     http    => 'map "" $no_uri { default "x"; }',
     server  => join( '',
-    timer( $backend, 'fails',    'every=1h first=now', 'status/502', 'timer_retry 2 backoff=200ms;' ),
-    timer( $backend, 'doubles',  'every=1h first=now', 'status/500', 'timer_retry 5 backoff=200ms max=900ms;' ),
-    timer( $backend, 'recovers', 'every=1h first=now', 'turns/503/503/200', 'timer_retry 5 backoff=100ms;' ),
-    timer( $backend, 'off',      'every=1h first=now', 'status/502' ),
-    timer( $backend, 'only',     'every=1h first=now', 'status/502', 'timer_retry 3 on=timeout backoff=50ms;' ),
-    timer( $backend, 'slow',     'every=1h first=now', 'hang', 'timer_timeout 300ms; timer_retry 1 on=timeout backoff=100ms;' ),
-    timer( $backend, 'hangs',    'every=1h first=now', 'hang', 'timer_timeout 300ms; timer_retry 3 backoff=100ms;' ),
-    timer( $backend, 'cut',      'every=1h first=now', 'truncate', 'timer_retry 1 backoff=100ms;' ),
-    "location \@error { timer error every=1h first=now uri=\$no_uri; timer_retry 1 on=error backoff=100ms; return 200; }\n",
-    "location \@refused { timer refused every=1h first=now; timer_retry 1 backoff=100ms; proxy_pass http://127.0.0.1:$closed; }\n",
+    timer( $backend, 'fails',    $once, 'status/502', 'timer_retry 2 backoff=200ms;' ),
+    timer( $backend, 'doubles',  $once, 'status/500', 'timer_retry 5 backoff=200ms max=900ms;' ),
+    timer( $backend, 'recovers', $once, 'turns/503/503/200', 'timer_retry 5 backoff=100ms;' ),
+    timer( $backend, 'off',      $once, 'status/502' ),
+    timer( $backend, 'only',     $once, 'status/502', 'timer_retry 3 on=timeout backoff=50ms;' ),
+    timer( $backend, 'slow',     $once, 'hang', 'timer_timeout 300ms; timer_retry 1 on=timeout backoff=100ms;' ),
+    timer( $backend, 'hangs',    $once, 'hang', 'timer_timeout 300ms; timer_retry 3 backoff=100ms;' ),
+    timer( $backend, 'cut',      $once, 'truncate', 'timer_retry 1 backoff=100ms;' ),
+    "location \@error { timer error $once uri=\$no_uri; timer_retry 1 on=error backoff=100ms; return 200; }\n",
+    "location \@refused { timer refused $once; timer_retry 1 backoff=100ms; proxy_pass http://127.0.0.1:$closed; }\n",
     # Due again and again: the next due time takes over.
     timer( $backend, 'next',     'every=1s offset=0', 'status/502', 'timer_retry 50 backoff=200ms max=200ms;' ),
     timer( $backend, 'never',    'every=500ms offset=0', 'status/502', 'timer_retry 50 backoff=10s;' ),
     timer( $backend, 'lasts',    'every=1s offset=0', 'turns/502/200/200', 'timer_retry 1 backoff=300ms;' ),
     timer( $backend, 'queue',    'every=400ms offset=0', 'delay/0.5/status/502', 'timer_overlap queue; timer_retry 50 backoff=50ms;' ),
     # As short as can be: not a tight loop.
-    timer( $backend, 'tight',    'every=1h first=now', 'status/502', 'timer_retry 1000 backoff=10ms max=10ms;' ),
+    timer( $backend, 'tight',    $once, 'status/502', 'timer_retry 1000 backoff=10ms max=10ms;' ),
     timer( $backend, 'tick',     'every=100ms' ),
     ),
 );
@@ -169,5 +173,49 @@ no_doubles( 'retries', $backend->requests );
 $nginx->stop;
 
 # The account in the state of what is told here is in t/serial/84-account.t.
+
+# Never after the next due time, neither where that one was missed and is left out.  And a reload that
+# brings another schedule, or none, neither hurries the next attempt nor takes its time for a step of
+# the clock.
+$backend->stop;
+$backend = TimerTest::Backend->start;
+my $tick = timer( $backend, 'tick', 'every=100ms' );
+$nginx = TimerTest::Nginx->new(
+    workers => 1,
+    server  => timer( $backend, 'misses', 'every=3s offset=0', 'status/502', 'timer_missed skip; timer_retry 3 backoff=1s;' )
+        . timer( $backend, 'changes',  $once, 'status/502', 'timer_retry 3 backoff=20s;' )
+        . timer( $backend, 'disabled', $once, 'status/502', 'timer_retry 3 backoff=9s;' )
+        . $tick,
+);
+$nginx->start;
+my ($missing) = $backend->wait_requests( 1, timer => 'misses', ended => 1 );
+logged( $nginx, qr/timer "misses": attempt 1 of 4 failed/, 'it is to be repeated' );
+my $worker = $nginx->worker_in_slot(0);
+kill 'STOP', $worker;
+wait_until { time * 1000 > due_ms($missing) + 4500 };
+kill 'CONT', $worker;
+my $later = wait_until {
+    my ($it) = grep { due_ms($_) > due_ms($missing) + 3000 } $backend->requests( timer => 'misses' );
+    $it;
+};
+ok( $later, 'a due time was missed, and the one after it runs' );
+my @too_late = grep { $_->{headers}{'x-run'} eq $missing->{headers}{'x-run'} && $_->{arrived} * 1000 > due_ms($missing) + 3000 } $backend->requests( timer => 'misses' );
+is( scalar @too_late, 0, 'no attempt comes after the missed one' );
+
+my ($changed) = $backend->requests( timer => 'changes' );
+$nginx->write_conf(
+    server => timer( $backend, 'changes', 'every=2s offset=0', 'status/502', 'timer_retry 3 backoff=20s;' )
+        . timer( $backend, 'disabled', "$once enabled=off", 'status/502', 'timer_retry 3 backoff=9s;' )
+        . $tick
+);
+$nginx->reload;
+$nginx->worker_in_slot(0);
+ok( wait_until { grep { $_->{headers}{'x-trigger'} eq 'schedule' } $backend->requests( timer => 'changes' ) }, 'a changed schedule: its next due time takes over' );
+my ($disabled) = $backend->requests( timer => 'disabled' );
+ok( wait_until { grep { $_->{arrived} > $disabled->{arrived} + 9 * 1.1 + 0.5 } $backend->requests( timer => 'tick' ) }, 'time passes' );
+is( ( grep { $_->{headers}{'x-run'} eq $changed->{headers}{'x-run'} } $backend->requests( timer => 'changes' ) ), 1, 'a changed schedule: the attempt is not hurried' );
+logged_times( $nginx, qr/clock was set back/, 0, 'a changed schedule: the clock was not set back' );
+is( scalar( () = $backend->requests( timer => 'disabled' ) ), 1, 'enabled=off: there is no further attempt by schedule' );
+$nginx->stop;
 
 done_testing;

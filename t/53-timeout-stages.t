@@ -19,6 +19,9 @@ use TimerTest::Series;
 use TimerTest::StateFile;
 
 my $backend = TimerTest::Backend->start;
+
+# Once, at its first load: the next due time is nine hours away.
+my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
 my $port    = $backend->port;
 my $dns     = TimerTest::Dns->start( 'never.test' => '' );
 
@@ -182,7 +185,7 @@ my $cached = 'proxy_cache cache; proxy_cache_key $arg_key; proxy_cache_valid 200
     . " proxy_cache_lock_timeout 60s; proxy_cache_lock_age 60s; proxy_pass http://127.0.0.1:$port;";
 $nginx->write_conf(
     http   => "proxy_cache_path $prefix/cache keys_zone=cache:1m;",
-    server => "location \@fills { timer fills every=1h first=now uri=/delay/2/ok?key=a; timer_timeout 20s; proxy_set_header X-Timer fills; $cached }\n"
+    server => "location \@fills { timer fills $once uri=/delay/2/ok?key=a; timer_timeout 20s; proxy_set_header X-Timer fills; $cached }\n"
         . "location \@waits { timer waits every=1s offset=0 uri=/ok?key=a; timer_timeout 300ms; proxy_set_header X-Timer waits; $cached }\n",
 );
 $nginx->start;

@@ -15,6 +15,9 @@ use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
 
+# Once, at its first load: the next due time is nine hours away.
+my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
+
 # Between two attempts the worker is killed, told to leave by HUP, or by QUIT: the successor
 # makes the next attempt, of the same run, in its time.
 sub waits {
@@ -25,7 +28,7 @@ sub waits {
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
         allow   => [qr/worker process \d+ exited on signal 9/],
-        server  => timer( $backend, 'again', 'every=10h first=now', 'turns/502/200', "timer_retry 3 backoff=${wait_ms}ms;" )
+        server  => timer( $backend, 'again', $once, 'turns/502/200', "timer_retry 3 backoff=${wait_ms}ms;" )
             . timer( $backend, 'tick', 'every=50ms' ),
     );
     $nginx->start;
@@ -75,7 +78,7 @@ waits( 'restart between attempts', $wait, sub { $_[0]->signal('QUIT'); defined $
     $backend = TimerTest::Backend->start;
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
-        server  => timer( $backend, 'again', 'every=10h first=now', 'delay/1.5/turns/502/200', 'timer_retry 3 backoff=300ms;' ),
+        server  => timer( $backend, 'again', $once, 'delay/1.5/turns/502/200', 'timer_retry 3 backoff=300ms;' ),
     );
     $nginx->start;
     my ($first) = $backend->wait_requests( 1, timer => 'again' );
@@ -102,7 +105,7 @@ sub interrupted {
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
         allow   => [qr/worker process \d+ exited on signal 9/],
-        server  => timer( $backend, 'dies', 'every=10h first=now', 'fail-first/0/delay/1/ok', "timer_retry 2 on=$on backoff=300ms;" )
+        server  => timer( $backend, 'dies', $once, 'fail-first/0/delay/1/ok', "timer_retry 2 on=$on backoff=300ms;" )
             . timer( $backend, 'tick', 'every=50ms' ),
     );
     $nginx->start;

@@ -144,8 +144,7 @@ impl ClaimAttempt {
                 !paused && started && due > reading.dealt_with_up_to(now)
             }
             Wanted::Next { run, attempt } => {
-                !paused
-                    && reading.control.cancel != Some(run)
+                reading.waiting_ends(timer.due_times, now).is_none()
                     && match reading.run.progress {
                         Progress::Waiting(last, wait) => {
                             let follows = last.number.checked_add(1) == Some(attempt);

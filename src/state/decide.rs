@@ -7,7 +7,7 @@ use crate::schedule::{UnixMs, stable_hash};
 
 use super::control::{LeftOut, Presence};
 use super::due::{DueTimes, Reading, missed_after_ms, newest_started};
-use super::run::{Progress, RunId, Trigger};
+use super::run::{Outcome, Progress, RunId, Trigger};
 
 /// What `timer_missed` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Decision {
         /// Why.
         kind: LeftOut,
     },
-    /// What waits for its next attempt is to be ended, by a pause or a cancel:
+    /// What waits for its next attempt is to be ended, by a pause, a cancel or the next due time:
     /// [`Store::recover`](super::Store::recover).
     EndWaiting,
     /// The order has had its 10 s: [`Store::drop_order`](super::Store::drop_order).
@@ -139,11 +139,12 @@ pub fn decide(
         return Decision::ClockSetBack;
     }
     let stopped = policy.schedule == Scheduled::Off || reading.is_paused(now);
-    if let Progress::Waiting(attempt, _) = reading.run.progress {
-        // A manual run goes on while the timer is disabled; a pause ends it as any other.
-        if reading.is_paused(now) || reading.control.cancel == Some(attempt.run) {
-            return Decision::EndWaiting;
-        }
+    if let Some(ended) = reading.waiting_ends(due_times, now) {
+        let takes_over =
+            |decision: &Decision| matches!(decision, Decision::Claim(Wanted::Due { .. }));
+        let scheduled = (!stopped && ended.outcome != Outcome::Cancelled)
+            .then(|| decide_schedule(reading, due_times, policy.missed, catch_up_at, now));
+        return scheduled.filter(takes_over).unwrap_or(Decision::EndWaiting);
     }
     let order = decide_order(reading, now);
     if let Some(decision @ (Decision::Claim(_) | Decision::DropOrder { .. })) = order {
@@ -223,7 +224,11 @@ fn decide_schedule(
         MissedPolicy::Skip => FIRST_WITHIN,
     };
     if let Some(created_at) = reading.first(now, first_within)
-        && newest.is_none_or(|due| due <= created_at)
+        // What was missed is made up for by one run, which then is not this.
+        && newest.is_none_or(|due| {
+            due <= created_at
+                || now.ms_since(due_times.start(due)) <= missed_after_ms(due_times, due)
+        })
     {
         return Decision::Claim(Wanted::Due { due: created_at, trigger: Trigger::First });
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::schedule::{Jitter, Schedule, UnixMs};
 
-use super::control::{Control, Gap, LeftOut, Paused};
+use super::control::{Control, Gap, LeftOut, Paused, Presence};
 use super::fields::NEVER;
 use super::format::GAPS;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
-use super::run::Progress;
+use super::run::{Attempt, Ended, Outcome, Progress, Trigger};
 use super::run_part::RunPart;
 
 /// A timer's due times, as every process computes them.
@@ -125,19 +125,37 @@ impl Reading {
         self.run.watermark.due > latest
             || control_instants(&mut self.control.clone()).any(|at| *at > latest)
             || header_instants(&mut self.header.clone()).any(|at| *at > latest)
-            || matches!(self.run.progress, Progress::Waiting(_, wait)
-                if is_beyond_next_start(wait.next_at, due_times, now))
+            || matches!(self.run.progress, Progress::Waiting(attempt, _)
+                if attempt.started_at > latest)
     }
+
+    /// How the run that waits for its next attempt ends now, if it must: cancelled, paused,
+    /// disabled, or because the next due time has come, which takes over. A manual run goes on
+    /// while the timer is disabled.
+    pub(super) fn waiting_ends(&self, due_times: &dyn DueTimes, now: UnixMs) -> Option<Ended> {
+        let Progress::Waiting(attempt, wait) = self.run.progress else { return None };
+        if self.control.cancel == Some(attempt.run) {
+            return Some(Ended { outcome: Outcome::Cancelled, ..wait.last });
+        }
+        let disabled = matches!(self.control.presence, Presence::Disabled);
+        let over = self.is_paused(now)
+            || (disabled && attempt.trigger != Trigger::Manual)
+            || taken_over_at(&attempt, due_times).is_some_and(|at| at <= now);
+        over.then_some(wait.last)
+    }
+}
+
+/// When the next due time after that of `attempt` starts, which takes over from it.
+pub(super) fn taken_over_at(attempt: &Attempt, due_times: &dyn DueTimes) -> Option<UnixMs> {
+    // What is unscheduled deals with no due time; the one before it may have passed long ago.
+    let unscheduled = attempt.trigger.is_unscheduled();
+    let after = if unscheduled { attempt.started_at.max(attempt.due) } else { attempt.due };
+    due_times.next(after).map(|next| due_times.start(next))
 }
 
 /// An instant later than this is not one that this clock has seen.
 pub(super) fn latest_sane(due_times: &dyn DueTimes, now: UnixMs) -> UnixMs {
     UnixMs(now.0.saturating_add(due_times.period_ms(now)))
-}
-
-/// Whether a next attempt at `at` lies where none can: they start before the next due time does.
-pub(super) fn is_beyond_next_start(at: UnixMs, due_times: &dyn DueTimes, now: UnixMs) -> bool {
-    due_times.next(now).is_some_and(|next| at > due_times.start(next))
 }
 
 /// The instants of a control part that must not lie ahead of the clock: all but `until`.

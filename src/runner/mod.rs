@@ -154,6 +154,26 @@ fn look(heard: Heard) {
     worker.report();
 }
 
+/// Whether this worker has looked at a timer's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Here {
+    /// It may run it, and looks.
+    Seen,
+    /// Others have to.
+    NotSeen,
+}
+
+/// Looks at the record of this timer, if this worker may run it and does not leave.
+fn look_at(name: &str) -> Here {
+    let job = RUNNER.with_borrow(|runner| {
+        let mut jobs = runner.as_ref()?.jobs.iter();
+        jobs.find(|job| job.conf.name.as_str() == name).map(Rc::clone)
+    });
+    let Some(job) = job else { return Here::NotSeen };
+    job.look();
+    if job.is_over() { Here::NotSeen } else { Here::Seen }
+}
+
 /// The role in which a configuration is loaded by the process that runs it (HOST-11).
 const ALONE: Process = Process { role: Role::Single, workers: 1 };
 

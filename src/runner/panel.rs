@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::RUNNER;
 use super::worker::Worker;
+use super::{Here, RUNNER};
 use crate::conf::{MainConf, TimerConf, WorkerChoice};
 use crate::os::EventFd;
 use crate::schedule::Zones;
@@ -111,10 +111,11 @@ impl Panel {
     /// configuration.
     pub fn wake(&self, number: usize, whom: Wake) {
         let Some(timer) = self.timers.get(number) else { return };
-        let slot = self.worker.as_ref().map(|worker| worker.slot());
-        match (timer.worker, whom, slot) {
-            (WorkerChoice::Any, Wake::One, Some(slot)) => self.ring(slot),
+        let here = super::look_at(timer.name.as_str());
+        match (timer.worker, whom, here) {
+            (WorkerChoice::Any, Wake::One, Here::Seen) => {}
             (WorkerChoice::Any, ..) => self.wake_all(),
+            (_, _, Here::Seen) => {}
             (choice, ..) => self.ring(choice.slot(&timer.name, self.workers)),
         }
     }

@@ -6,9 +6,10 @@
 //! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
-//! - [`api`]: what is shown of the timers, and what is done with them by hand;
+//! - `api`: what is shown of the timers, and what is done with them by hand;
 //! - `runner`: on a due time, arm the next, then run this one; `variables`.
 
+#[cfg(any(test, feature = "nginx"))]
 pub mod api;
 pub mod os;
 pub mod schedule;

@@ -20,6 +20,9 @@ mod route;
 mod table;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 #[cfg(feature = "nginx")]
 mod act;
 #[cfg(feature = "nginx")]

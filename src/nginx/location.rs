@@ -138,7 +138,7 @@ impl Location {
     pub fn first_server_name(&self) -> &[u8] {
         // The array of all names is gone once the configuration was read; this is what
         // `$server_name` shows.
-        // SAFETY: set by `ngx_http_core_merge_srv_conf`, and lives in the cycle's pool.
+        // SAFETY: ANSWER-3: it lives in the cycle's pool.
         unsafe { bytes(self.server().server_name) }
     }
 

@@ -192,7 +192,7 @@ unsafe extern "C" fn merge<M: HttpModule>(
         let conf = unsafe { &mut *conf.cast::<M::Location>() };
         // SAFETY: HOST-2: while configurations are merged, the context is that of the block.
         let context = unsafe { (*cf).ctx };
-        // SAFETY: as above (`ngx_http_merge_servers`, `ngx_http_merge_locations`).
+        // SAFETY: ANSWER-2.
         let block = unsafe { Location::from_context(context.cast()) };
         M::inherit(conf, from, &Block::new(block));
         ptr::null_mut()

@@ -91,7 +91,7 @@ impl Drop for Bell {
     }
 }
 
-/// Takes an open connection of ours out of the event method: its descriptor does not do so by being
+/// Takes an open connection of ours out of the event method (BELL-2): its descriptor does not do so by being
 /// closed, since the bell has others.
 fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
     // SAFETY: HOST-1: one thread; set by the event method.

@@ -24,8 +24,8 @@ my ( $cert, $key ) = make_certificate( $nginx->prefix, 'app.test' );
 
 my $pass = "proxy_pass http://127.0.0.1:$port;";
 
-# Name of the timer, what its location says besides; the last word of the name's case is its
-# location's own.
+# Name of the timer, and what its location says besides. (A TLS session that began unverified stays so
+# where it is taken up again.)
 my %way = (
     buffered   => $pass,
     unbuffered => "proxy_buffering off; $pass",
@@ -42,7 +42,7 @@ my %way = (
     next       => 'proxy_pass http://next;',
     tls        => "proxy_pass https://127.0.0.1:$tls;",
     tls_verify => "proxy_ssl_verify on; proxy_ssl_trusted_certificate $cert; proxy_ssl_name app.test;"
-        . " proxy_ssl_server_name on; proxy_pass https://127.0.0.1:$tls;",
+        . " proxy_ssl_server_name on; proxy_ssl_session_reuse off; proxy_pass https://127.0.0.1:$tls;",
     tls_keep   => 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_pass https://tls;',
     variable   => "set \$up 127.0.0.1:$port; proxy_pass http://\$up;",
     group      => 'set $up zone; proxy_pass http://$up;',

@@ -6,8 +6,11 @@
 //! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
+//! - `api`: what is shown of the timers, and what is done with them by hand;
 //! - `runner`: on a due time, arm the next, then run this one; `variables`.
 
+#[cfg(any(test, feature = "nginx"))]
+pub mod api;
 pub mod os;
 pub mod schedule;
 pub mod state;
@@ -32,11 +35,14 @@ pub mod module {
 
     use nginx_sys::{ngx_command_t, ngx_http_module_t, ngx_module_t};
 
+    use crate::api::Api;
     use crate::conf::{
-        LocationConf, MainConf, TimerDirective, TimerMaxRunning, TimerMissed, TimerOverlap,
-        TimerRetry, TimerState, TimerSuccess, TimerTimeout, TimerTimezone, TimerWorker, resolve,
+        LocationConf, MainConf, TimerApi, TimerDirective, TimerMaxRunning, TimerMissed,
+        TimerOverlap, TimerRetry, TimerState, TimerSuccess, TimerTimeout, TimerTimezone,
+        TimerWorker, resolve,
     };
     use crate::nginx::conf::{Commands, Parsing, Refused, http_command, location_command};
+    use crate::nginx::handler::Block;
     use crate::nginx::log::Log;
     use crate::nginx::module::{HttpModule, Process, context, descriptor};
     use crate::nginx::zone::{Opening, Unusable};
@@ -45,7 +51,7 @@ pub mod module {
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<11> = Commands([
+    static COMMANDS: Commands<12> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
@@ -54,6 +60,7 @@ pub mod module {
         location_command::<TimerOverlap>(),
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
+        location_command::<TimerApi>(),
         http_command::<TimerState>(),
         http_command::<TimerMaxRunning>(),
         ngx_command_t::empty(),
@@ -95,8 +102,11 @@ pub mod module {
             variables::add(parsing)
         }
 
-        fn inherit(conf: &mut LocationConf, from: &LocationConf) {
+        fn inherit(conf: &mut LocationConf, from: &LocationConf, block: &Block) {
             conf.inherit(from);
+            if conf.inherit_api(from, block.is_part_of_location()) {
+                block.answer_by::<Api>();
+            }
         }
 
         fn after_configuration(
@@ -110,8 +120,8 @@ pub mod module {
             runner::open(main, opening)
         }
 
-        fn loaded(main: &MainConf, log: Log) {
-            runner::load(main, log);
+        fn loaded(main: &MainConf, workers: usize, log: Log) {
+            runner::load(main, workers, log);
         }
 
         fn process_begins(main: &MainConf, process: Process) {

@@ -4,6 +4,7 @@
 //! about it can be wrong any more.
 #![forbid(unsafe_code)]
 
+mod api;
 mod limits;
 mod missed;
 mod name;
@@ -22,6 +23,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use api::{TimerApi, Write};
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
@@ -37,6 +39,7 @@ pub use worker::{TimerWorker, WorkerChoice};
 use crate::nginx::conf::Place;
 use crate::nginx::location::Location;
 use crate::nginx::request::{Access, Method, Uri};
+use crate::os::EventFd;
 use crate::os::file::Owner;
 use crate::schedule::{Zone, Zones};
 use crate::state::{
@@ -87,9 +90,11 @@ pub struct MainConf {
     definitions: Vec<timer::Definition>,
     max_running: Option<NonZeroUsize>,
     state: Option<StatePath>,
-    zones: OnceCell<Zones>,
+    zones: OnceCell<Rc<Zones>>,
     timers: Vec<Rc<TimerConf>>,
     opened: RefCell<Option<OpenedState>>,
+    api: Option<Write>,
+    bells: RefCell<Rc<Vec<EventFd>>>,
 }
 
 /// The state that was opened for a configuration, and by whom.
@@ -111,7 +116,18 @@ impl MainConf {
 
     /// The time zones, opened once for each configuration.
     pub fn zones(&self) -> &Zones {
-        self.zones.get_or_init(Zones::open)
+        self.zones.get_or_init(|| Rc::new(Zones::open()))
+    }
+
+    /// The same, to be kept.
+    pub fn shared_zones(&self) -> Rc<Zones> {
+        Rc::clone(self.zones.get_or_init(|| Rc::new(Zones::open())))
+    }
+
+    /// A bell for each worker, by its slot, once the configuration was taken up; none without an
+    /// API that steers.
+    pub fn bells(&self) -> &RefCell<Rc<Vec<EventFd>>> {
+        &self.bells
     }
 
     /// Where the state is kept; known once the configuration was read.
@@ -122,6 +138,11 @@ impl MainConf {
     /// The state that was opened for this configuration.
     pub fn opened(&self) -> &RefCell<Option<OpenedState>> {
         &self.opened
+    }
+
+    /// What the API may do anywhere, if there is one.
+    pub fn api(&self) -> Option<Write> {
+        self.api
     }
 
     /// How many runs may be in progress in one worker.
@@ -142,9 +163,25 @@ pub struct LocationConf {
     retry: Option<RetryPolicy>,
     timezone: Option<Zone>,
     success: Option<Success>,
+    api: Option<Write>,
 }
 
 impl LocationConf {
+    /// What the API may do here, if this is its location.
+    pub fn api(&self) -> Option<Write> {
+        self.api
+    }
+
+    /// An `if` or `limit_except` block takes the API from the location that it is a part of; tells
+    /// whether it did.
+    pub fn inherit_api(&mut self, from: &Self, is_part_of_location: bool) -> bool {
+        if is_part_of_location && self.api.is_none() {
+            self.api = from.api;
+            return self.api.is_some();
+        }
+        false
+    }
+
     /// Takes from the enclosing block what this one does not say itself.
     pub fn inherit(&mut self, from: &Self) {
         self.worker = self.worker.or(from.worker);

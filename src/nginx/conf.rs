@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
     NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t,
     ngx_conf_log_error, ngx_conf_t, ngx_http_compile_complex_value,
     ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_palloc, ngx_str_t, ngx_uint_t,
@@ -82,6 +82,8 @@ pub enum Arguments {
     One,
     /// One or more.
     Some,
+    /// Any number, none included.
+    Any,
 }
 
 /// Why a configuration is refused.
@@ -356,6 +358,7 @@ const fn flag(arguments: Arguments) -> u32 {
     match arguments {
         Arguments::One => NGX_CONF_TAKE1,
         Arguments::Some => NGX_CONF_1MORE,
+        Arguments::Any => NGX_CONF_ANY,
     }
 }
 

@@ -77,6 +77,10 @@ impl Location {
         unsafe { self.server.as_ref() }
     }
 
+    pub(super) fn conf_ptr(&self) -> *mut ngx_http_core_loc_conf_t {
+        self.conf.as_ptr()
+    }
+
     pub(super) fn server_ptr(&self) -> *mut ngx_http_core_srv_conf_t {
         self.server.as_ptr()
     }
@@ -113,7 +117,8 @@ impl Location {
     }
 
     /// The first `server_name` of its server, if that is a plain one: not empty, no wildcard, no
-    /// regular expression.
+    /// regular expression. Only while the configuration is being read: nginx keeps the names until
+    /// then.
     pub fn server_name(&self) -> Option<&[u8]> {
         // SAFETY: an array of this type, complete once the server's block was read.
         let names = unsafe { self.server().server_names.as_slice::<ngx_http_server_name_t>() };
@@ -126,6 +131,15 @@ impl Location {
         let name = unsafe { bytes(name.name) };
         let plain = !name.is_empty() && !name.starts_with(b".") && !name.contains(&b'*');
         plain.then_some(name)
+    }
+
+    /// The first `server_name` of its server as it is written, whatever it is; empty if there is
+    /// none.
+    pub fn first_server_name(&self) -> &[u8] {
+        // The array of all names is gone once the configuration was read; this is what
+        // `$server_name` shows.
+        // SAFETY: ANSWER-3: it lives in the cycle's pool.
+        unsafe { bytes(self.server().server_name) }
     }
 
     /// Whether the constant `uri`, with its arguments, lies within the location; any will do for a

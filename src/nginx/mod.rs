@@ -8,18 +8,22 @@
 //! beside its type.
 
 pub mod access;
+pub mod bell;
 pub mod conf;
 mod connection;
 pub mod event;
 mod frame;
 mod guard;
+pub mod handler;
 pub mod location;
 pub mod log;
 mod message;
 pub mod module;
 mod pool;
 pub mod process;
+mod reply;
 pub mod request;
+pub mod response;
 mod stat;
 pub mod text;
 mod uri;
@@ -37,6 +41,10 @@ mod rc {
     pub(super) const AGAIN: ngx_int_t = -2;
     pub(super) const DONE: ngx_int_t = -4;
     pub(super) const DECLINED: ngx_int_t = -5;
+    /// `NGX_HTTP_REQUEST_TIME_OUT`.
+    pub(super) const REQUEST_TIME_OUT: ngx_int_t = 408;
+    /// `NGX_HTTP_INTERNAL_SERVER_ERROR`.
+    pub(super) const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
     /// `NGX_HTTP_CLOSE`: nginx closes the connection without an answer.
     pub(super) const CLOSE: ngx_int_t = 444;
 }

@@ -10,6 +10,8 @@ use nginx_sys::{
 
 use super::conf::{Parsing, Refused};
 use super::guard::guard;
+use super::handler::Block;
+use super::location::Location;
 use super::log::Log;
 use super::process::{self, Role};
 use super::zone::{self, Opening, Purpose, Unusable};
@@ -32,8 +34,8 @@ pub trait HttpModule: 'static {
     /// Why the configuration is refused.
     fn before_configuration(parsing: &mut Parsing<'_>) -> Result<(), Refused>;
 
-    /// Gives `conf` what it has not set itself from the enclosing block.
-    fn inherit(conf: &mut Self::Location, from: &Self::Location);
+    /// Gives `conf`, that of `block`, what it has not set itself from the enclosing block.
+    fn inherit(conf: &mut Self::Location, from: &Self::Location, block: &Block);
 
     /// After the `http` block was read and all was inherited.
     ///
@@ -51,8 +53,9 @@ pub trait HttpModule: 'static {
     /// Why the configuration is refused.
     fn open(main: &Self::Main, opening: &Opening) -> Result<(), Unusable>;
 
-    /// A configuration is taken up, in the process that has read it; not for a test of it.
-    fn loaded(main: &Self::Main, log: Log);
+    /// A configuration for so many `workers` is taken up, in the process that has read it; not for
+    /// a test of it.
+    fn loaded(main: &Self::Main, workers: usize, log: Log);
 
     /// A process begins its work.
     fn process_begins(main: &Self::Main, process: Process);
@@ -96,7 +99,7 @@ pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
 }
 
 /// The module's place among the http modules.
-fn context_index<M: HttpModule>() -> usize {
+pub(super) fn context_index<M: HttpModule>() -> usize {
     // SAFETY: the module's own descriptor, a static; nginx sets the index before any hook runs.
     unsafe { (*M::descriptor()).ctx_index }
 }
@@ -178,7 +181,7 @@ unsafe extern "C" fn create<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void {
 }
 
 unsafe extern "C" fn merge<M: HttpModule>(
-    _: *mut ngx_conf_t,
+    cf: *mut ngx_conf_t,
     from: *mut c_void,
     conf: *mut c_void,
 ) -> *mut c_char {
@@ -187,7 +190,11 @@ unsafe extern "C" fn merge<M: HttpModule>(
         let from = unsafe { &*from.cast::<M::Location>() };
         // SAFETY: as above.
         let conf = unsafe { &mut *conf.cast::<M::Location>() };
-        M::inherit(conf, from);
+        // SAFETY: HOST-2: while configurations are merged, the context is that of the block.
+        let context = unsafe { (*cf).ctx };
+        // SAFETY: ANSWER-2.
+        let block = unsafe { Location::from_context(context.cast()) };
+        M::inherit(conf, from, &Block::new(block));
         ptr::null_mut()
     })
 }
@@ -232,7 +239,7 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
         if let Some(main) = main_of_cycle::<M>(cycle) {
             access::put_first(cycle);
             if Purpose::current() == Purpose::Use {
-                M::loaded(main, Log::of(cycle));
+                M::loaded(main, process::worker_count(cycle), Log::of(cycle));
             }
         }
     });

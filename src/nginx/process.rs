@@ -80,3 +80,19 @@ pub(super) fn update_time() {
     // SAFETY: HOST-1: one thread; takes its own lock.
     unsafe { nginx_sys::ngx_time_update() };
 }
+
+/// The version of the nginx that this module was built for, which is the one that loads it
+/// (`ngx_add_module`).
+pub fn nginx_version() -> &'static str {
+    nginx_sys::NGINX_VERSION.to_str().unwrap_or_default()
+}
+
+/// This host's name, as nginx has it.
+pub fn host_name() -> String {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { nginx_sys::ngx_cycle };
+    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+    let name = unsafe { (*cycle).hostname };
+    // SAFETY: it lives in the cycle's pool.
+    String::from_utf8_lossy(unsafe { super::bytes(name) }).into_owned()
+}

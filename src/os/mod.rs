@@ -2,6 +2,7 @@
 
 pub mod boot;
 mod clock;
+mod eventfd;
 pub mod file;
 pub mod lock;
 pub mod memory_file;
@@ -13,6 +14,7 @@ mod symbol;
 mod user;
 
 pub use clock::wall_clock;
+pub use eventfd::EventFd;
 pub use random::random_bytes;
 pub use socket::SocketPair;
 pub use symbol::dynamic_symbol;

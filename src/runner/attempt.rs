@@ -22,7 +22,7 @@ pub(super) struct Running {
     /// `None` while it starts.
     attempt: Option<Rc<Attempt>>,
     /// Holds an exiting worker until the attempt has ended (HOST-7).
-    _timeout: Timer,
+    timeout: Timer,
     _place: line::Place,
 }
 
@@ -46,7 +46,7 @@ impl Job {
             since: Instant::now(),
             cut_off: None,
             attempt: None,
-            _timeout: timeout,
+            timeout,
             _place: place,
         }));
 
@@ -93,10 +93,30 @@ impl Job {
         Next::After(CUT_OFF_AGAIN)
     }
 
+    /// Cuts the attempt off if it was ordered to be cancelled, in a worker that leaves too.
+    pub(super) fn follow_cancel(&self) {
+        let run = self.running.borrow().as_ref().map(|running| running.run.id());
+        let Some(run) = run else { return };
+        if !self.worker.store.is_cancelled(&self.place, run) {
+            return;
+        }
+        let attempt = self.running.borrow_mut().as_mut().and_then(|running| {
+            running.cut_off.get_or_insert(Outcome::Cancelled);
+            // Cut off again for as long as something holds it.
+            running.timeout.arm(CUT_OFF_AGAIN);
+            running.attempt.clone()
+        });
+        if let Some(attempt) = attempt {
+            attempt.cut_off();
+        }
+    }
+
     fn end(&self, end: End) {
         let cut_off = self.running.borrow().as_ref().and_then(|running| running.cut_off);
         let status = end.status;
-        let ending = if cut_off.is_some() {
+        let ending = if cut_off == Some(Outcome::Cancelled) {
+            Ending::Cancelled
+        } else if cut_off.is_some() {
             Ending::TimedOut
         } else if end.closed {
             Ending::Interrupted

@@ -46,6 +46,8 @@ pub(super) struct Job {
     /// Whether the record needs a look each second: something is in progress elsewhere, or left
     /// out due times are still to be counted.
     watched: Cell<bool>,
+    /// Whether it stands among those that another process may have changed.
+    has_news: Cell<bool>,
 }
 
 struct Contest {
@@ -72,6 +74,8 @@ enum Turn {
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The first look is made from the event loop, never from inside `init_process`.
 const AT_ONCE: Duration = Duration::from_millis(1);
+/// An attempt elsewhere that exceeds its timeout by this is one that nobody will cut off.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// After so many looks in a row it goes on after [`LATER`].
 const LOOKS: usize = 8;
 const LATER: Duration = Duration::from_millis(100);
@@ -94,6 +98,7 @@ impl Job {
             catch_up_at: Cell::new(None),
             waiting: Cell::new(None),
             watched: Cell::new(false),
+            has_news: Cell::new(false),
         });
         let me = Rc::downgrade(&job);
         let clock = Timer::new(Hold::Cancelable, move || {
@@ -130,9 +135,18 @@ impl Job {
 
     /// Once a second: looks at the record if another process may have changed it.
     pub(super) fn tick(&self, news: bool) {
-        if news || self.watched.get() {
-            self.post();
+        if news {
+            self.follow_cancel();
         }
+        if (news || self.watched.get()) && !self.has_news.replace(true) {
+            self.worker.line.post_news(self.me.clone());
+        }
+    }
+
+    /// At once: the record has just been changed here.
+    pub(super) fn look(&self) {
+        self.follow_cancel();
+        self.post();
     }
 
     /// Has the record looked at once the events at hand are dealt with.
@@ -142,6 +156,7 @@ impl Job {
 
     /// Looks at the record and does what is to be done.
     pub(super) fn deal(&self) {
+        self.has_news.set(false);
         if self.is_over() {
             return;
         }
@@ -233,7 +248,12 @@ impl Job {
         self.watched.set((in_progress && elsewhere) || reading.control.has_uncounted());
         if elsewhere && matches!(reading.run.progress, Progress::Running(_)) {
             match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
-                Recovered::HeldElsewhere(_) => {}
+                Recovered::HeldElsewhere(attempt) => {
+                    let since = now.since(attempt.started_at);
+                    if since > self.conf.timeout.saturating_add(STUCK_AFTER) {
+                        self.report.stuck(&self.conf, attempt.pid, since);
+                    }
+                }
                 Recovered::Again => return self.wait_a_step(|| {}),
                 Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
                     return Turn::LookAgain;

@@ -6,11 +6,12 @@ use std::thread;
 
 use super::notices;
 use super::worker::Worker;
-use crate::conf::{MainConf, OpenedState};
+use crate::conf::{MainConf, OpenedState, Write};
 use crate::nginx::log::Log;
 use crate::nginx::module;
 use crate::nginx::process::Role;
 use crate::nginx::zone::{Opening, Purpose, Unusable};
+use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::Owner;
 use crate::os::wall_clock;
@@ -57,8 +58,9 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     }
 }
 
-/// Takes the configuration up: writes what it says of the timers into their records.
-pub fn load(main: &MainConf, log: Log) {
+/// Takes the configuration up: writes what it says of the timers into their records, and makes a
+/// bell for each of `workers`.
+pub fn load(main: &MainConf, workers: usize, log: Log) {
     let held = {
         let opened = main.opened().borrow();
         opened.as_ref().map(|opened| {
@@ -91,6 +93,11 @@ pub fn load(main: &MainConf, log: Log) {
         })
     };
     HELD.set(held);
+    if main.api() == Some(Write::On) {
+        // Without them, an order is seen within a second.
+        let bells: Result<Vec<_>, _> = (0..workers).map(|_| EventFd::new()).collect();
+        main.bells().replace(Rc::new(bells.unwrap_or_default()));
+    }
     if super::has_begun() {
         super::begin(main, super::ALONE);
     }

@@ -19,6 +19,7 @@ mod job;
 mod line;
 mod master;
 mod notices;
+mod panel;
 mod report;
 mod run;
 mod worker;
@@ -28,23 +29,28 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use master::{load, open};
-pub use run::Run;
+pub use panel::{Panel, Wake};
+pub use run::{Run, new_run_id};
 
 use crate::conf::{MainConf, WorkerChoice};
+use crate::nginx::bell::Bell;
 use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::module::Process;
 use crate::nginx::process::Role;
 use job::Job;
 use worker::Worker;
 
-/// The timers of this worker.
+/// The timers of this process.
 struct Runner {
-    worker: Rc<Worker>,
+    panel: Rc<Panel>,
+    /// `None`: it runs none, and only shows them.
+    worker: Option<Rc<Worker>>,
     jobs: Vec<Rc<Job>>,
     /// Those of an earlier configuration whose run is still in progress: with
     /// `master_process off` they stay in the same process.
     leaving: Vec<Rc<Job>>,
     _tick: Option<Timer>,
+    _bell: Option<Bell>,
 }
 
 thread_local! {
@@ -57,7 +63,18 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Arms the timers that belong to this process, if any do.
 pub fn begin(main: &MainConf, process: Process) {
-    let Some(worker) = master::attach(main, process) else { return };
+    let worker = master::attach(main, process);
+    let panel = Panel::new(main, worker.clone(), process.workers);
+    let jobs = worker.as_ref().map_or_else(Vec::new, |worker| begin_jobs(main, worker, process));
+    let leaving = put(None).map(Runner::leave).unwrap_or_default();
+    let tick = (!jobs.is_empty() || !leaving.is_empty()).then(tick);
+    let bells = main.bells().borrow();
+    let bell = process.role.slot().filter(|_| tick.is_some()).and_then(|slot| bells.get(slot));
+    let bell = bell.and_then(|bell| Bell::new(bell, || look(Heard::Rung)));
+    put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
+}
+
+fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<Job>> {
     let slot = worker.slot();
     let opened = main.opened().borrow();
     let places = opened.iter().flat_map(|opened| &opened.state.places);
@@ -69,14 +86,12 @@ pub fn begin(main: &MainConf, process: Process) {
             timer.worker == WorkerChoice::Any
                 || timer.worker.slot(&timer.name, process.workers) == slot
         })
-        .map(|(timer, place)| Job::begin(Rc::clone(timer), place.clone(), Rc::clone(&worker)))
+        .map(|(timer, place)| Job::begin(Rc::clone(timer), place.clone(), Rc::clone(worker)))
         .collect();
     if !main.timers().is_empty() {
         notices::began(main, slot, jobs.len());
     }
-    let tick = (!jobs.is_empty()).then(|| tick(&worker, &jobs));
-    let leaving = put(None).map(Runner::leave).unwrap_or_default();
-    put(Some(Runner { worker, jobs, leaving, _tick: tick }));
+    jobs
 }
 
 /// Whether this process runs timers.
@@ -87,11 +102,13 @@ fn has_begun() -> bool {
 /// The process is about to end: runs in progress are interrupted.
 pub fn end() {
     if let Some(runner) = put(None) {
-        let worker = Rc::clone(&runner.worker);
+        let worker = runner.worker.clone();
         for job in runner.leave() {
             job.interrupt();
         }
-        worker.tell_others();
+        if let Some(worker) = worker {
+            worker.tell_others();
+        }
     }
 }
 
@@ -103,20 +120,58 @@ impl Runner {
     }
 }
 
+/// Why to look at what other processes want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// A second has passed.
+    Tick,
+    /// The bell was rung.
+    Rung,
+}
+
 /// Once a second: has looked at what other processes have changed.
-fn tick(worker: &Rc<Worker>, jobs: &[Rc<Job>]) -> Timer {
-    let worker = Rc::clone(worker);
-    let jobs: Vec<_> = jobs.iter().map(Rc::downgrade).collect();
-    let timer = Timer::new(Hold::Cancelable, move || {
-        let news = worker.has_news();
-        for job in jobs.iter().filter_map(std::rc::Weak::upgrade) {
-            job.tick(news);
-        }
-        worker.report();
+fn tick() -> Timer {
+    let timer = Timer::new(Hold::Cancelable, || {
+        look(Heard::Tick);
         Next::After(TICK)
     });
     timer.arm(TICK);
     timer
+}
+
+/// Looks at what other processes have changed.
+fn look(heard: Heard) {
+    let timers = RUNNER.with_borrow(|runner| {
+        let runner = runner.as_ref()?;
+        let jobs: Vec<_> = runner.jobs.iter().chain(&runner.leaving).map(Rc::clone).collect();
+        Some((runner.worker.clone()?, jobs))
+    });
+    let Some((worker, jobs)) = timers else { return };
+    let news = worker.has_news() || heard == Heard::Rung;
+    for job in jobs {
+        job.tick(news);
+    }
+    worker.report();
+}
+
+/// Whether this worker has looked at a timer's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Here {
+    /// It may run it, and looks.
+    Seen,
+    /// Others have to.
+    NotSeen,
+}
+
+/// Looks at the record of this timer, if this worker may run it and does not leave.
+fn look_at(name: &str) -> Here {
+    let job = RUNNER.with_borrow(|runner| {
+        let mut jobs = runner.as_ref()?.jobs.iter();
+        jobs.find(|job| job.conf.name.as_str() == name).map(Rc::clone)
+    });
+    let Some(job) = job else { return Here::NotSeen };
+    job.look();
+    if job.is_over() { Here::NotSeen } else { Here::Seen }
 }
 
 /// The role in which a configuration is loaded by the process that runs it (HOST-11).

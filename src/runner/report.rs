@@ -21,6 +21,8 @@ pub(super) enum Ending {
     Incomplete { status: u16 },
     /// It took longer than `timer_timeout`.
     TimedOut,
+    /// It was cut off by an order.
+    Cancelled,
     /// The worker was told to stop at once.
     Interrupted,
     /// It could not start.
@@ -36,6 +38,7 @@ impl Ending {
             Self::Success { .. } => Outcome::Success,
             Self::Failure { .. } | Self::Incomplete { .. } => Outcome::Failure,
             Self::TimedOut => Outcome::Timeout,
+            Self::Cancelled => Outcome::Cancelled,
             Self::Interrupted => Outcome::Interrupted,
             Self::NotStarted(_) | Self::NoAnswer => Outcome::Error,
         }
@@ -58,6 +61,7 @@ pub(super) struct Report {
     overlaps: Throttle,
     contests: Throttle,
     misses: Throttle,
+    stuck: Throttle,
     /// Missed due times that no line has told of yet.
     missed: Cell<u64>,
 }
@@ -78,6 +82,7 @@ impl Report {
             overlaps: Throttle::default(),
             contests: Throttle::default(),
             misses: Throttle::default(),
+            stuck: Throttle::default(),
             missed: Cell::new(0),
         }
     }
@@ -103,6 +108,11 @@ impl Report {
                 write(timer, Level::Notice, Some(run), message);
             }
             return;
+        }
+        if ending == Ending::Cancelled {
+            // Who has ordered it is told by the worker that took the order.
+            let message = format_args!("run cancelled after {}ms", took.as_millis());
+            return write(timer, Level::Info, Some(run), message);
         }
         if let Some(left_out) = self.failures.pass() {
             let failed = Failed { ending, took, timer, attempt: Some(run.attempt()) };
@@ -154,6 +164,15 @@ impl Report {
             let (ms, left_out) = (since.as_millis(), LeftOut(left_out));
             let message =
                 format_args!("due time left out: last run in progress for {ms}ms{left_out}");
+            write(timer, Level::Error, None, message);
+        }
+    }
+
+    /// Tells of a run that has been in progress in another process for `since`, too long.
+    pub(super) fn stuck(&self, timer: &TimerConf, pid: u32, since: Duration) {
+        if self.stuck.pass().is_some() {
+            let ms = since.as_millis();
+            let message = format_args!("run in progress for {ms}ms in process {pid} does not end");
             write(timer, Level::Error, None, message);
         }
     }
@@ -236,6 +255,7 @@ impl fmt::Display for Failed<'_> {
             }
             Ending::Incomplete { status } => write!(f, "response incomplete, status {status}")?,
             Ending::TimedOut => write!(f, "timed out after {}ms", self.timer.timeout.as_millis())?,
+            Ending::Cancelled => f.write_str("by order")?,
             Ending::Interrupted => f.write_str("worker was told to stop")?,
             Ending::NotStarted(why) => write!(f, "{why}")?,
             Ending::NoAnswer => f.write_str("no response")?,

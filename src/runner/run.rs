@@ -65,7 +65,7 @@ impl Origin for Run {
 }
 
 /// An id that no other run has: 128 random bits.
-pub(super) fn new_run_id(timer: &str) -> RunId {
+pub fn new_run_id(timer: &str) -> RunId {
     // Early after boot the kernel may have no random bytes yet; what sets this run apart on this
     // host will do then.
     RunId(random_bytes().unwrap_or_else(|_| {

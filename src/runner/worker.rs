@@ -47,6 +47,11 @@ impl Worker {
         })
     }
 
+    /// The state file, if there is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     pub(super) fn slot(&self) -> usize {
         self.slot
     }

@@ -25,6 +25,11 @@ impl UnixMs {
         Duration::from_millis(u64::try_from(self.ms_since(earlier)).unwrap_or(0))
     }
 
+    /// Reads an instant as RFC 3339 writes it, to the millisecond; `None` if it is none.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_millisecond()))
+    }
+
     /// The instant as RFC 3339 writes it, in UTC with milliseconds: `2026-11-23T12:00:00.123Z`.
     pub fn rfc3339(self) -> Rfc3339 {
         Rfc3339(self)

@@ -64,6 +64,13 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// A record in which nothing has happened since `now`.
+    #[cfg(test)]
+    pub(crate) fn anew(name: &str, now: UnixMs) -> Self {
+        let (run, control) = (RunPart::new(name, now), Control::anew(name, now));
+        Self { run, control, header: HeaderControl::default() }
+    }
+
     /// The newest instant up to which every due time has been dealt with, but for `first`: taken,
     /// left out for good, or never the timer's.
     pub fn dealt_with_up_to(&self, now: UnixMs) -> UnixMs {

@@ -1,0 +1,215 @@
+//! Orders: a timer is run, cancelled, paused or resumed by hand.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::arguments::{Arguments, Plus};
+use super::json::Pause;
+use super::response::{error, not_found, value};
+use super::route::{Action, ActionOnAll};
+use crate::nginx::conf::parse_time;
+use crate::nginx::handler::ClientRequest;
+use crate::nginx::log::Level;
+use crate::nginx::response::{Answer, Response};
+use crate::os::wall_clock;
+use crate::runner::{Panel, Wake, new_run_id};
+use crate::schedule::UnixMs;
+use crate::state::{Edited, Ordered, Owner, Paused, RunId, Steps};
+
+/// An order, and what came of it so far.
+struct Order {
+    panel: Rc<Panel>,
+    what: What,
+    steps: Steps,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Run(usize, RunId),
+    Cancel(usize),
+    Pause(usize, Option<UnixMs>),
+    Resume(usize),
+    PauseAll(Option<UnixMs>),
+    ResumeAll,
+}
+
+/// What an order came to.
+enum Came {
+    Ordered(Ordered),
+    Paused(Paused),
+    Resumed,
+}
+
+/// Does something with a timer.
+pub(super) fn act(
+    request: &ClientRequest<'_>,
+    panel: &Rc<Panel>,
+    name: &str,
+    action: Action,
+) -> Answer {
+    let Some(number) = panel.find(name) else { return Answer::Now(not_found()) };
+    let what = match action {
+        Action::Run => What::Run(number, new_run_id(name)),
+        Action::Cancel => What::Cancel(number),
+        Action::Resume => What::Resume(number),
+        Action::Pause => match until(request) {
+            Ok(until) => What::Pause(number, until),
+            Err(why) => return Answer::Now(error(400, &why)),
+        },
+    };
+    Order { panel: Rc::clone(panel), what, steps: Steps::default() }.give(request)
+}
+
+/// Does something with all timers.
+pub(super) fn act_on_all(
+    request: &ClientRequest<'_>,
+    panel: &Rc<Panel>,
+    action: ActionOnAll,
+) -> Answer {
+    let what = match action {
+        ActionOnAll::Resume => What::ResumeAll,
+        ActionOnAll::Pause => match until(request) {
+            Ok(until) => What::PauseAll(until),
+            Err(why) => return Answer::Now(error(400, &why)),
+        },
+    };
+    Order { panel: Rc::clone(panel), what, steps: Steps::default() }.give(request)
+}
+
+/// The end of the pause that is asked for; none without one.
+fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
+    let Some(word) = Arguments(request.arguments()).get("for", Plus::Itself)? else {
+        return Ok(None);
+    };
+    let time = parse_time(word.as_bytes()).filter(|time| *time > Duration::ZERO);
+    let time = time.ok_or("invalid \"for\" argument, it must be a time above 0")?;
+    Ok(Some(wall_clock().plus(time)))
+}
+
+impl Order {
+    /// Writes the order down; where somebody else is writing, a little later.
+    fn give(mut self, request: &ClientRequest<'_>) -> Answer {
+        let (came, written) = match self.write() {
+            None => return Answer::Now(error(503, "there is no state")),
+            Some(Edited::Done(came)) => (came, true),
+            Some(Edited::NotWritten(came)) => (came, self.is_own()),
+            Some(Edited::Again) => {
+                return match self.steps.next() {
+                    Some(after) => Answer::Later(after, Box::new(|request| self.give(request))),
+                    None => Answer::Now(error(503, "record is locked for too long")),
+                };
+            }
+        };
+        self.panel.report();
+        if !written {
+            return Answer::Now(error(503, "state cannot be written"));
+        }
+        Answer::Now(self.done(request, &came))
+    }
+
+    fn write(&self) -> Option<Edited<Came>> {
+        let store = self.panel.store()?;
+        let now = wall_clock();
+        let paused = |until| Came::Paused(Paused { since: now, until });
+        Some(match self.what {
+            What::Run(number, run) => {
+                map(store.order_run(self.panel.timer(number)?.place, run, now), Came::Ordered)
+            }
+            What::Cancel(number) => {
+                map(store.order_cancel(self.panel.timer(number)?.place, now), Came::Ordered)
+            }
+            What::Pause(number, until) => {
+                map(store.pause(self.panel.timer(number)?, until, now), |()| paused(until))
+            }
+            What::Resume(number) => {
+                map(store.resume(self.panel.timer(number)?.place, now), |()| Came::Resumed)
+            }
+            What::PauseAll(until) => map(store.pause_all(until, now), |()| paused(until)),
+            What::ResumeAll => map(store.resume_all(now), |()| Came::Resumed),
+        })
+    }
+
+    /// Whether what this worker alone remembers is enough: it is the one that acts on it.
+    fn is_own(&self) -> bool {
+        self.number()
+            .and_then(|number| self.panel.timer(number))
+            .is_some_and(|timer| timer.owner == Owner::This)
+    }
+
+    fn number(&self) -> Option<usize> {
+        match self.what {
+            What::Run(number, _)
+            | What::Cancel(number)
+            | What::Pause(number, _)
+            | What::Resume(number) => Some(number),
+            What::PauseAll(_) | What::ResumeAll => None,
+        }
+    }
+
+    /// Wakes those whom it concerns, tells the log, and answers.
+    fn done(&self, request: &ClientRequest<'_>, came: &Came) -> Response {
+        #[derive(Serialize)]
+        struct Run {
+            run: String,
+        }
+        #[derive(Serialize)]
+        struct IsPaused {
+            paused: Option<Pause>,
+        }
+
+        let why = match self.what {
+            What::Run(..) => "a run is in progress",
+            _ => "no run is in progress",
+        };
+        if matches!(came, Came::Ordered(Ordered::Conflict)) {
+            return error(409, why);
+        }
+        match (self.number(), self.what) {
+            (Some(number), What::Run(..)) => self.panel.wake(number, Wake::One),
+            (Some(number), _) => self.panel.wake(number, Wake::All),
+            (None, _) => self.panel.wake_all(),
+        }
+        self.tell(request, came);
+        match *came {
+            Came::Ordered(Ordered::Pending(run)) => value(202, &Run { run: run.to_string() }),
+            Came::Ordered(Ordered::Conflict) => error(409, why),
+            Came::Paused(paused) => {
+                let seen = match self.number() {
+                    Some(number) => self.panel.read(number).and_then(|it| it.control.paused),
+                    None => self.panel.header().paused,
+                };
+                let paused = Pause::of(seen.or(Some(paused)), wall_clock());
+                value(200, &IsPaused { paused })
+            }
+            Came::Resumed => value(200, &IsPaused { paused: None }),
+        }
+    }
+
+    fn tell(&self, request: &ClientRequest<'_>, came: &Came) {
+        let done = match self.what {
+            What::Run(..) => Action::Run,
+            What::Cancel(_) => Action::Cancel,
+            What::Pause(..) | What::PauseAll(_) => Action::Pause,
+            What::Resume(_) | What::ResumeAll => Action::Resume,
+        };
+        let timer = self.number().and_then(|number| self.panel.timers().get(number));
+        let log = |message: std::fmt::Arguments<'_>| request.log(Level::Notice, message);
+        match (timer, came) {
+            (Some(timer), Came::Ordered(Ordered::Pending(run))) => {
+                log(format_args!("timer \"{}\": {done}, run: {run}", timer.name));
+            }
+            (Some(timer), _) => log(format_args!("timer \"{}\": {done}", timer.name)),
+            (None, _) => log(format_args!("timer: all timers {done}")),
+        }
+    }
+}
+
+fn map<T, U>(edited: Edited<T>, to: impl FnOnce(T) -> U) -> Edited<U> {
+    match edited {
+        Edited::Done(value) => Edited::Done(to(value)),
+        Edited::NotWritten(value) => Edited::NotWritten(to(value)),
+        Edited::Again => Edited::Again,
+    }
+}

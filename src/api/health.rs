@@ -1,0 +1,22 @@
+//! Whether a timer is well.
+
+use super::view::View;
+
+/// So many failures in a row are not well.
+const FAILING: u32 = 3;
+
+/// What is wrong with a timer, if anything is; without its name.
+pub(super) fn complaint(view: &View<'_>) -> Option<String> {
+    let mut wrong = Vec::new();
+    if let Some(since) = view.stuck_for() {
+        wrong.push(format!("stuck, attempt in progress for {}s", since.as_secs()));
+    }
+    if view.is_late() {
+        wrong.push(format!("late by {}s", view.late_by().as_secs()));
+    }
+    let failures = view.reading.as_ref().map_or(0, |reading| reading.run.consecutive_failures);
+    if failures >= FAILING {
+        wrong.push(format!("failed {failures} times in a row"));
+    }
+    (!wrong.is_empty()).then(|| wrong.join(", "))
+}

@@ -1,0 +1,273 @@
+//! Timers as JSON, in the order of the manual.
+
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer};
+
+use super::view::{Configured, Status, View, Worker};
+use crate::schedule::{Schedule, UnixMs};
+use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
+
+/// What is said of the host, before its timers.
+#[derive(Debug, Serialize)]
+pub(super) struct Host<'a> {
+    pub(super) version: &'a str,
+    pub(super) nginx: &'a str,
+    pub(super) hostname: &'a str,
+    pub(super) state: &'a str,
+    pub(super) state_file: Option<&'a str>,
+    pub(super) tzdata: &'a str,
+    #[serde(serialize_with = "instant")]
+    pub(super) now: UnixMs,
+    pub(super) paused: Option<Pause>,
+}
+
+/// The API's word for it.
+pub(super) fn health(health: Health) -> &'static str {
+    match health {
+        Health::Ok => "ok",
+        Health::Recovered => "recovered",
+        Health::Degraded => "degraded",
+    }
+}
+
+/// A pause.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Pause {
+    #[serde(serialize_with = "instant")]
+    since: UnixMs,
+    #[serde(serialize_with = "some_instant")]
+    until: Option<UnixMs>,
+}
+
+impl Pause {
+    /// `paused`, if it holds.
+    pub(super) fn of(paused: Option<Paused>, now: UnixMs) -> Option<Self> {
+        let paused = paused.filter(|paused| paused.holds(now))?;
+        Some(Self { since: paused.since, until: paused.until })
+    }
+}
+
+/// Whether the results of the last runs are told too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum History {
+    Told,
+    LeftOut,
+}
+
+#[derive(Serialize)]
+struct Timer<'a> {
+    name: &'a str,
+    schedule: Shown<&'a Schedule>,
+    timezone: Option<&'a str>,
+    worker: WorkerJson,
+    server: &'a str,
+    location: &'a str,
+    config: &'a str,
+    timeout_ms: u64,
+    status: Status,
+    #[serde(serialize_with = "some_instant")]
+    next_due: Option<UnixMs>,
+    late_seconds: u64,
+    #[serde(serialize_with = "some_instant")]
+    last_due: Option<UnixMs>,
+    running: Option<Running>,
+    paused: Option<Pause>,
+    queued: bool,
+    last: Option<Run>,
+    #[serde(serialize_with = "some_instant")]
+    last_success: Option<UnixMs>,
+    consecutive_failures: u32,
+    recent: String,
+    counters: Option<Counters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<Vec<Run>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WorkerJson {
+    Slot(usize),
+    Any(&'static str),
+}
+
+#[derive(Serialize)]
+struct Running {
+    run: String,
+    #[serde(serialize_with = "instant")]
+    due: UnixMs,
+    #[serde(serialize_with = "instant")]
+    start: UnixMs,
+    attempt: u32,
+    trigger: Shown<crate::state::Trigger>,
+    pid: u32,
+    /// When its next attempt may start, while it waits for that.
+    #[serde(serialize_with = "some_instant")]
+    next_attempt: Option<UnixMs>,
+}
+
+#[expect(clippy::struct_field_names, reason = "the manual's names")]
+#[derive(Serialize)]
+struct Run {
+    run: String,
+    #[serde(serialize_with = "instant")]
+    due: UnixMs,
+    #[serde(serialize_with = "instant")]
+    start: UnixMs,
+    duration_ms: u64,
+    outcome: Shown<Outcome>,
+    status: u16,
+    attempts: u32,
+    trigger: Shown<crate::state::Trigger>,
+    pid: u32,
+}
+
+#[derive(Serialize)]
+struct Counters {
+    runs: u64,
+    success: u64,
+    failure: u64,
+    timeout: u64,
+    cancelled: u64,
+    interrupted: u64,
+    error: u64,
+    retries: u64,
+    unscheduled: u64,
+    overlaps: u64,
+    missed: u64,
+}
+
+/// Appends the JSON of a timer.
+pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) {
+    let View { timer, reading, now } = view;
+    let Configured { due_times, .. } = timer;
+    let reading = reading.as_ref();
+    let timer = Timer {
+        name: &timer.name,
+        schedule: Shown(&due_times.schedule),
+        timezone: match &due_times.schedule {
+            Schedule::Every(_) => None,
+            Schedule::Cron(cron) => Some(cron.zone().name()),
+        },
+        worker: match timer.worker {
+            Worker::Slot(slot) => WorkerJson::Slot(slot),
+            Worker::Any => WorkerJson::Any("any"),
+        },
+        server: &timer.server,
+        location: &timer.location,
+        config: &timer.config,
+        timeout_ms: u64::try_from(timer.timeout.as_millis()).unwrap_or(u64::MAX),
+        status: view.status(),
+        next_due: view.next_due(),
+        late_seconds: view.late_by().as_secs(),
+        last_due: reading.map(|it| it.run.watermark).filter(|it| it.attempt > 0).map(|it| it.due),
+        running: reading.and_then(|reading| Running::of(reading.run.progress)),
+        paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
+        queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
+        last: reading.and_then(|reading| reading.run.results.first()).map(Run::of),
+        last_success: reading.and_then(|reading| reading.run.last_success_at),
+        consecutive_failures: reading.map_or(0, |reading| reading.run.consecutive_failures),
+        recent: reading.map(recent).unwrap_or_default(),
+        counters: reading.map(Counters::of),
+        history: (history == History::Told).then(|| {
+            reading.map_or_else(Vec::new, |it| it.run.results.iter().map(Run::of).collect())
+        }),
+    };
+    write(&timer, out);
+}
+
+/// Appends the JSON of anything.
+pub(super) fn write(value: &impl Serialize, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail, and none of our types can either.
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// The outcomes of the last runs by their first letters, oldest first.
+fn recent(reading: &Reading) -> String {
+    let letter = |result: &RunResult| match result.ended.outcome {
+        Outcome::Success => 'S',
+        Outcome::Failure => 'F',
+        Outcome::Timeout => 'T',
+        Outcome::Cancelled => 'C',
+        Outcome::Interrupted => 'I',
+        Outcome::Error => 'E',
+    };
+    reading.run.results.iter().rev().map(letter).collect()
+}
+
+impl Running {
+    fn of(progress: Progress) -> Option<Self> {
+        let running = |attempt: Attempt, next_attempt| Self {
+            run: attempt.run.to_string(),
+            due: attempt.due,
+            start: attempt.started_at,
+            attempt: attempt.number,
+            trigger: Shown(attempt.trigger),
+            pid: attempt.pid,
+            next_attempt,
+        };
+        match progress {
+            Progress::Nothing => None,
+            Progress::Running(attempt) => Some(running(attempt, None)),
+            Progress::Waiting(attempt, wait) => Some(running(attempt, Some(wait.next_at))),
+        }
+    }
+}
+
+impl Run {
+    fn of(result: &RunResult) -> Self {
+        let RunResult { attempt, ended } = result;
+        Self {
+            run: attempt.run.to_string(),
+            due: attempt.due,
+            start: attempt.started_at,
+            duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            outcome: Shown(ended.outcome),
+            status: ended.status,
+            attempts: attempt.number,
+            trigger: Shown(attempt.trigger),
+            pid: attempt.pid,
+        }
+    }
+}
+
+impl Counters {
+    fn of(reading: &Reading) -> Self {
+        let counters = &reading.run.counters;
+        Self {
+            runs: reading.run.runs(),
+            success: counters.ended_with(Outcome::Success),
+            failure: counters.ended_with(Outcome::Failure),
+            timeout: counters.ended_with(Outcome::Timeout),
+            cancelled: counters.ended_with(Outcome::Cancelled),
+            interrupted: counters.ended_with(Outcome::Interrupted),
+            error: counters.ended_with(Outcome::Error),
+            retries: counters.retries,
+            unscheduled: counters.unscheduled,
+            overlaps: reading.control.overlaps,
+            missed: reading.control.missed,
+        }
+    }
+}
+
+/// A value that is a string in JSON, as it shows itself.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn instant<S: Serializer>(at: &UnixMs, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&at.rfc3339())
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn some_instant<S: Serializer>(at: &Option<UnixMs>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => instant(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,105 @@
+//! From a request to its answer.
+
+use std::rc::Rc;
+
+use super::arguments::Arguments;
+use super::origin::Source;
+use super::response::{error, not_allowed, not_found};
+use super::route::Route;
+use super::{act, lists, next};
+use crate::TimerModule;
+use crate::conf::{LocationConf, Write};
+use crate::nginx::handler::{ClientRequest, Handler};
+use crate::nginx::response::{Answer, Response};
+use crate::runner::Panel;
+
+/// The content handler of `timer_api`.
+pub struct Api;
+
+impl Handler for Api {
+    type Module = TimerModule;
+
+    fn answer(request: &ClientRequest<'_>) -> Answer {
+        answer(request).unwrap_or_else(Answer::Now)
+    }
+}
+
+const READ: &str = "GET, HEAD";
+const ACT: &str = "POST";
+
+fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
+    let write = request.configuration::<TimerModule>().and_then(LocationConf::api);
+    let write = write.unwrap_or(Write::Off);
+    let route = request.path().and_then(Route::of);
+    match request.method() {
+        b"GET" | b"HEAD" => {
+            let route = route.filter(|route| write == Write::On || !route.acts());
+            let route = route.ok_or_else(not_found)?;
+            if route.acts() {
+                return Err(not_allowed(ACT));
+            }
+            show(request, &panel()?, route, write)
+        }
+        b"POST" if write == Write::On => {
+            may_act(request)?;
+            match route.ok_or_else(not_found)? {
+                Route::Act(name, action) => Ok(act::act(request, &panel()?, name, action)),
+                Route::ActOnAll(action) => Ok(act::act_on_all(request, &panel()?, action)),
+                _ => Err(not_allowed(READ)),
+            }
+        }
+        _ if write == Write::On && route.is_some_and(Route::acts) => Err(not_allowed(ACT)),
+        _ => Err(not_allowed(READ)),
+    }
+}
+
+fn panel() -> Result<Rc<Panel>, Response> {
+    Panel::current().ok_or_else(|| error(503, "timers are not running"))
+}
+
+fn may_act(request: &ClientRequest<'_>) -> Result<(), Response> {
+    if request.is_of_run() {
+        return Err(error(403, "a timer's run may not act on timers"));
+    }
+    let source = Source {
+        host: request.host(),
+        origin: request.header("origin"),
+        sec_fetch_site: request.header("sec-fetch-site"),
+        content_type: request.header("content-type"),
+    };
+    source.refusal().map_or(Ok(()), |why| Err(error(403, why)))
+}
+
+fn show(
+    request: &ClientRequest<'_>,
+    panel: &Rc<Panel>,
+    route: Route<'_>,
+    write: Write,
+) -> Result<Answer, Response> {
+    let arguments = Arguments(request.arguments());
+    let number = |name: &str| panel.find(name).ok_or_else(not_found);
+    let bad = |why: String| error(400, &why);
+    match route {
+        Route::Index if wants_page(request) => Ok(page(panel, write)),
+        Route::Index | Route::Timers => Ok(lists::timers(panel)),
+        Route::Timer(name) => lists::timer(panel, number(name)?).ok_or_else(not_found),
+        Route::NextOf(name) => next::of_timer(panel, number(name)?, arguments).map_err(bad),
+        Route::Next => next::of_expression(panel, arguments).map_err(bad),
+        Route::Text => Ok(lists::text(panel)),
+        Route::Health => Ok(lists::health_of_all(panel)),
+        Route::HealthOf(name) => lists::health_of(panel, number(name)?).ok_or_else(not_found),
+        Route::Metrics => Ok(lists::metrics(panel)),
+        Route::Act(..) | Route::ActOnAll(_) => Err(not_allowed(ACT)),
+    }
+}
+
+/// Whether the client asks for HTML, as a browser does and curl does not.
+fn wants_page(request: &ClientRequest<'_>) -> bool {
+    let accept = request.header("accept").unwrap_or_default();
+    accept.to_ascii_lowercase().windows(9).any(|word| word == b"text/html")
+}
+
+/// The page; `write` says whether it has buttons.
+fn page(panel: &Rc<Panel>, _write: Write) -> Answer {
+    lists::timers(panel)
+}

@@ -1,0 +1,267 @@
+//! What is shown of timers, without nginx.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::health::complaint;
+use super::json::{self, History, Host, Pause};
+use super::metrics::{Metrics, Sample};
+use super::table::{self, Row};
+use super::view::{Configured, Status, View, Worker};
+use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
+use crate::state::{
+    Attempt, BootId, Ended, Health, Jittered, Outcome, Paused, Progress, Reading, RunId, RunResult,
+    Scheduled, Trigger, Wait, Watermark,
+};
+
+const BORN: UnixMs = UnixMs(1_764_000_000_000);
+const ODD: &str = "a\"b\\c\n<script>\u{1}é";
+
+fn at(seconds: u64) -> UnixMs {
+    BORN.plus(Duration::from_secs(seconds))
+}
+
+/// Due every minute, on the minute of `BORN`.
+fn timer() -> Configured {
+    let every = Every::new(Duration::from_secs(60), Duration::ZERO).unwrap();
+    Configured {
+        name: "sync".to_owned(),
+        due_times: Jittered {
+            schedule: Schedule::Every(every),
+            jitter: Jitter::new(Duration::ZERO, b"host", "sync"),
+        },
+        scheduled: Scheduled::On,
+        worker: Worker::Slot(0),
+        server: ODD.to_owned(),
+        location: ODD.to_owned(),
+        config: format!("{ODD}:8"),
+        timeout: Duration::from_secs(30),
+    }
+}
+
+fn attempt(seconds: u64) -> Attempt {
+    Attempt {
+        run: RunId([0xab; 16]),
+        due: at(seconds),
+        trigger: Trigger::Schedule,
+        number: 1,
+        pid: 42,
+        boot: BootId::default(),
+        started_at: at(seconds),
+    }
+}
+
+fn ended(outcome: Outcome, status: u16) -> Ended {
+    Ended { outcome, status, duration: Duration::from_millis(12) }
+}
+
+fn reading() -> Reading {
+    Reading::anew("sync", BORN)
+}
+
+fn view(timer: &Configured, reading: Option<Reading>, now: UnixMs) -> View<'_> {
+    View { timer, reading, now }
+}
+
+fn json(view: &View<'_>, history: History) -> Value {
+    let mut out = Vec::new();
+    json::write_timer(view, history, &mut out);
+    serde_json::from_slice(&out).unwrap()
+}
+
+#[test]
+fn the_first_status_that_fits() {
+    let timer = timer();
+    let disabled = Configured { scheduled: Scheduled::Off, ..self::timer() };
+    let status = |timer: &Configured, reading: &Reading, seconds: u64| {
+        view(timer, Some(reading.clone()), at(seconds)).status()
+    };
+    let mut reading = reading();
+    assert_eq!(status(&timer, &reading, 64), Status::Idle);
+    assert_eq!(status(&timer, &reading, 65), Status::Idle);
+    assert_eq!(status(&timer, &reading, 66), Status::Late);
+    assert_eq!(status(&disabled, &reading, 66), Status::Disabled);
+
+    reading.control.paused = Some(Paused { since: at(1), until: Some(at(200)) });
+    assert_eq!(status(&timer, &reading, 66), Status::Paused);
+    assert_eq!(status(&disabled, &reading, 66), Status::Disabled);
+    assert_eq!(view(&timer, Some(reading.clone()), at(66)).next_due(), None);
+
+    reading.run.progress = Progress::Running(attempt(60));
+    assert_eq!(status(&disabled, &reading, 66), Status::Running);
+    assert_eq!(status(&timer, &reading, 100), Status::Running);
+    assert_eq!(status(&timer, &reading, 101), Status::Stuck);
+    let wait = Wait { next_at: at(61), last: ended(Outcome::Failure, 502) };
+    reading.run.progress = Progress::Waiting(attempt(60), wait);
+    assert_eq!(status(&timer, &reading, 1000), Status::Running);
+    assert_eq!(view(&timer, None, at(0)).status(), Status::Unknown);
+}
+
+#[test]
+fn the_pause_of_all_is_one_too() {
+    let (timer, mut reading) = (timer(), reading());
+    reading.header.paused = Some(Paused { since: at(1), until: None });
+    let view = view(&timer, Some(reading), at(66));
+    assert_eq!(view.status(), Status::Paused);
+    // Its own pause is another one.
+    assert_eq!(json(&view, History::LeftOut)["paused"], Value::Null);
+}
+
+#[test]
+fn json_is_whole_and_in_order() {
+    let (timer, mut reading) = (timer(), reading());
+    reading.run.watermark = Watermark { due: at(60), attempt: 1 };
+    for (outcome, status) in
+        [(Outcome::Success, 200), (Outcome::Failure, 502), (Outcome::Cancelled, 0)]
+    {
+        let result = RunResult { attempt: attempt(60), ended: ended(outcome, status) };
+        reading.run.results.insert(0, result);
+    }
+    let view = view(&timer, Some(reading), at(130));
+    let shown = json(&view, History::Told);
+    assert_eq!(shown["server"], ODD);
+    assert_eq!(shown["config"], format!("{ODD}:8"));
+    assert_eq!(shown["worker"], 0);
+    assert_eq!(shown["last_due"], "2025-11-24T16:01:00.000Z");
+    assert_eq!(shown["next_due"], "2025-11-24T16:02:00.000Z");
+    assert_eq!(shown["late_seconds"], 10);
+    assert_eq!(shown["recent"], "SFC");
+    assert_eq!(shown["last"]["outcome"], "cancelled");
+    assert_eq!(shown["history"].as_array().map(Vec::len), Some(3));
+    assert_eq!(json(&view, History::LeftOut).get("history"), None);
+
+    let mut text = Vec::new();
+    json::write_timer(&view, History::LeftOut, &mut text);
+    let text = String::from_utf8(text).unwrap();
+    let places: Vec<_> = [
+        "name",
+        "schedule",
+        "timezone",
+        "worker",
+        "server",
+        "location",
+        "config",
+        "timeout_ms",
+        "status",
+        "next_due",
+        "late_seconds",
+        "last_due",
+        "running",
+        "paused",
+        "queued",
+        "last",
+        "last_success",
+        "consecutive_failures",
+        "recent",
+        "counters",
+    ]
+    .map(|field| text.find(&format!("\"{field}\":")))
+    .into();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
+}
+
+#[test]
+fn the_host_comes_first() {
+    let host = Host {
+        version: "0.1.0",
+        nginx: "1.28.3",
+        hostname: ODD,
+        state: json::health(Health::Recovered),
+        state_file: None,
+        tzdata: "2026b (system)",
+        now: BORN,
+        paused: Pause::of(Some(Paused { since: at(1), until: None }), at(2)),
+    };
+    let mut out = Vec::new();
+    json::write(&host, &mut out);
+    let shown: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(shown["hostname"], ODD);
+    assert_eq!(shown["state"], "recovered");
+    assert_eq!(shown["state_file"], Value::Null);
+    assert_eq!(shown["paused"]["until"], Value::Null);
+    let any = Configured { worker: Worker::Any, ..timer() };
+    assert_eq!(json(&view(&any, None, BORN), History::LeftOut)["worker"], "any");
+}
+
+#[test]
+fn an_unreadable_record_is_unknown() {
+    let timer = timer();
+    let view = view(&timer, None, at(0));
+    let shown = json(&view, History::Told);
+    assert_eq!(shown["status"], "unknown");
+    assert_eq!(shown["counters"], Value::Null);
+    assert!(Sample::of(&view).is_none());
+    assert_eq!(complaint(&view), None);
+}
+
+#[test]
+fn complaints() {
+    let (timer, mut reading) = (timer(), reading());
+    assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
+    reading.run.consecutive_failures = 2;
+    assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
+    reading.run.consecutive_failures = 3;
+    reading.run.progress = Progress::Running(attempt(0));
+    assert_eq!(
+        complaint(&view(&timer, Some(reading), at(100))).as_deref(),
+        Some("stuck, attempt in progress for 100s, late by 40s, failed 3 times in a row")
+    );
+}
+
+#[test]
+fn metrics_keep_families_together() {
+    let timer = timer();
+    let cron = Cron::parse("0 3 * * *", Zone::utc()).unwrap();
+    let other = Configured {
+        name: "other".to_owned(),
+        due_times: Jittered { schedule: Schedule::Cron(cron), ..timer.due_times.clone() },
+        ..self::timer()
+    };
+    let samples = [&timer, &other]
+        .map(|timer| Sample::of(&view(timer, Some(reading()), at(1))).unwrap())
+        .into();
+    let mut metrics = Metrics::new(samples, false);
+    let mut text = String::new();
+    while metrics.write(&mut text).is_some() {}
+    let mut families = Vec::new();
+    for line in text.lines() {
+        match line.split_once(' ') {
+            Some(("#", rest)) => {
+                let name = rest.split(' ').nth(1).unwrap();
+                if families.last() != Some(&name) {
+                    assert!(!families.contains(&name), "{name} comes twice");
+                    families.push(name);
+                }
+            }
+            _ => assert!(line.starts_with(families.last().unwrap()), "{line}"),
+        }
+    }
+    assert!(text.contains("nginx_timer_runs_total{timer=\"sync\",outcome=\"success\"} 0\n"));
+    assert!(text.contains("nginx_timer_timeout_seconds{timer=\"sync\"} 30.000\n"));
+    assert!(text.contains(
+        "{timer=\"other\",schedule=\"cron=0 3 * * *\",timezone=\"UTC\",server=\"a\\\"b\\\\c\\n<"
+    ));
+    assert!(text.ends_with("nginx_timer_state_ok 0\n"));
+}
+
+#[test]
+fn the_table_begins_with_what_comes_next() {
+    let timer = timer();
+    let hourly = Every::new(Duration::from_secs(3600), Duration::ZERO).unwrap();
+    let later = Configured {
+        name: "later".to_owned(),
+        due_times: Jittered { schedule: Schedule::Every(hourly), ..timer.due_times.clone() },
+        ..self::timer()
+    };
+    let off = Configured { name: "off".to_owned(), scheduled: Scheduled::Off, ..self::timer() };
+    let mut rows: Vec<_> =
+        [&off, &later, &timer].map(|timer| Row::of(&view(timer, Some(reading()), at(1)))).into();
+    let mut out = Vec::new();
+    table::write(&mut rows, &["the state is degraded".to_owned()], &mut out);
+    let text = String::from_utf8(out).unwrap();
+    let names: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(names, ["NAME", "sync", "later", "off", "", "timers", "degraded"]);
+    assert!(text.contains("2025-11-24 16:01:00Z  59s "), "{text}");
+    assert!(text.contains(" disabled "), "{text}");
+}

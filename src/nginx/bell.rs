@@ -1,0 +1,137 @@
+//! Has a callback called when a descriptor becomes readable.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::ptr;
+use std::rc::Rc;
+
+use nginx_sys::{ngx_close_connection, ngx_connection_t, ngx_event_t, ngx_get_connection};
+
+use super::guard::guard;
+use super::log::Log;
+use super::rc;
+use crate::os::EventFd;
+
+/// Hears a bell for this process; dropping it stops that.
+///
+/// nginx takes the bell's connection for one of its own channels: it neither holds up the exit of a
+/// worker nor is it complained of there (BELL-1).
+pub struct Bell(Rc<Node>);
+
+/// # Invariants
+///
+/// `connection` is one of nginx's on a descriptor of our own of the bell, whose `data` points to
+/// this node; it is closed, and null, before the node is gone.
+struct Node {
+    connection: Cell<*mut ngx_connection_t>,
+    bell: EventFd,
+    callback: RefCell<Box<dyn FnMut()>>,
+}
+
+impl Bell {
+    /// Has `callback` called when `bell` was rung; `None` if there is no free connection or
+    /// descriptor.
+    pub fn new(bell: &EventFd, callback: impl FnMut() + 'static) -> Option<Self> {
+        // SAFETY: HOST-1: one thread.
+        let cycle = unsafe { nginx_sys::ngx_cycle };
+        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+        if unsafe { (*cycle).free_connection_n } == 0 {
+            // `ngx_get_connection` would write an alert, or close somebody's (RUN-1).
+            return None;
+        }
+        let bell = bell.try_clone().ok()?;
+        let log = Log::cycle().as_ptr();
+        // SAFETY: an open descriptor; the log lives as long as the cycle.
+        let c = unsafe { ngx_get_connection(bell.descriptor(), log) };
+        if c.is_null() {
+            return None;
+        }
+        let node = Rc::new(Node {
+            connection: Cell::new(c),
+            bell,
+            callback: RefCell::new(Box::new(callback)),
+        });
+        {
+            // SAFETY: a fresh connection; ends before nginx is called.
+            let connection = unsafe { &mut *c };
+            connection.data = Rc::as_ptr(&node).cast_mut().cast::<c_void>();
+            connection.set_shared(1);
+            for event in [connection.read, connection.write] {
+                // SAFETY: a connection of nginx's has its two events.
+                let event = unsafe { &mut *event };
+                event.log = log;
+                event.set_channel(1);
+                event.handler = Some(on_event);
+            }
+        }
+        let hears = Self(node);
+        // SAFETY: a connection of ours.
+        let read = unsafe { (*c).read };
+        // SAFETY: asks the event method, whichever it is, to tell when it is readable.
+        let asked = unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
+        (asked == rc::OK).then_some(hears)
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // INVARIANT: null from here on.
+        let c = self.0.connection.replace(ptr::null_mut());
+        if c.is_null() {
+            return;
+        }
+        // SAFETY: a connection of ours, which is open.
+        let read = unsafe { (*c).read };
+        // SAFETY: as above.
+        if unsafe { (*read).active() } != 0 {
+            stop_listening(c, read);
+        }
+        // SAFETY: as above; it is shared, so that its descriptor is left to us.
+        unsafe { ngx_close_connection(c) };
+    }
+}
+
+/// Takes an open connection of ours out of the event method (BELL-2): its descriptor does not do so by being
+/// closed, since the bell has others.
+fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
+    // SAFETY: HOST-1: one thread; set by the event method.
+    if let Some(remove) = unsafe { nginx_sys::ngx_event_actions.del_conn } {
+        // SAFETY: the caller's connection, which the event method knows.
+        unsafe { remove(c, 0) };
+        return;
+    }
+    // Level-triggered methods take an event away that is active and ready.
+    // SAFETY: the caller's connection.
+    unsafe { (*read).set_ready(1) };
+    let close = nginx_sys::NGX_CLOSE_EVENT as usize;
+    // SAFETY: as above.
+    unsafe { nginx_sys::ngx_handle_read_event(read, close) };
+}
+
+unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
+    guard((), || {
+        // SAFETY: nginx calls a handler with its own event, whose data is the connection.
+        let c = unsafe { (*event).data }.cast::<ngx_connection_t>();
+        // SAFETY: as above.
+        let node = unsafe { (*c).data }.cast_const().cast::<Node>();
+        // SAFETY: the invariant: the connection is open, so the node is there.
+        unsafe { Rc::increment_strong_count(node) };
+        // SAFETY: the count was raised for this very `Rc`.
+        let node = unsafe { Rc::from_raw(node) };
+        // SAFETY: nobody else has the event now.
+        unsafe { (*event).set_ready(0) };
+        if node.bell.hear()
+            && let Ok(mut callback) = node.callback.try_borrow_mut()
+        {
+            callback();
+        }
+        let c = node.connection.get();
+        if !c.is_null() {
+            // SAFETY: a connection of ours.
+            let read = unsafe { (*c).read };
+            // A level-triggered method goes on by itself, another one needs to know.
+            // SAFETY: as in `new`.
+            unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
+        }
+    });
+}

@@ -1,0 +1,206 @@
+//! Content handlers: answers to clients' requests.
+
+use std::marker::PhantomData;
+use std::ptr;
+
+use nginx_sys::{
+    ngx_http_core_loc_conf_t, ngx_http_handler_pt, ngx_http_request_t, ngx_int_t, ngx_list_part_t,
+    ngx_str_t, ngx_table_elt_t,
+};
+
+use super::bytes;
+use super::conf::Parsing;
+use super::frame::Frame;
+use super::guard::guard;
+use super::location::Location;
+use super::log::{Level, Log};
+use super::module::{self, HttpModule};
+use super::rc;
+use super::reply;
+use super::response::Answer;
+
+/// What answers the requests of a location.
+pub trait Handler: 'static {
+    /// The module whose handler it is.
+    type Module: HttpModule;
+
+    /// Answers; the request's body, if there is one, is dropped.
+    fn answer(request: &ClientRequest<'_>) -> Answer;
+}
+
+/// A block for which configuration is inherited.
+pub struct Block(Location);
+
+impl Block {
+    pub(super) fn new(location: Location) -> Self {
+        Self(location)
+    }
+
+    /// Whether it is an `if` or `limit_except` block: a part of the location around it, with the
+    /// same name, but with a handler of its own.
+    pub fn is_part_of_location(&self) -> bool {
+        self.0.conf().noname() != 0
+    }
+
+    /// Has `H` answer its requests, unless something else does.
+    pub fn answer_by<H: Handler>(&self) {
+        if self.0.conf().handler.is_none() {
+            set::<H>(self.0);
+        }
+    }
+}
+
+impl Parsing<'_> {
+    /// Has `H` answer the requests of the location whose block is being read.
+    pub fn answer_by<H: Handler>(&mut self) {
+        set::<H>(self.location());
+    }
+}
+
+fn set<H: Handler>(location: Location) {
+    let handler: ngx_http_handler_pt = Some(handle::<H>);
+    let conf = location.conf_ptr();
+    // SAFETY: a location of the configuration that is being read, to which nobody else writes.
+    unsafe { (*conf).handler = handler };
+    if location.name().ends_with(b"/") {
+        // As for `proxy_pass`: the name without the slash is sent on.
+        // SAFETY: as above.
+        unsafe { (*conf).set_auto_redirect(1) };
+    }
+}
+
+unsafe extern "C" fn handle<H: Handler>(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(rc::INTERNAL_SERVER_ERROR, || {
+        // SAFETY: nginx calls a content handler with an open request.
+        let discarded = unsafe { nginx_sys::ngx_http_discard_request_body(r) };
+        if discarded != rc::OK {
+            return discarded;
+        }
+        // SAFETY: as above; the view ends before nginx is called.
+        let answer = H::answer(&unsafe { ClientRequest::new(r) });
+        // SAFETY: as above; the request is in its content handler.
+        unsafe { reply::begin::<H::Module>(r, answer) }
+    })
+}
+
+/// A request, as its handler sees it.
+///
+/// # Invariants
+///
+/// `r` is an open request for `'a`, during which nothing changes it.
+pub struct ClientRequest<'a> {
+    r: *mut ngx_http_request_t,
+    open: PhantomData<&'a ngx_http_request_t>,
+}
+
+impl<'a> ClientRequest<'a> {
+    /// # Safety
+    ///
+    /// `r` is an open request for `'a`, and nginx is not called meanwhile but to write its log.
+    pub(super) unsafe fn new(r: *mut ngx_http_request_t) -> Self {
+        // INVARIANT: the caller's promise.
+        Self { r, open: PhantomData }
+    }
+
+    fn request(&self) -> &'a ngx_http_request_t {
+        // SAFETY: the invariant.
+        unsafe { &*self.r }
+    }
+
+    /// The method, as the client wrote it.
+    pub fn method(&self) -> &'a [u8] {
+        // SAFETY: the name lives as long as the request.
+        unsafe { bytes(self.request().method_name) }
+    }
+
+    /// The decoded path behind the name of the location, with the slash that begins it; `None` if
+    /// it does not begin with one, or is not in the location.
+    pub fn path(&self) -> Option<&'a [u8]> {
+        // SAFETY: the path lives as long as the request.
+        let path = unsafe { bytes(self.request().uri) };
+        let conf = core_location(self.request().loc_conf);
+        // SAFETY: the request's location has its configuration.
+        let name = unsafe { (*conf).name };
+        // SAFETY: it lives in the cycle's pool.
+        let name = unsafe { bytes(name) };
+        below(path, name)
+    }
+
+    /// The arguments, as the client wrote them.
+    pub fn arguments(&self) -> &'a [u8] {
+        // SAFETY: they live as long as the request.
+        unsafe { bytes(self.request().args) }
+    }
+
+    /// The value of the first header of this name.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        let mut part: *const ngx_list_part_t = &raw const self.request().headers_in.headers.part;
+        while !part.is_null() {
+            // SAFETY: a list's parts live as long as the request.
+            let ngx_list_part_t { elts, nelts, next } = unsafe { ptr::read(part) };
+            let elements: *const ngx_table_elt_t = elts.cast();
+            for n in 0..nelts {
+                // SAFETY: a part has so many elements of this type.
+                let element = unsafe { ptr::read(elements.wrapping_add(n)) };
+                // SAFETY: as above.
+                if unsafe { bytes(element.key) }.eq_ignore_ascii_case(name.as_bytes()) {
+                    // SAFETY: as above.
+                    return Some(unsafe { bytes(element.value) });
+                }
+            }
+            part = next;
+        }
+        None
+    }
+
+    /// The host that the client asks for, with its port: the `Host` header, or what stands in its
+    /// place in other versions of HTTP.
+    pub fn host(&self) -> Option<&'a [u8]> {
+        let request = self.request();
+        self.header("host").or_else(|| {
+            let (start, end) = (request.host_start, request.host_end);
+            let len = end.addr().checked_sub(start.addr()).filter(|len| *len > 0)?;
+            // SAFETY: both point into the request's own buffers.
+            (!start.is_null()).then(|| unsafe { bytes(ngx_str_t { len, data: start }) })
+        })
+    }
+
+    /// Whether it belongs to a run without a client.
+    pub fn is_of_run(&self) -> bool {
+        // SAFETY: the invariant.
+        unsafe { Frame::run_of(self.r) }.is_some()
+    }
+
+    /// The module's configuration of its location.
+    pub fn configuration<M: HttpModule>(&self) -> Option<&'a M::Location> {
+        // SAFETY: the invariant.
+        unsafe { module::location_of::<M>(self.request().loc_conf) }
+    }
+
+    /// Writes a line to its log; nginx adds the client's address and the request.
+    pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
+        // SAFETY: an open request has an open connection.
+        let log = unsafe { (*self.request().connection).log };
+        Log::from_ptr(log).write(level, message);
+    }
+}
+
+/// The core module's configuration of a location.
+pub(super) fn core_location(confs: *mut *mut std::ffi::c_void) -> *const ngx_http_core_loc_conf_t {
+    // SAFETY: set before any configuration is read.
+    let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    // SAFETY: the caller has the array from a location; it has a place for each http module.
+    let conf = unsafe { confs.add(core) };
+    // SAFETY: as above.
+    unsafe { *conf }.cast()
+}
+
+/// What is left of `path` behind the name of a prefix location.
+fn below<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    let rest = path.strip_prefix(name)?;
+    if rest.is_empty() {
+        return Some(b"/");
+    }
+    rest.starts_with(b"/").then_some(rest)
+}

@@ -1,0 +1,386 @@
+//! Sends the answer to a client's request, large ones in pieces.
+//!
+//! ```text
+//!                 Later                         the wait is over
+//!   begin ──────────────────> waiting for an answer ──────────────┐
+//!     │ Now, all of it made in one turn                           │
+//!     ├──────────> sent whole <───────────────────────────────────┤
+//!     │ Now, more than that                                       │
+//!     └──> sending pieces <───────────────────────────────────────┘
+//!            │    ^   └── the client is slow: its write event ──┐
+//!            │    └───────── the turn's time is up: a timer ────┘
+//!            └──> the last piece was handed over, or the client is gone
+//! ```
+//!
+//! No turn of the event loop makes more than [`TURN`] of an answer, or `PIECE` bytes of it, and no
+//! piece is made before the one before it has left, so that a client that does not read costs one
+//! piece of memory.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nginx_sys::{
+    ngx_buf_t, ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_output_filter,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_int_t, ngx_str_t,
+};
+
+use super::event::{Hold, Next, Timer};
+use super::guard::guard;
+use super::handler::{ClientRequest, core_location};
+use super::module::{self, HttpModule};
+use super::response::{
+    Answer, AskAgain, Begun, More, Pieces, TURN, fill, new_buffer, respond, send,
+};
+use super::{pool, rc};
+
+/// The next turn comes after this time.
+const NEXT_TURN: Duration = Duration::from_millis(1);
+
+/// An answer that takes more than one turn.
+///
+/// # Invariants
+///
+/// `request` is the open request to whose pool the reply belongs, and null once that has been
+/// finalized by the reply or its pool is going. What `buffer` points to, and all of `kept`, is not
+/// touched while nginx may still read it: until the buffer is empty, or the pool is going.
+struct Reply {
+    request: Cell<*mut ngx_http_request_t>,
+    todo: RefCell<Todo>,
+    timer: RefCell<Option<Timer>>,
+    piece: RefCell<Vec<u8>>,
+    kept: RefCell<Vec<Vec<u8>>>,
+    buffer: Cell<*mut ngx_buf_t>,
+}
+
+enum Todo {
+    Nothing,
+    Ask(AskAgain),
+    Send(Box<dyn Pieces>),
+}
+
+/// Begins to answer.
+///
+/// # Safety
+///
+/// `r` is an open request in its content handler, which answers what this does.
+pub(super) unsafe fn begin<M: HttpModule>(r: *mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
+    let response = match answer {
+        Answer::Now(response) => response,
+        Answer::Later(after, ask) => {
+            let Some(reply) = new_reply::<M>(r) else { return rc::INTERNAL_SERVER_ERROR };
+            hold(r);
+            reply.ask(after, ask);
+            return rc::DONE;
+        }
+    };
+    match respond(r, response) {
+        Begun::Ended(code) => code,
+        Begun::More(pieces, first) => {
+            let Some(reply) = new_reply::<M>(r) else { return rc::ERROR };
+            hold(r);
+            reply.begin_pieces::<M>(r, pieces, first);
+            rc::DONE
+        }
+    }
+}
+
+/// The request waits for us: its content handler answers `NGX_DONE`, and the reply finalizes it.
+fn hold(r: *mut ngx_http_request_t) {
+    // SAFETY: an open request.
+    let main = unsafe { (*r).main };
+    // SAFETY: as above; ends here.
+    let main = unsafe { &mut *main };
+    main.set_count(main.count() + 1);
+}
+
+/// A reply that the pool of `r` keeps, and that the events of `r` find.
+fn new_reply<M: HttpModule>(r: *mut ngx_http_request_t) -> Option<Rc<Reply>> {
+    let reply = Rc::new(Reply {
+        request: Cell::new(r),
+        todo: RefCell::new(Todo::Nothing),
+        timer: RefCell::new(None),
+        piece: RefCell::default(),
+        kept: RefCell::default(),
+        buffer: Cell::new(ptr::null_mut()),
+    });
+    let kept = Rc::into_raw(Rc::clone(&reply)).cast_mut();
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: the cleanup gives up the count that `into_raw` holds.
+    if unsafe { pool::on_destroy(pool, release, kept.cast()) }.is_none() {
+        // SAFETY: made by `into_raw` just now.
+        drop(unsafe { Rc::from_raw(kept.cast_const()) });
+        return None;
+    }
+    let place = context_place::<M>(r);
+    // SAFETY: an open request has a place for each http module. The request is in its content handler, or behind it: no internal redirect
+    // clears the place any more while the reply is at work.
+    unsafe { *place = kept.cast() };
+    let weak = Rc::downgrade(&reply);
+    let timer = Timer::new(Hold::HoldsExit, move || {
+        if let Some(reply) = weak.upgrade() {
+            reply.turn::<M>();
+        }
+        Next::Stop
+    });
+    reply.timer.replace(Some(timer));
+    Some(reply)
+}
+
+/// The cleanup of the request's pool.
+unsafe extern "C" fn release(reply: *mut c_void) {
+    guard((), || {
+        // SAFETY: the cleanup's data is what `new_reply` made of an `Rc`.
+        let reply = unsafe { Rc::from_raw(reply.cast_const().cast::<Reply>()) };
+        // INVARIANT: the pool is going.
+        reply.end();
+    });
+}
+
+/// The request's write event.
+unsafe extern "C" fn on_write<M: HttpModule>(r: *mut ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: an open request has a place for each http module.
+        let reply = unsafe { *context_place::<M>(r) }.cast_const().cast::<Reply>();
+        if reply.is_null() {
+            return;
+        }
+        // SAFETY: `new_reply` has put it there; the pool of the open request holds a count.
+        unsafe { Rc::increment_strong_count(reply) };
+        // SAFETY: the count was raised for this very `Rc`.
+        let reply = unsafe { Rc::from_raw(reply) };
+        reply.go_on(r);
+    });
+}
+
+/// The module's place among the contexts of an open request.
+fn context_place<M: HttpModule>(r: *mut ngx_http_request_t) -> *mut *mut c_void {
+    // SAFETY: an open request.
+    let contexts = unsafe { (*r).ctx };
+    contexts.wrapping_add(module::context_index::<M>())
+}
+
+impl Reply {
+    /// Nothing is left to be done.
+    fn end(&self) {
+        self.request.set(ptr::null_mut());
+        drop(self.todo.replace(Todo::Nothing));
+        drop(self.timer.take());
+    }
+
+    /// Ends, and so may the request.
+    fn finalize(&self, r: *mut ngx_http_request_t, code: ngx_int_t) {
+        self.end();
+        // SAFETY: an open request, which may be gone afterwards.
+        unsafe { ngx_http_finalize_request(r, code) };
+    }
+
+    fn ask(&self, after: Duration, ask: AskAgain) {
+        self.todo.replace(Todo::Ask(ask));
+        self.come_back(after);
+    }
+
+    fn come_back(&self, after: Duration) {
+        if let Some(timer) = &*self.timer.borrow() {
+            timer.arm(after);
+        }
+    }
+
+    /// The timer has run out.
+    fn turn<M: HttpModule>(&self) {
+        let r = self.request.get();
+        if r.is_null() {
+            return;
+        }
+        // SAFETY: the invariant: an open request.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open connection has its log.
+        let log = unsafe { (*c).log };
+        // SAFETY: as above; what the log of an http connection leads to begins with this (RUN-3).
+        let context = unsafe { (*log).data }.cast::<ngx_http_log_ctx_t>();
+        // SAFETY: as above; as `ngx_http_set_log_request` does.
+        unsafe { (*context).current_request = r };
+
+        let todo = self.todo.replace(Todo::Nothing);
+        match todo {
+            Todo::Nothing => {}
+            Todo::Ask(ask) => {
+                // SAFETY: the invariant; the view ends with the call.
+                let answer = ask(&unsafe { ClientRequest::new(r) });
+                self.answer::<M>(r, answer);
+            }
+            Todo::Send(_) => {
+                self.todo.replace(todo);
+                self.go_on(r);
+            }
+        }
+        // SAFETY: looks at `destroyed` first (RUN-8).
+        unsafe { ngx_http_run_posted_requests(c) };
+    }
+
+    fn answer<M: HttpModule>(&self, r: *mut ngx_http_request_t, answer: Answer) {
+        match answer {
+            Answer::Later(after, ask) => self.ask(after, ask),
+            Answer::Now(response) => match respond(r, response) {
+                Begun::Ended(code) => self.finalize(r, code),
+                Begun::More(pieces, first) => self.begin_pieces::<M>(r, pieces, first),
+            },
+        }
+    }
+
+    fn begin_pieces<M: HttpModule>(
+        &self,
+        r: *mut ngx_http_request_t,
+        pieces: Box<dyn Pieces>,
+        first: Vec<u8>,
+    ) {
+        self.todo.replace(Todo::Send(pieces));
+        self.piece.replace(first);
+        // SAFETY: an open request.
+        unsafe { (*r).write_event_handler = Some(on_write::<M>) };
+        match self.send_piece(r, More::Yes) {
+            Some(_) => self.wait_or_come_back(r),
+            None => self.finalize(r, rc::ERROR),
+        }
+    }
+
+    /// Sends what there is to send, as `ngx_http_writer` does, and makes more of it.
+    fn go_on(&self, r: *mut ngx_http_request_t) {
+        if !matches!(*self.todo.borrow(), Todo::Send(_)) {
+            return;
+        }
+        // SAFETY: an open request.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open connection has its events.
+        let write = unsafe { (*c).write };
+        // SAFETY: as above.
+        if unsafe { (*write).timedout() } != 0 {
+            // SAFETY: as above.
+            unsafe { (*c).set_timedout(1) };
+            return self.finalize(r, rc::REQUEST_TIME_OUT);
+        }
+        // SAFETY: as above.
+        if unsafe { (*write).delayed() } != 0 {
+            return self.wait(r);
+        }
+        if is_buffered(r) {
+            // SAFETY: an open request whose header was sent.
+            if unsafe { ngx_http_output_filter(r, ptr::null_mut()) } == rc::ERROR {
+                return self.finalize(r, rc::ERROR);
+            }
+            if is_buffered(r) {
+                return self.wait(r);
+            }
+        }
+        self.stop_waiting(r);
+
+        let mut piece = self.next_piece();
+        let more = {
+            let mut todo = self.todo.borrow_mut();
+            let Todo::Send(pieces) = &mut *todo else { return };
+            fill(&mut **pieces, &mut piece, Instant::now() + TURN)
+        };
+        self.piece.replace(piece);
+        match (self.send_piece(r, more), more) {
+            (None, _) => self.finalize(r, rc::ERROR),
+            // What is still to be sent nginx sends by itself.
+            (Some(code), More::No) => self.finalize(r, code),
+            (Some(_), More::Yes) => self.wait_or_come_back(r),
+        }
+    }
+
+    /// Room for the next piece: that of the last one, if it was read to its end.
+    fn next_piece(&self) -> Vec<u8> {
+        let mut piece = self.piece.take();
+        let buffer = self.buffer.get();
+        if !buffer.is_null() {
+            // SAFETY: made by `new_buffer`, and filled.
+            let ngx_buf_t { pos, last, .. } = unsafe { ptr::read(buffer) };
+            if pos != last {
+                // INVARIANT: nginx may still read it.
+                self.kept.borrow_mut().push(piece);
+                self.buffer.set(ptr::null_mut());
+                return Vec::new();
+            }
+        }
+        piece.clear();
+        piece
+    }
+
+    /// Hands the piece to nginx; `None` after an error.
+    fn send_piece(&self, r: *mut ngx_http_request_t, more: More) -> Option<ngx_int_t> {
+        if self.piece.borrow().is_empty() && more == More::Yes {
+            return Some(rc::OK);
+        }
+        let buffer = match NonNull::new(self.buffer.get()) {
+            Some(buffer) => buffer,
+            None => new_buffer(r)?,
+        };
+        self.buffer.set(buffer.as_ptr());
+        let content = {
+            let mut piece = self.piece.borrow_mut();
+            ngx_str_t { len: piece.len(), data: piece.as_mut_ptr() }
+        };
+        Some(send(r, buffer, content, more)).filter(|code| *code != rc::ERROR)
+    }
+
+    fn wait_or_come_back(&self, r: *mut ngx_http_request_t) {
+        if is_buffered(r) {
+            self.wait(r);
+        } else {
+            self.come_back(NEXT_TURN);
+        }
+    }
+
+    /// Waits until the client has taken what was sent.
+    fn wait(&self, r: *mut ngx_http_request_t) {
+        // SAFETY: an open request.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open connection has its events.
+        let write = unsafe { (*c).write };
+        // SAFETY: an open request has its main request.
+        let main = unsafe { (*r).main };
+        // SAFETY: as above.
+        let conf = core_location(unsafe { (*main).loc_conf });
+        // SAFETY: the request's location has its configuration.
+        let timeout = unsafe { (*conf).send_timeout };
+        // SAFETY: as above.
+        let low = unsafe { (*conf).send_lowat };
+        // SAFETY: as above.
+        if unsafe { (*write).delayed() } == 0 {
+            // SAFETY: the event of an open connection.
+            unsafe { nginx_sys::ngx_add_timer(write, timeout) };
+        }
+        // SAFETY: as above.
+        if unsafe { nginx_sys::ngx_handle_write_event(write, low) } != rc::OK {
+            self.finalize(r, rc::ERROR);
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "the counterpart of wait")]
+    fn stop_waiting(&self, r: *mut ngx_http_request_t) {
+        // SAFETY: an open request.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open connection has its events.
+        let write = unsafe { (*c).write };
+        // SAFETY: as above.
+        if unsafe { (*write).timer_set() } != 0 {
+            // SAFETY: it is in the tree.
+            unsafe { nginx_sys::ngx_del_timer(write) };
+        }
+    }
+}
+
+/// Whether something that was handed over has not left yet, as `ngx_http_writer` has it.
+fn is_buffered(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: an open request.
+    let request = unsafe { &*r };
+    // SAFETY: it has an open connection.
+    let connection = unsafe { &*request.connection };
+    request.buffered() != 0
+        || !request.postponed.is_null()
+        || (ptr::eq(r, request.main) && connection.buffered() != 0)
+}

@@ -1,0 +1,71 @@
+//! A bell: eventfd(2). Who has its descriptor can ring it, whatever process hears it.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// A bell that any number of processes can ring, and that stays rung until it was heard.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new one, non-blocking and closed on exec.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes plain numbers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor, which nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Another descriptor of the same bell.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Rings it. One that nobody hears stays rung, so that there is nothing to fail.
+    pub fn ring(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: an open descriptor; reads eight bytes of ours.
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Hears it: whether it was rung since the last time.
+    pub fn hear(&self) -> bool {
+        let mut count = [0; 8];
+        // SAFETY: an open descriptor; writes eight bytes of ours.
+        let n = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        n == 8
+    }
+
+    /// The descriptor, open as long as this value.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_rung_until_it_is_heard() {
+        let bell = EventFd::new().unwrap();
+        let other = bell.try_clone().unwrap();
+        assert!(!bell.hear());
+        other.ring();
+        other.ring();
+        assert!(bell.hear());
+        assert!(!bell.hear());
+        assert!(!other.hear());
+    }
+}

@@ -1,0 +1,142 @@
+//! What the API sees of the timers, and how it reaches those who run them.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::worker::Worker;
+use super::{Here, RUNNER};
+use crate::conf::{MainConf, TimerConf, WorkerChoice};
+use crate::os::EventFd;
+use crate::schedule::Zones;
+use crate::state::{self, HeaderControl, Health, Reading, Store};
+
+/// All timers of the configuration that this process serves, whoever runs them.
+pub struct Panel {
+    timers: Vec<Rc<TimerConf>>,
+    /// One for each timer; none where nothing could be opened.
+    places: Vec<state::Place>,
+    /// `None`: this process runs no timers, or there is no state.
+    worker: Option<Rc<Worker>>,
+    bells: Rc<Vec<EventFd>>,
+    zones: Rc<Zones>,
+    workers: usize,
+}
+
+/// Who is to look at a timer's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// One who may run it.
+    One,
+    /// All who may have a run of it in progress.
+    All,
+}
+
+impl Panel {
+    pub(super) fn new(main: &MainConf, worker: Option<Rc<Worker>>, workers: usize) -> Rc<Self> {
+        let opened = main.opened().borrow();
+        let places = opened.as_ref().map(|opened| opened.state.places.clone()).unwrap_or_default();
+        Rc::new(Self {
+            timers: main.timers().to_vec(),
+            places,
+            worker,
+            bells: Rc::clone(&main.bells().borrow()),
+            zones: main.shared_zones(),
+            workers,
+        })
+    }
+
+    /// The panel of this process.
+    pub fn current() -> Option<Rc<Self>> {
+        RUNNER.with_borrow(|runner| runner.as_ref().map(|runner| Rc::clone(&runner.panel)))
+    }
+
+    /// The timers, in the order in which they are configured.
+    pub fn timers(&self) -> &[Rc<TimerConf>] {
+        &self.timers
+    }
+
+    /// The timer of this name, by its number among [`Panel::timers`].
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.timers.iter().position(|timer| timer.name.as_str() == name)
+    }
+
+    /// The time zones of the configuration.
+    pub fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Reads the record of a timer; `None` if somebody was writing each time.
+    pub fn read(&self, number: usize) -> Option<Reading> {
+        self.store()?.read(self.places.get(number)?).ok()
+    }
+
+    /// What holds for all timers.
+    pub fn header(&self) -> HeaderControl {
+        let header = |store: &Store| store.read(&state::Place::nowhere("")).ok();
+        self.store().and_then(header).map(|reading| reading.header).unwrap_or_default()
+    }
+
+    /// Whether the state can be relied on.
+    pub fn health(&self) -> Health {
+        match self.store() {
+            Some(store) => store.health(),
+            None if self.timers.is_empty() => Health::Ok,
+            None => Health::Degraded,
+        }
+    }
+
+    /// The state file; none in memory.
+    pub fn state_file(&self) -> Option<&Path> {
+        self.worker.as_ref().and_then(|worker| worker.path())
+    }
+
+    /// The state, to give orders in.
+    pub fn store(&self) -> Option<&Store> {
+        self.worker.as_ref().map(|worker| &worker.store)
+    }
+
+    /// A timer, as orders need it.
+    pub fn timer(&self, number: usize) -> Option<state::Timer<'_>> {
+        let (timer, place) = (self.timers.get(number)?, self.places.get(number)?);
+        let owner = self.worker.as_ref()?.owner(timer);
+        Some(state::Timer { place, due_times: &timer.due_times, owner })
+    }
+
+    /// Has a timer's record looked at by those who run it, at once where they are workers of this
+    /// configuration.
+    pub fn wake(&self, number: usize, whom: Wake) {
+        let Some(timer) = self.timers.get(number) else { return };
+        let here = super::look_at(timer.name.as_str());
+        match (timer.worker, whom, here) {
+            (WorkerChoice::Any, Wake::One, Here::Seen) => {}
+            (WorkerChoice::Any, ..) => self.wake_all(),
+            (_, _, Here::Seen) => {}
+            (choice, ..) => self.ring(choice.slot(&timer.name, self.workers)),
+        }
+    }
+
+    /// Has all records looked at.
+    pub fn wake_all(&self) {
+        for bell in self.bells.iter() {
+            bell.ring();
+        }
+    }
+
+    /// Writes what the state has to tell of an order.
+    pub fn report(&self) {
+        if let Some(worker) = &self.worker {
+            worker.report();
+        }
+    }
+
+    fn ring(&self, slot: usize) {
+        if let Some(bell) = self.bells.get(slot) {
+            bell.ring();
+        }
+    }
+}

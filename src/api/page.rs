@@ -1,0 +1,180 @@
+//! The page: one document with everything in it, which reads the JSON from there on.
+//!
+//! It is the same for everybody but for one attribute, that says whether there are buttons, and the
+//! rows of the table that a browser without scripts shows. Script and style are not touched, so
+//! that their hashes, which are all that the policy lets run, stay true.
+
+/// Whether the page has buttons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Buttons {
+    /// Run, Cancel, Pause and Resume, with `write=on`.
+    Shown,
+    /// It shows only.
+    LeftOut,
+}
+
+/// A timer in the table for browsers without scripts. Any text will do: it is escaped here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row<'a> {
+    pub(super) name: &'a str,
+    pub(super) status: &'a str,
+    pub(super) schedule: &'a str,
+    pub(super) next_due: &'a str,
+    pub(super) last_start: &'a str,
+    pub(super) last_outcome: &'a str,
+    pub(super) runs: u64,
+}
+
+const PAGE: &str = include_str!("page.html");
+const BUTTONS: (&str, &str) = cut(PAGE, "data-write=\"off\"");
+const ROWS: (&str, &str) = cut(BUTTONS.1, "<!--rows-->\n");
+
+/// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
+pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
+     script-src 'sha256-eDOMAb0/+8YnluPPO9xSTpgU3nyjDPiI3HrXUXj8rgg='; \
+     style-src 'sha256-862YVhZieiYe9kWJfjR0+1i2wDdI3KCIZ6XYTYfuk+U='; \
+     connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// `Content-Type` of the page.
+pub(super) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
+
+/// Appends the page up to the first row.
+pub(super) fn write_head(buttons: Buttons, out: &mut String) {
+    out.push_str(BUTTONS.0);
+    out.push_str(match buttons {
+        Buttons::Shown => "data-write=\"on\"",
+        Buttons::LeftOut => "data-write=\"off\"",
+    });
+    out.push_str(ROWS.0);
+}
+
+/// Appends a row.
+pub(super) fn write_row(row: &Row<'_>, out: &mut String) {
+    let Row { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
+    out.push_str("<tr><th scope=\"row\">");
+    escape(name, out);
+    for cell in [status, schedule, next_due, last_start, last_outcome] {
+        out.push_str("<td>");
+        escape(cell, out);
+    }
+    out.push_str("<td>");
+    out.push_str(&runs.to_string());
+    out.push_str("</tr>\n");
+}
+
+/// Appends what comes after the last row; says so if there are `left_out` timers more.
+pub(super) fn write_tail(left_out: usize, out: &mut String) {
+    if left_out > 0 {
+        out.push_str("<tr><td colspan=\"7\">and ");
+        out.push_str(&left_out.to_string());
+        out.push_str(" more</tr>\n");
+    }
+    out.push_str(ROWS.1);
+}
+
+/// What comes before and after the first `mark`, when the module is compiled.
+const fn cut(text: &'static str, mark: &str) -> (&'static str, &'static str) {
+    let (bytes, wanted) = (text.as_bytes(), mark.as_bytes());
+    let mut at = 0;
+    loop {
+        let mut same = 0;
+        while same < wanted.len() && bytes[at + same] == wanted[same] {
+            same += 1;
+        }
+        if same == wanted.len() {
+            return (text.split_at(at).0, text.split_at(at + same).1);
+        }
+        at += 1;
+    }
+}
+
+fn escape(text: &str, out: &mut String) {
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            other => out.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    const ROW: Row<'_> = Row {
+        name: "</noscript><script>",
+        status: "idle",
+        schedule: "cron=0 3 * * \"'&",
+        next_due: "-",
+        last_start: "-",
+        last_outcome: "-",
+        runs: 12,
+    };
+
+    fn page(buttons: Buttons, rows: &[Row<'_>], left_out: usize) -> String {
+        let mut page = String::new();
+        write_head(buttons, &mut page);
+        for row in rows {
+            write_row(row, &mut page);
+        }
+        write_tail(left_out, &mut page);
+        page
+    }
+
+    /// What stands between the only `<name>` and its end.
+    fn element<'a>(page: &'a str, name: &str) -> &'a str {
+        let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+        assert_eq!(page.matches(&format!("<{name}")).count(), 1, "{name}");
+        assert_eq!(page.matches(&close).count(), 1, "{name}");
+        let (_, rest) = page.split_once(&open).unwrap();
+        rest.split_once(&close).unwrap().0
+    }
+
+    #[test]
+    fn the_policy_has_the_hashes_of_what_is_sent() {
+        for buttons in [Buttons::Shown, Buttons::LeftOut] {
+            let page = page(buttons, &[ROW], 1);
+            for name in ["script", "style"] {
+                let hash = STANDARD.encode(Sha256::digest(element(&page, name)));
+                let source = format!("; {name}-src 'sha256-{hash}'; ");
+                assert!(CONTENT_SECURITY_POLICY.contains(&source), "page.rs must say {source}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_comes_from_outside_or_needs_what_the_policy_forbids() {
+        for word in ["http:", "https:", "//cdn", "src=", "href=\"", "@import", "url(", "<form"] {
+            let namespace = PAGE.replace("'http://www.w3.org/2000/svg'", "");
+            assert!(!namespace.contains(word), "{word}");
+        }
+        for word in [" style=\"", " onclick", "innerHTML", "outerHTML", "insertAdjacent", "eval("] {
+            assert!(!PAGE.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn buttons_are_one_attribute() {
+        let (shown, left_out) = (page(Buttons::Shown, &[], 0), page(Buttons::LeftOut, &[], 0));
+        assert!(shown.starts_with("<!doctype html>\n<html lang=\"en\" data-write=\"on\">\n"));
+        assert_eq!(shown.replacen("data-write=\"on\"", "data-write=\"off\"", 1), left_out);
+        assert_eq!(left_out, PAGE.replace("<!--rows-->\n", ""));
+    }
+
+    #[test]
+    fn rows_are_text() {
+        let page = page(Buttons::LeftOut, &[ROW, ROW], 3);
+        let row = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
+                   <td>cron=0 3 * * &quot;&#39;&amp;<td>-<td>-<td>-<td>12</tr>\n";
+        let rows = format!("<tbody>\n{row}{row}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
+        assert!(page.contains(&rows), "{page}");
+    }
+}

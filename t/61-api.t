@@ -74,6 +74,15 @@ ok( wait_until { ( show('bad')->{consecutive_failures} // 0 ) >= 3 }, 'one fails
 ok( wait_until { ( show('slow')->{status} // '' ) eq 'idle' && show('slow')->{last} }, 'one has timed out' );
 ok( wait_until { my $r = show('retries')->{running}; $r && $r->{next_attempt} }, 'one waits for its next attempt' );
 
+# Waits until no old worker answers any more; their pids.
+sub reload {
+    my @old = $nginx->reload;
+    for my $pid (@old) {
+        $nginx->wait_log(qr/ $pid#\d+: gracefully shutting down/);
+    }
+    return @old;
+}
+
 # All timers.
 my $answer = get('/timers');
 is( $answer->{status}, 200, 'timers: 200' );
@@ -346,7 +355,7 @@ is( $said, get('/timers/ok')->{body} =~ s/\n\z/\n/r, 'the same' );
 
 # After a reload the new ones do, and the counters go on.
 my $before = show('bad')->{counters}{failure};
-my @old    = $nginx->reload;
+my @old    = reload();
 my %old    = map { $_ => 1 } @old;
 my @new    = grep { !$old{$_} } $nginx->workers;
 ok( defined asked_of_all(@new), 'after a reload the new workers answer' );
@@ -383,15 +392,14 @@ $nginx->write_conf(
         . "location \"@\\\"<script>\xff\" { timer odd $rare uri=/x; return 204; } }",
     server => $api,
 );
-my @had = $nginx->reload;
-wait_until { 2 <= grep { my $pid = $_; $nginx->log_lines(qr/ $pid#\d+: gracefully shutting down/) } @had };
+reload();
 my $odd = show('odd');
 like( $odd->{location} // '', qr/"<script>/, 'an odd location is valid JSON' );
 like( $odd->{server} // '', qr/<\x{1}\x{e9}>/,  'an odd server name too' );
 ok( ref metrics( get('/metrics')->{body} ), 'metrics as well' );
 $nginx->write_conf( http => '' );
-$nginx->reload;
-ok( wait_until { my $list = json( get('/timers') ); $list && @{ $list->{timers} } == 0 }, 'no timer at all is an empty list' );
+reload();
+is_deeply( json( get('/timers') )->{timers}, [], 'no timer at all is an empty list' );
 is( get('/health')->{body}, "ok\n", 'and well' );
 like( get('/text')->{body}, qr/^0 timers$/m, 'and an empty table' );
 ok( ref metrics( get('/metrics')->{body} ), 'and metrics' );

@@ -4,6 +4,9 @@
 //! rows of the table that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
+use super::view::View;
+use crate::schedule::{Schedule, UnixMs};
+
 /// Whether the page has buttons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buttons {
@@ -13,16 +16,45 @@ pub(super) enum Buttons {
     LeftOut,
 }
 
-/// A timer in the table for browsers without scripts. Any text will do: it is escaped here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
-    pub(super) name: &'a str,
-    pub(super) status: &'a str,
-    pub(super) schedule: &'a str,
-    pub(super) next_due: &'a str,
-    pub(super) last_start: &'a str,
-    pub(super) last_outcome: &'a str,
-    pub(super) runs: u64,
+/// A timer in the table for browsers without scripts. Any text will do: it is escaped when it is
+/// written.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    name: String,
+    status: String,
+    schedule: String,
+    next_due: String,
+    last_start: String,
+    last_outcome: String,
+    runs: u64,
+}
+
+impl Row {
+    pub(super) fn of(view: &View<'_>) -> Self {
+        let shown =
+            |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
+        let run = view.reading.as_ref().map(|reading| &reading.run);
+        let last = run.and_then(|run| run.results.first());
+        let schedule = &view.timer.due_times.schedule;
+        Self {
+            name: view.timer.name.clone(),
+            status: view.status().to_string(),
+            schedule: match schedule {
+                Schedule::Every(_) => schedule.to_string(),
+                Schedule::Cron(cron) => format!("{schedule} {}", cron.zone().name()),
+            },
+            next_due: shown(view.next_due()),
+            last_start: shown(last.map(|last| last.attempt.started_at)),
+            last_outcome: last.map_or_else(
+                || "-".to_owned(),
+                |last| match last.ended.status {
+                    0 => last.ended.outcome.to_string(),
+                    status => format!("{} {status}", last.ended.outcome),
+                },
+            ),
+            runs: run.map_or(0, crate::state::RunPart::runs),
+        }
+    }
 }
 
 const PAGE: &str = include_str!("page.html");
@@ -49,7 +81,7 @@ pub(super) fn write_head(buttons: Buttons, out: &mut String) {
 }
 
 /// Appends a row.
-pub(super) fn write_row(row: &Row<'_>, out: &mut String) {
+pub(super) fn write_row(row: &Row, out: &mut String) {
     let Row { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
     out.push_str("<tr><th scope=\"row\">");
     escape(name, out);
@@ -109,17 +141,19 @@ mod tests {
 
     use super::*;
 
-    const ROW: Row<'_> = Row {
-        name: "</noscript><script>",
-        status: "idle",
-        schedule: "cron=0 3 * * \"'&",
-        next_due: "-",
-        last_start: "-",
-        last_outcome: "-",
-        runs: 12,
-    };
+    fn row() -> Row {
+        Row {
+            name: "</noscript><script>".to_owned(),
+            status: "idle".to_owned(),
+            schedule: "cron=0 3 * * \"'&".to_owned(),
+            next_due: "-".to_owned(),
+            last_start: "-".to_owned(),
+            last_outcome: "-".to_owned(),
+            runs: 12,
+        }
+    }
 
-    fn page(buttons: Buttons, rows: &[Row<'_>], left_out: usize) -> String {
+    fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {
         let mut page = String::new();
         write_head(buttons, &mut page);
         for row in rows {
@@ -141,7 +175,7 @@ mod tests {
     #[test]
     fn the_policy_has_the_hashes_of_what_is_sent() {
         for buttons in [Buttons::Shown, Buttons::LeftOut] {
-            let page = page(buttons, &[ROW], 1);
+            let page = page(buttons, &[row()], 1);
             for name in ["script", "style"] {
                 let hash = STANDARD.encode(Sha256::digest(element(&page, name)));
                 let source = format!("; {name}-src 'sha256-{hash}'; ");
@@ -171,10 +205,10 @@ mod tests {
 
     #[test]
     fn rows_are_text() {
-        let page = page(Buttons::LeftOut, &[ROW, ROW], 3);
-        let row = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
+        let page = page(Buttons::LeftOut, &[row(), row()], 3);
+        let html = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
                    <td>cron=0 3 * * &quot;&#39;&amp;<td>-<td>-<td>-<td>12</tr>\n";
-        let rows = format!("<tbody>\n{row}{row}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
+        let rows = format!("<tbody>\n{html}{html}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
         assert!(page.contains(&rows), "{page}");
     }
 }

@@ -30,6 +30,7 @@ pub(super) struct Row {
 }
 
 impl Row {
+    #[cfg_attr(not(feature = "nginx"), expect(dead_code, reason = "only nginx is answered"))]
     pub(super) fn of(view: &View<'_>) -> Self {
         let shown =
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
@@ -68,6 +69,7 @@ pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// `Content-Type` of the page.
+#[cfg_attr(not(feature = "nginx"), expect(dead_code, reason = "only nginx is answered"))]
 pub(super) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 /// Appends the page up to the first row.

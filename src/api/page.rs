@@ -4,6 +4,10 @@
 //! rows of the table that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
+use super::view::View;
+use crate::schedule::{Schedule, UnixMs};
+use crate::state::RunPart;
+
 /// Whether the page has buttons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buttons {
@@ -13,16 +17,45 @@ pub(super) enum Buttons {
     LeftOut,
 }
 
-/// A timer in the table for browsers without scripts. Any text will do: it is escaped here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
-    pub(super) name: &'a str,
-    pub(super) status: &'a str,
-    pub(super) schedule: &'a str,
-    pub(super) next_due: &'a str,
-    pub(super) last_start: &'a str,
-    pub(super) last_outcome: &'a str,
-    pub(super) runs: u64,
+/// A timer in the table for browsers without scripts. Any text will do: it is escaped when it is
+/// written.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    name: String,
+    status: String,
+    schedule: String,
+    next_due: String,
+    last_start: String,
+    last_outcome: String,
+    runs: u64,
+}
+
+impl Row {
+    pub(super) fn of(view: &View<'_>) -> Self {
+        let shown =
+            |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
+        let run = view.reading.as_ref().map(|reading| &reading.run);
+        let last = run.and_then(|run| run.results.first());
+        let schedule = &view.timer.due_times.schedule;
+        Self {
+            name: view.timer.name.clone(),
+            status: view.status().to_string(),
+            schedule: match schedule {
+                Schedule::Every(_) => schedule.to_string(),
+                Schedule::Cron(cron) => format!("{schedule} {}", cron.zone().name()),
+            },
+            next_due: shown(view.next_due()),
+            last_start: shown(last.map(|last| last.attempt.started_at)),
+            last_outcome: last.map_or_else(
+                || "-".to_owned(),
+                |last| match last.ended.status {
+                    0 => last.ended.outcome.to_string(),
+                    status => format!("{} {status}", last.ended.outcome),
+                },
+            ),
+            runs: run.map_or(0, RunPart::runs),
+        }
+    }
 }
 
 const PAGE: &str = include_str!("page.html");
@@ -31,12 +64,9 @@ const ROWS: (&str, &str) = cut(BUTTONS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-eDOMAb0/+8YnluPPO9xSTpgU3nyjDPiI3HrXUXj8rgg='; \
+     script-src 'sha256-qjml+hP8v+R5qDk4zynorJLLZBIRoeQspAdMR9WCcK4='; \
      style-src 'sha256-862YVhZieiYe9kWJfjR0+1i2wDdI3KCIZ6XYTYfuk+U='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-
-/// `Content-Type` of the page.
-pub(super) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 /// Appends the page up to the first row.
 pub(super) fn write_head(buttons: Buttons, out: &mut String) {
@@ -49,7 +79,7 @@ pub(super) fn write_head(buttons: Buttons, out: &mut String) {
 }
 
 /// Appends a row.
-pub(super) fn write_row(row: &Row<'_>, out: &mut String) {
+pub(super) fn write_row(row: &Row, out: &mut String) {
     let Row { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
     out.push_str("<tr><th scope=\"row\">");
     escape(name, out);
@@ -103,23 +133,60 @@ fn escape(text: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use sha2::{Digest as _, Sha256};
 
+    use super::super::view::{Configured, Worker};
     use super::*;
+    use crate::schedule::{Cron, Jitter, Zone};
+    use crate::state::{Jittered, Reading, Scheduled};
 
-    const ROW: Row<'_> = Row {
-        name: "</noscript><script>",
-        status: "idle",
-        schedule: "cron=0 3 * * \"'&",
-        next_due: "-",
-        last_start: "-",
-        last_outcome: "-",
-        runs: 12,
-    };
+    fn row() -> Row {
+        Row {
+            name: "</noscript><script>".to_owned(),
+            status: "idle".to_owned(),
+            schedule: "cron=0 3 * * \"'&".to_owned(),
+            next_due: "-".to_owned(),
+            last_start: "-".to_owned(),
+            last_outcome: "-".to_owned(),
+            runs: 12,
+        }
+    }
 
-    fn page(buttons: Buttons, rows: &[Row<'_>], left_out: usize) -> String {
+    #[test]
+    fn a_row_has_what_the_view_has() {
+        let monday = Cron::parse("30 3 * * MON", Zone::utc()).unwrap();
+        let timer = Configured {
+            name: "a".to_owned(),
+            due_times: Jittered {
+                schedule: Schedule::Cron(monday),
+                jitter: Jitter::new(Duration::ZERO, b"host", "a"),
+            },
+            scheduled: Scheduled::On,
+            worker: Worker::Any,
+            server: String::new(),
+            location: String::new(),
+            config: String::new(),
+            timeout: Duration::from_secs(30),
+        };
+        // A Tuesday.
+        let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
+        let view = |reading| View { timer: &timer, reading, now };
+
+        let row = Row::of(&view(Some(Reading::anew("a", now))));
+        assert_eq!(row.status, "idle");
+        assert_eq!(row.schedule, "cron=30 3 * * MON UTC");
+        assert_eq!(row.next_due, "2026-11-30T03:30:00.000Z");
+        assert_eq!((row.last_start.as_str(), row.last_outcome.as_str(), row.runs), ("-", "-", 0));
+
+        let row = Row::of(&view(None));
+        assert_eq!((row.status.as_str(), row.next_due.as_str()), ("unknown", "-"));
+    }
+
+    fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {
         let mut page = String::new();
         write_head(buttons, &mut page);
         for row in rows {
@@ -141,7 +208,7 @@ mod tests {
     #[test]
     fn the_policy_has_the_hashes_of_what_is_sent() {
         for buttons in [Buttons::Shown, Buttons::LeftOut] {
-            let page = page(buttons, &[ROW], 1);
+            let page = page(buttons, &[row()], 1);
             for name in ["script", "style"] {
                 let hash = STANDARD.encode(Sha256::digest(element(&page, name)));
                 let source = format!("; {name}-src 'sha256-{hash}'; ");
@@ -171,10 +238,10 @@ mod tests {
 
     #[test]
     fn rows_are_text() {
-        let page = page(Buttons::LeftOut, &[ROW, ROW], 3);
-        let row = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
+        let page = page(Buttons::LeftOut, &[row(), row()], 3);
+        let html = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
                    <td>cron=0 3 * * &quot;&#39;&amp;<td>-<td>-<td>-<td>12</tr>\n";
-        let rows = format!("<tbody>\n{row}{row}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
+        let rows = format!("<tbody>\n{html}{html}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
         assert!(page.contains(&rows), "{page}");
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use super::health;
 use super::json::{self, History, Host, Pause};
 use super::metrics::{Metrics, Sample};
+use super::page::{self, Buttons};
 use super::response::{self, By, response};
 use super::table::{self, Row};
 use super::view::{Configured, View, Worker};
-use crate::conf::{TimerConf, WorkerChoice};
+use crate::conf::{TimerConf, WorkerChoice, Write};
 use crate::nginx::handler::ClientRequest;
 use crate::nginx::process;
 use crate::nginx::response::{Answer, Body, More, TURN};
@@ -98,6 +99,40 @@ pub(super) fn timer(panel: &Panel, number: usize) -> Option<Answer> {
     with_view(panel, number, |view| json::write_timer(view, History::Told, &mut body))?;
     body.push(b'\n');
     Some(Answer::Now(response(200, response::JSON, Body::Whole(body.into()))))
+}
+
+/// How many timers the page shows to a browser without scripts.
+const STATIC_ROWS: usize = 1000;
+
+/// The page, with what a browser without scripts shows of the timers.
+pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
+    let panel = Rc::clone(panel);
+    let buttons = match write {
+        Write::On => Buttons::Shown,
+        Write::Off => Buttons::LeftOut,
+    };
+    let shown = panel.timers().len().min(STATIC_ROWS);
+    let left_out = panel.timers().len() - shown;
+    let mut next = None;
+    let pieces = By(move |piece: &mut Vec<u8>| {
+        let mut text = String::new();
+        match next {
+            None => page::write_head(buttons, &mut text),
+            Some(number) if number < shown => {
+                with_view(&panel, number, |view| page::write_row(&page::Row::of(view), &mut text));
+            }
+            Some(_) => page::write_tail(left_out, &mut text),
+        }
+        piece.extend_from_slice(text.as_bytes());
+        let number = next.map_or(0, |number| number + 1);
+        next = Some(number);
+        if number > shown { More::No } else { More::Yes }
+    });
+    let body = Body::Pieces(Box::new(pieces));
+    let mut response = response(200, response::HTML, body);
+    let policy = page::CONTENT_SECURITY_POLICY;
+    response.headers.push(("Content-Security-Policy", policy.into()));
+    Answer::Now(response)
 }
 
 /// The metrics of all timers.

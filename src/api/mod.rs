@@ -16,6 +16,7 @@ mod health;
 mod json;
 mod metrics;
 mod origin;
+mod page;
 mod route;
 mod table;
 mod view;

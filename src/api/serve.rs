@@ -80,7 +80,7 @@ fn show(
     let number = |name: &str| panel.find(name).ok_or_else(not_found);
     let bad = |why: String| error(400, &why);
     match route {
-        Route::Index if wants_page(request) => Ok(page(panel, write)),
+        Route::Index if wants_page(request) => Ok(lists::page(panel, write)),
         Route::Index | Route::Timers => Ok(lists::timers(panel)),
         Route::Timer(name) => lists::timer(panel, number(name)?).ok_or_else(not_found),
         Route::NextOf(name) => next::of_timer(panel, number(name)?, arguments).map_err(bad),
@@ -97,9 +97,4 @@ fn show(
 fn wants_page(request: &ClientRequest<'_>) -> bool {
     let accept = request.header("accept").unwrap_or_default();
     accept.to_ascii_lowercase().windows(9).any(|word| word == b"text/html")
-}
-
-/// The page; `write` says whether it has buttons.
-fn page(panel: &Rc<Panel>, _write: Write) -> Answer {
-    lists::timers(panel)
 }

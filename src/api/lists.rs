@@ -129,7 +129,7 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
         if number > shown { More::No } else { More::Yes }
     });
     let body = Body::Pieces(Box::new(pieces));
-    let mut response = response(200, page::CONTENT_TYPE, body);
+    let mut response = response(200, response::HTML, body);
     let policy = page::CONTENT_SECURITY_POLICY;
     response.headers.push(("Content-Security-Policy", policy.into()));
     Answer::Now(response)

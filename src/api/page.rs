@@ -6,6 +6,7 @@
 
 use super::view::View;
 use crate::schedule::{Schedule, UnixMs};
+use crate::state::RunPart;
 
 /// Whether the page has buttons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,6 @@ pub(super) struct Row {
 }
 
 impl Row {
-    #[cfg_attr(not(feature = "nginx"), expect(dead_code, reason = "only nginx is answered"))]
     pub(super) fn of(view: &View<'_>) -> Self {
         let shown =
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
@@ -53,7 +53,7 @@ impl Row {
                     status => format!("{} {status}", last.ended.outcome),
                 },
             ),
-            runs: run.map_or(0, crate::state::RunPart::runs),
+            runs: run.map_or(0, RunPart::runs),
         }
     }
 }
@@ -64,13 +64,9 @@ const ROWS: (&str, &str) = cut(BUTTONS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-eDOMAb0/+8YnluPPO9xSTpgU3nyjDPiI3HrXUXj8rgg='; \
+     script-src 'sha256-qjml+hP8v+R5qDk4zynorJLLZBIRoeQspAdMR9WCcK4='; \
      style-src 'sha256-862YVhZieiYe9kWJfjR0+1i2wDdI3KCIZ6XYTYfuk+U='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-
-/// `Content-Type` of the page.
-#[cfg_attr(not(feature = "nginx"), expect(dead_code, reason = "only nginx is answered"))]
-pub(super) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 /// Appends the page up to the first row.
 pub(super) fn write_head(buttons: Buttons, out: &mut String) {
@@ -137,11 +133,16 @@ fn escape(text: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use sha2::{Digest as _, Sha256};
 
+    use super::super::view::{Configured, Worker};
     use super::*;
+    use crate::schedule::{Cron, Jitter, Zone};
+    use crate::state::{Jittered, Reading, Scheduled};
 
     fn row() -> Row {
         Row {
@@ -153,6 +154,36 @@ mod tests {
             last_outcome: "-".to_owned(),
             runs: 12,
         }
+    }
+
+    #[test]
+    fn a_row_has_what_the_view_has() {
+        let monday = Cron::parse("30 3 * * MON", Zone::utc()).unwrap();
+        let timer = Configured {
+            name: "a".to_owned(),
+            due_times: Jittered {
+                schedule: Schedule::Cron(monday),
+                jitter: Jitter::new(Duration::ZERO, b"host", "a"),
+            },
+            scheduled: Scheduled::On,
+            worker: Worker::Any,
+            server: String::new(),
+            location: String::new(),
+            config: String::new(),
+            timeout: Duration::from_secs(30),
+        };
+        // A Tuesday.
+        let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
+        let view = |reading| View { timer: &timer, reading, now };
+
+        let row = Row::of(&view(Some(Reading::anew("a", now))));
+        assert_eq!(row.status, "idle");
+        assert_eq!(row.schedule, "cron=30 3 * * MON UTC");
+        assert_eq!(row.next_due, "2026-11-30T03:30:00.000Z");
+        assert_eq!((row.last_start.as_str(), row.last_outcome.as_str(), row.runs), ("-", "-", 0));
+
+        let row = Row::of(&view(None));
+        assert_eq!((row.status.as_str(), row.next_due.as_str()), ("unknown", "-"));
     }
 
     fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {

@@ -9,6 +9,7 @@ use crate::nginx::response::{Answer, Body, More, Pieces, Response};
 
 /// The types of what is sent.
 pub(super) const JSON: &str = "application/json";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 

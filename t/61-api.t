@@ -43,8 +43,11 @@ sub json {
 }
 
 my $api   = 'location /status/ { timer_api; add_header X-Worker $pid always; } location /bare { timer_api; }';
+# nginx 1.22 itself complains of what is open when a worker that was leaving is told to stop at once:
+# here the run that hangs, and its upstream.
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
+    allow   => [ qr/open socket #\d+ left in connection/, qr/\[alert\] \d+#\d+: aborting/ ],
     server  => $api
         . timer( $backend, 'ok',  $once )
         . timer( $backend, 'bad', 'every=300ms', 'status/502' )

@@ -18,7 +18,7 @@ use strict;
 use warnings;
 
 use Carp qw( croak );
-use POSIX qw( WNOHANG );
+use POSIX ();
 use Test::More ();
 use Time::HiRes qw( sleep );
 use TimerTest;
@@ -173,11 +173,11 @@ sub start {
 sub alive {
     my ($self) = @_;
     return 0 if !$self->{pid};
-    if ( $self->{child} && waitpid( $self->{child}, WNOHANG ) == $self->{child} ) {
-        $self->{status} = $?;
-        delete $self->{child};
+    return 1 if is_alive( $self->{pid} );
+    if ( my $child = delete $self->{child} ) {
+        $self->{status} = reap($child);
     }
-    return is_alive( $self->{pid} );
+    return 0;
 }
 
 sub output {

@@ -84,11 +84,14 @@ sub _conf {
     my $master = $self->{master}    ? '' : 'master_process off;';
     my $state  = $self->{state} // "$self->{prefix}/timers.state";
     $state = $self->{no_module} || $state eq 'default' ? '' : "timer_state $state;";
+    # A binary that nginx itself starts (USR2) has no other environment than this.
+    my $env    = join ' ', map {"env $_;"} grep { defined $ENV{$_} } qw( ASAN_OPTIONS LSAN_OPTIONS );
     my $temps  = join "\n    ",
         map {"${_}_temp_path $self->{prefix}/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
 
     return <<"CONF";
 $load
+$env
 worker_processes $self->{workers};
 $master
 pid $self->{prefix}/logs/nginx.pid;

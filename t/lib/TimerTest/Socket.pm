@@ -44,7 +44,11 @@ sub _wrapped {
     my $wrapper = $ENV{TEST_NGINX_WRAPPER} // '';
     return $binary if $wrapper eq '';
     $findings = scratch_dir() . '/findings';
-    my $script = spew( "$findings.sh", qq{#!/bin/sh\nexec $wrapper "$binary" "\$@" 2>>"$findings"\n} );
+    my $script = spew( "$findings.sh", <<"SHELL" );
+#!/bin/sh
+case "\$1" in -[vV]) exec "$binary" "\$@" ;; esac
+exec $wrapper "$binary" "\$@" 2>>"$findings"
+SHELL
     chmod 0755, $script;
     return $script;
 }

@@ -14,7 +14,7 @@ __DATA__
 === TEST 1: a named location, whose URI is its name
 --- config
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -28,7 +28,7 @@ timer "x": run succeeded: status 204, \d+ms.*timer: "x", run: [0-9a-f]{32}
 === TEST 2: a named location with a URI of its own
 --- config
 location @x {
-    timer x every=1h first=now uri=/a%20b/./c//d/../e?f=%20g&h;
+    timer x every=366d first=now uri=/a%20b/./c//d/../e?f=%20g&h;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -40,7 +40,7 @@ location @x {
 === TEST 3: a prefix location, whose URI is its name
 --- config
 location /jobs/x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -52,7 +52,7 @@ location /jobs/x {
 === TEST 4: an exact location
 --- config
 location = /x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -64,7 +64,7 @@ location = /x {
 === TEST 5: a regex location, with its captures
 --- config
 location ~ ^/jobs/(\w+)/(?<who>\w+)$ {
-    timer x every=1h first=now uri=/jobs/mail/all;
+    timer x every=366d first=now uri=/jobs/mail/all;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/$1/$who;
 }
 --- backend
@@ -77,7 +77,7 @@ run succeeded: status 200
 --- config
 location /x {
     internal;
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -94,7 +94,7 @@ GET /x
 location /a/ {
     set $set_by_test outer;
     location /a/b/ {
-        timer x every=1h first=now uri=/a/b/c;
+        timer x every=366d first=now uri=/a/b/c;
         set $set_by_test inner;
         log_subrequest on;
         access_log logs/run.log run;
@@ -109,14 +109,14 @@ location /a/ {
 --- config
 location /a/ {
     location ~ \.job$ {
-        timer x every=1h first=now uri=/a/b.job;
+        timer x every=366d first=now uri=/a/b.job;
         log_subrequest on;
         access_log logs/run.log run;
         return 204;
     }
 }
 location ^~ /y/ {
-    timer y every=1h first=now;
+    timer y every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -133,7 +133,7 @@ if ($host) {
     set $set_by_test if;
 }
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -146,7 +146,7 @@ rewrite ^/x /elsewhere;
 === TEST 10: a server that redirects its clients runs its timers
 --- config
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     log_subrequest on;
     access_log logs/run.log run;
     return 204;
@@ -164,7 +164,7 @@ GET /anything
 map $timer_name $mapped { default no; x yes; }
 --- config
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     set $set_by_test "$mapped";
     if ($timer_name = x) {
         set $set_by_test "$set_by_test-if";
@@ -180,7 +180,7 @@ location @x {
 === TEST 12: a client's request is no run
 --- config
 location /x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     return 200 "[$timer_name$timer_run$timer_due$timer_attempt$timer_trigger$timer_lateness$timer_last_success]\n";
 }
 --- wait_log
@@ -196,7 +196,7 @@ qr/timer: "x", run: .* client: 127.0.0.1, .*GET \/x HTTP\/1.1/
 === TEST 13: the log phase is left out, unless log_subrequest is on
 --- config
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     access_log logs/run.log run;
     return 204;
 }
@@ -218,7 +218,7 @@ server {
     listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
     server_name a.example.org *.example.org;
     location @cron {
-        timer cron.$server_name every=1h first=now;
+        timer cron.$server_name every=366d first=now;
         log_subrequest on;
         access_log logs/run.log run;
         return 204;
@@ -228,7 +228,7 @@ server {
     listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
     server_name b.example.org;
     location @cron {
-        timer cron.$server_name every=1h first=now;
+        timer cron.$server_name every=366d first=now;
         log_subrequest on;
         access_log logs/run.log run;
         return 204;
@@ -246,7 +246,7 @@ server {
     listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
     server_name ~^www;
     location @x {
-        timer x every=1h first=now;
+        timer x every=366d first=now;
         log_subrequest on;
         access_log logs/run.log run;
         return 204;
@@ -255,7 +255,7 @@ server {
 server {
     listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
     location @y {
-        timer y every=1h first=now;
+        timer y every=366d first=now;
         log_subrequest on;
         access_log logs/run.log run;
         return 204;
@@ -272,7 +272,7 @@ server {
 timer_timeout 200ms;
 timer_success 204 299;
 location /a/ {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     return 299;
     location /a/b/ {
         return 404;
@@ -281,18 +281,18 @@ location /a/ {
 location /c/ {
     timer_timeout 20s;
     location /c/d/ {
-        timer d every=1h first=now;
+        timer d every=366d first=now;
         proxy_set_header X-Do delay/0.5/status/204;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
 }
 location @e {
-    timer e every=1h first=now;
+    timer e every=366d first=now;
     proxy_set_header X-Do delay/600/status/204;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location @f {
-    timer f every=1h first=now;
+    timer f every=366d first=now;
     timer_success 200;
     return 299;
 }

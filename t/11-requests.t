@@ -15,7 +15,7 @@ __DATA__
 --- config
 server_name shop.example.org www.example.org;
 location @x {
-    timer x every=1h first=now;
+    timer x every=366d first=now;
     proxy_set_header Host $http_host;
     proxy_set_header Connection "";
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
@@ -28,7 +28,7 @@ location @x {
 === TEST 2: host=
 --- config
 location @x {
-    timer x every=1h first=now host=other.example.org;
+    timer x every=366d first=now host=other.example.org;
     proxy_set_header Host $host;
     proxy_set_header X-Host $http_host;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
@@ -43,7 +43,7 @@ server {
     listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
     server_name *.example.org;
     location @x {
-        timer x every=1h first=now;
+        timer x every=366d first=now;
         proxy_set_header X-Host "[$http_host]";
         proxy_set_header Host upstream;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
@@ -58,27 +58,27 @@ server {
 --- config
 location /jobs/ {
     location /jobs/post {
-        timer post every=1h first=now method=POST;
+        timer post every=366d first=now method=POST;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
     location /jobs/put {
-        timer put every=1h first=now method=PUT;
+        timer put every=366d first=now method=PUT;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
     location /jobs/head {
-        timer head every=1h first=now method=HEAD;
+        timer head every=366d first=now method=HEAD;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
     location /jobs/delete {
-        timer delete every=1h first=now method=DELETE;
+        timer delete every=366d first=now method=DELETE;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
     location /jobs/purge {
-        timer purge every=1h first=now method=PURGE;
+        timer purge every=366d first=now method=PURGE;
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
     location /jobs/local {
-        timer local every=1h first=now method=POST;
+        timer local every=366d first=now method=POST;
         if ($request_method = POST) { return 204; }
         return 500;
     }
@@ -104,7 +104,7 @@ map $timer_name $path { x /x/from-map; }
 map $path $empty { default ""; }
 --- config
 location /x/ {
-    timer x every=1h first=now uri=$path?run=$timer_run&due=$timer_due&late=$timer_lateness&try=$timer_attempt&why=$timer_trigger&who=$timer_worker&last=$timer_last_success;
+    timer x every=366d first=now uri=$path?run=$timer_run&due=$timer_due&late=$timer_lateness&try=$timer_attempt&why=$timer_trigger&who=$timer_worker&last=$timer_last_success;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 --- backend
@@ -122,17 +122,17 @@ map "" $short { default /x; }
 map "" $encoded { default /x/%2e%2e/y; }
 --- config
 location /x/ {
-    location /x/1/ { timer elsewhere every=1h first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
-    location /x/2/ { timer empty     every=1h first=now uri=$empty;     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
-    location /x/3/ { timer up        every=1h first=now uri=$up;        proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
-    location /x/4/ { timer no-slash  every=1h first=now uri=$no_slash;  proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
-    location /x/5/ { timer zero      every=1h first=now uri=$zero;      proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
-    location /x/6/ { timer short     every=1h first=now uri=$short;     alias html/; }
-    location /x/7/ { timer encoded   every=1h first=now uri=$encoded;   alias html/; }
-    location ~ ^/x/8 { timer regex   every=1h first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-    location = /x/9 { timer exact    every=1h first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+    location /x/1/ { timer elsewhere every=366d first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
+    location /x/2/ { timer empty     every=366d first=now uri=$empty;     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
+    location /x/3/ { timer up        every=366d first=now uri=$up;        proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
+    location /x/4/ { timer no-slash  every=366d first=now uri=$no_slash;  proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
+    location /x/5/ { timer zero      every=366d first=now uri=$zero;      proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/in/; }
+    location /x/6/ { timer short     every=366d first=now uri=$short;     alias html/; }
+    location /x/7/ { timer encoded   every=366d first=now uri=$encoded;   alias html/; }
+    location ~ ^/x/8 { timer regex   every=366d first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+    location = /x/9 { timer exact    every=366d first=now uri=$elsewhere; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 }
-location @named { timer named every=1h first=now uri=$empty; return 204; }
+location @named { timer named every=366d first=now uri=$empty; return 204; }
 location @fine { timer fine every=100ms; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 --- wait_log
 \[error\].* timer "elsewhere": run failed: 
@@ -205,12 +205,12 @@ GET /p
 --- http_config
 limit_req_zone $server_name zone=req:1m rate=1r/m;
 --- config
-location @deny { timer deny every=1h first=now access=on; deny all; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location @allow { timer allow every=1h first=now access=on; allow 127.0.0.1; deny all; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location @basic { timer basic every=1h first=now access=on; auth_basic on; auth_basic_user_file html/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location @any { timer any every=1h first=now access=on; satisfy any; allow 127.0.0.1; deny all; auth_basic on; auth_basic_user_file html/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location @auth { timer auth every=1h first=now access=on; auth_request /no; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location @may { timer may every=1h first=now access=on; auth_request /yes; auth_request_set $token $upstream_http_connection; proxy_set_header X-Token $token; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @deny { timer deny every=366d first=now access=on; deny all; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @allow { timer allow every=366d first=now access=on; allow 127.0.0.1; deny all; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @basic { timer basic every=366d first=now access=on; auth_basic on; auth_basic_user_file html/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @any { timer any every=366d first=now access=on; satisfy any; allow 127.0.0.1; deny all; auth_basic on; auth_basic_user_file html/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @auth { timer auth every=366d first=now access=on; auth_request /no; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @may { timer may every=366d first=now access=on; auth_request /yes; auth_request_set $token $upstream_http_connection; proxy_set_header X-Token $token; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 location @req { timer req every=50ms access=on; limit_req zone=req; limit_req_status 429; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 location /no { return 403; }
 location /yes { internal; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
@@ -233,7 +233,7 @@ timer "req": run failed: status 429
 limit_req_zone $server_name zone=req:1m rate=20r/s;
 --- config
 location @x { timer x every=20ms access=on; limit_req zone=req burst=5; return 204; }
-location @y { timer y every=1h first=now access=on; limit_req zone=req burst=5; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location @y { timer y every=366d first=now access=on; limit_req zone=req burst=5; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 --- wait_log
 (?s)(timer "x": run succeeded: status 204.*){5}
 
@@ -255,7 +255,7 @@ set_real_ip_from 127.0.0.1;
 real_ip_header X-Forwarded-For;
 userid on;
 location @x {
-    timer x every=1h first=now uri=/x?a=b;
+    timer x every=366d first=now uri=/x?a=b;
     gzip on;
     add_header X-All "$server_addr $server_port $connection $tcpinfo_rtt" always;
     expires 1h;

@@ -13,14 +13,14 @@ __DATA__
 
 === TEST 1: return, with and without a text
 --- config
-location @a { timer a every=1h first=now; return 200 "text\n"; }
-location @b { timer b every=1h first=now; return 204; }
-location @c { timer c every=1h first=now; return 500; }
-location @d { timer d every=1h first=now; return 301 http://example.org/; }
-location @e { timer e every=1h first=now; return 302 /x; }
-location @f { timer f every=1h first=now; return 444; }
-location @g { timer g every=1h first=now; return 299; }
-location @h { timer h every=1h first=now; return 300 "x"; }
+location @a { timer a every=366d first=now; return 200 "text\n"; }
+location @b { timer b every=366d first=now; return 204; }
+location @c { timer c every=366d first=now; return 500; }
+location @d { timer d every=366d first=now; return 301 http://example.org/; }
+location @e { timer e every=366d first=now; return 302 /x; }
+location @f { timer f every=366d first=now; return 444; }
+location @g { timer g every=366d first=now; return 299; }
+location @h { timer h every=366d first=now; return 300 "x"; }
 --- wait_log
 timer "a": run succeeded: status 200, \d+ms
 timer "b": run succeeded: status 204, \d+ms
@@ -34,19 +34,19 @@ timer "h": run failed: status 300, \d+ms
 
 === TEST 2: static files
 --- config
-location /a/ { timer a every=1h first=now uri=/a/index.html; alias $TEST_NGINX_SERVER_ROOT/html/; }
-location /b/ { timer b every=1h first=now uri=/b/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html index.html; }
-location /c  { timer c every=1h first=now uri=/c; }
-location /d/ { timer d every=1h first=now uri=/d/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html; autoindex on; }
-location /e/ { timer e every=1h first=now uri=/e/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html; }
-location /f/ { timer f every=1h first=now uri=/f/dir; alias $TEST_NGINX_SERVER_ROOT/html/; }
-location /g/ { timer g every=1h first=now uri=/g/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile on; tcp_nopush on; }
-location /h/ { timer h every=1h first=now uri=/h/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile off; output_buffers 1 4k; }
-location /i/ { timer i every=1h first=now uri=/i/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile on; aio threads; }
-location /j/ { timer j every=1h first=now uri=/j/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile off; aio threads; output_buffers 1 64k; }
-location /k/ { timer k every=1h first=now uri=/k/big; alias $TEST_NGINX_SERVER_ROOT/html/; directio 4k; }
-location /l/ { timer l every=1h first=now uri=/l/big method=HEAD; alias $TEST_NGINX_SERVER_ROOT/html/; }
-location /m/ { timer m every=1h first=now uri=/m/big method=POST; alias $TEST_NGINX_SERVER_ROOT/html/; }
+location /a/ { timer a every=366d first=now uri=/a/index.html; alias $TEST_NGINX_SERVER_ROOT/html/; }
+location /b/ { timer b every=366d first=now uri=/b/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html index.html; }
+location /c  { timer c every=366d first=now uri=/c; }
+location /d/ { timer d every=366d first=now uri=/d/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html; autoindex on; }
+location /e/ { timer e every=366d first=now uri=/e/; alias $TEST_NGINX_SERVER_ROOT/html/; index no.html; }
+location /f/ { timer f every=366d first=now uri=/f/dir; alias $TEST_NGINX_SERVER_ROOT/html/; }
+location /g/ { timer g every=366d first=now uri=/g/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile on; tcp_nopush on; }
+location /h/ { timer h every=366d first=now uri=/h/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile off; output_buffers 1 4k; }
+location /i/ { timer i every=366d first=now uri=/i/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile on; aio threads; }
+location /j/ { timer j every=366d first=now uri=/j/big; alias $TEST_NGINX_SERVER_ROOT/html/; sendfile off; aio threads; output_buffers 1 64k; }
+location /k/ { timer k every=366d first=now uri=/k/big; alias $TEST_NGINX_SERVER_ROOT/html/; directio 4k; }
+location /l/ { timer l every=366d first=now uri=/l/big method=HEAD; alias $TEST_NGINX_SERVER_ROOT/html/; }
+location /m/ { timer m every=366d first=now uri=/m/big method=POST; alias $TEST_NGINX_SERVER_ROOT/html/; }
 --- user_files eval
 [ [ 'big' => 'x' x 5_000_000 ], [ 'dir/x' => 'x' ] ]
 --- wait_log
@@ -68,7 +68,7 @@ timer "m": run failed: status 405
 === TEST 3: rewrite ... last and break, and if
 --- config
 location /a/ {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     rewrite ^/a/(.*)$ /internal/a-$1 last;
 }
 location /internal/ {
@@ -77,23 +77,23 @@ location /internal/ {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location /b/ {
-    timer b every=1h first=now;
+    timer b every=366d first=now;
     rewrite ^/b/ /broken break;
     proxy_set_header X-Timer $timer_name;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location /c {
-    timer c every=1h first=now;
+    timer c every=366d first=now;
     if ($timer_trigger = first) {
         proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     }
 }
 location @d {
-    timer d every=1h first=now;
+    timer d every=366d first=now;
     rewrite ^ /internal/from-named last;
 }
 location @loop {
-    timer loop every=1h first=now;
+    timer loop every=366d first=now;
     rewrite ^ /loop last;
 }
 location /loop {
@@ -114,7 +114,7 @@ timer "loop": run failed: status 500
 === TEST 4: error_page, to a URI, to a named location, with another status
 --- config
 location /b/ {
-    timer b every=1h first=now;
+    timer b every=366d first=now;
     error_page 404 @named;
     return 404;
 }
@@ -123,17 +123,17 @@ location @named {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location @c {
-    timer c every=1h first=now;
+    timer c every=366d first=now;
     error_page 500 =200 /c.html;
     return 500;
 }
 location @d {
-    timer d every=1h first=now;
+    timer d every=366d first=now;
     error_page 500 /no-such-page.html;
     return 500;
 }
 location @f {
-    timer f every=1h first=now;
+    timer f every=366d first=now;
     error_page 403 http://example.org/;
     return 403;
 }
@@ -150,7 +150,7 @@ timer "f": run failed: status (302|403)
 === TEST 5: error_page after a refused upstream, and after a status of the upstream's
 --- config
 location @a {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     error_page 502 = /fallback/$timer_name;
     proxy_pass http://127.0.0.1:1;
 }
@@ -159,7 +159,7 @@ location /fallback/ {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location @e {
-    timer e every=1h first=now;
+    timer e every=366d first=now;
     proxy_intercept_errors on;
     error_page 503 =200 @other;
     proxy_set_header X-Do status/503;
@@ -180,15 +180,15 @@ timer "e": run succeeded: status 200
 === TEST 6: try_files
 --- config
 location /a {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     try_files /no.html /index.html =404;
 }
 location /b {
-    timer b every=1h first=now;
+    timer b every=366d first=now;
     try_files /no.html /no.either =404;
 }
 location /c {
-    timer c every=1h first=now;
+    timer c every=366d first=now;
     try_files $uri @app;
 }
 location @app {
@@ -196,7 +196,7 @@ location @app {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location /d {
-    timer d every=1h first=now;
+    timer d every=366d first=now;
     try_files $uri /front?from=$uri;
 }
 location /front {
@@ -204,7 +204,7 @@ location /front {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location @e {
-    timer e every=1h first=now uri=/anything;
+    timer e every=366d first=now uri=/anything;
     try_files /index.html =404;
 }
 --- wait_log
@@ -220,9 +220,9 @@ timer "e": run succeeded: status 200
 
 === TEST 7: X-Accel-Redirect, to a file, to an internal location, to a named one
 --- config
-location /a { timer a every=1h first=now; proxy_set_header X-Do accel/internal/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location /b { timer b every=1h first=now; proxy_set_header X-Do accel/internal/none; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location /c { timer c every=1h first=now; proxy_set_header X-Do accel/again; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /a { timer a every=366d first=now; proxy_set_header X-Do accel/internal/index.html; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /b { timer b every=366d first=now; proxy_set_header X-Do accel/internal/none; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /c { timer c every=366d first=now; proxy_set_header X-Do accel/again; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 location /internal/ { internal; alias $TEST_NGINX_SERVER_ROOT/html/; }
 location /again { internal; proxy_set_header X-Timer $timer_name; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT/again; }
 --- wait_log
@@ -236,7 +236,7 @@ timer "c": run succeeded: status 200
 === TEST 8: SSI, whose includes are requests of the run
 --- config
 location @a {
-    timer a every=1h first=now uri=/a.shtml;
+    timer a every=366d first=now uri=/a.shtml;
     ssi on;
     ssi_types text/plain;
     root $TEST_NGINX_SERVER_ROOT/html;
@@ -246,7 +246,7 @@ location /part {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
 location @b {
-    timer b every=1h first=now;
+    timer b every=366d first=now;
     ssi on;
     proxy_set_header X-Do html/;
     proxy_set_header X-Body '<!--#include virtual="/part/b1" wait="yes" --><!--#include virtual="/part/delay" -->';
@@ -267,7 +267,7 @@ timer "b": run succeeded: status 200
 === TEST 9: mirror; the run lasts as long as its mirrors
 --- config
 location /a {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     mirror /mirror;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
@@ -290,12 +290,12 @@ proxy_cache_path slice_cache keys_zone=slice:1m;
 gzip on;
 gzip_types *;
 gzip_min_length 1;
-location /a { timer a every=1h first=now; sub_filter ok no; sub_filter_types *; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location /b { timer b every=1h first=now; add_before_body /part; add_after_body /part; addition_types *; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /a { timer a every=366d first=now; sub_filter ok no; sub_filter_types *; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /b { timer b every=366d first=now; add_before_body /part; add_after_body /part; addition_types *; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 location /part { proxy_set_header X-Timer $timer_name; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location /c { timer c every=1h first=now; slice 100k; proxy_cache slice; proxy_cache_key $uri$slice_range; proxy_set_header Range $slice_range; proxy_http_version 1.1; proxy_pass http://127.0.0.1:$TEST_NGINX_SERVER_PORT/big; }
-location /d { timer d every=1h first=now; limit_rate 1; proxy_set_header X-Do big/100000; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
-location /e { timer e every=1h first=now; gzip on; gunzip on; chunked_transfer_encoding off; proxy_set_header X-Do big/1000000; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /c { timer c every=366d first=now; slice 100k; proxy_cache slice; proxy_cache_key $uri$slice_range; proxy_set_header Range $slice_range; proxy_http_version 1.1; proxy_pass http://127.0.0.1:$TEST_NGINX_SERVER_PORT/big; }
+location /d { timer d every=366d first=now; limit_rate 1; proxy_set_header X-Do big/100000; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
+location /e { timer e every=366d first=now; gzip on; gunzip on; chunked_transfer_encoding off; proxy_set_header X-Do big/1000000; proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
 --- user_files eval
 [ [ 'big' => 'x' x 1_000_000 ] ]
 --- wait_log
@@ -311,7 +311,7 @@ timer "e": run succeeded: status 200
 === TEST 11: post_action; the run ends with the last of it
 --- config
 location /a {
-    timer a every=1h first=now;
+    timer a every=366d first=now;
     post_action /after;
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 }
@@ -328,9 +328,9 @@ timer "a": run (succeeded|failed):
 
 === TEST 12: stub_status, empty_gif, and a location that does nothing
 --- config
-location /a { timer a every=1h first=now; stub_status; }
-location /b { timer b every=1h first=now; empty_gif; }
-location /c { timer c every=1h first=now; }
+location /a { timer a every=366d first=now; stub_status; }
+location /b { timer b every=366d first=now; empty_gif; }
+location /c { timer c every=366d first=now; }
 --- wait_log
 timer "a": run succeeded: status 200
 timer "b": run succeeded: status 200
@@ -340,12 +340,12 @@ timer "c": run failed: status 404
 === TEST 13: timer_success says what success is
 --- config
 timer_success 301 404;
-location @a { timer a every=1h first=now; return 301 /; }
-location @b { timer b every=1h first=now; return 404; }
-location @c { timer c every=1h first=now; return 200; }
-location @d { timer d every=1h first=now; timer_success 200-299 500-503; return 503; }
-location @e { timer e every=1h first=now; timer_success 200-299 500-503; return 504; }
-location @f { timer f every=1h first=now; timer_success 444; return 444; }
+location @a { timer a every=366d first=now; return 301 /; }
+location @b { timer b every=366d first=now; return 404; }
+location @c { timer c every=366d first=now; return 200; }
+location @d { timer d every=366d first=now; timer_success 200-299 500-503; return 503; }
+location @e { timer e every=366d first=now; timer_success 200-299 500-503; return 504; }
+location @f { timer f every=366d first=now; timer_success 444; return 444; }
 --- wait_log
 timer "a": run succeeded: status 301
 timer "b": run succeeded: status 404
@@ -358,7 +358,7 @@ timer "f": run (succeeded|failed):
 === TEST 14: a run that asks nginx itself
 --- config
 location @a {
-    timer a every=1h first=now uri=/b?run=$timer_run;
+    timer a every=366d first=now uri=/b?run=$timer_run;
     proxy_pass http://127.0.0.1:$TEST_NGINX_SERVER_PORT;
 }
 location /b {

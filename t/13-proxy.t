@@ -58,7 +58,7 @@ my %way = (
     stored     => "proxy_store on; proxy_store_access user:rw; root ${\ $nginx->prefix }/store; $pass",
 );
 my $locations = join "\n",
-    map {"location \@$_ { timer $_ every=1h first=now uri=/$_/ok; proxy_set_header X-Timer \$timer_name; $way{$_} }"}
+    map {"location \@$_ { timer $_ every=366d first=now uri=/$_/ok; proxy_set_header X-Timer \$timer_name; $way{$_} }"}
     sort keys %way;
 
 mkdir $nginx->prefix . '/store';

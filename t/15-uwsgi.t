@@ -30,7 +30,7 @@ my %outcome = (
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
     server  => join "\n", map {
-        "location \@$_ { timer $_ every=1h first=now uri=/$_; timer_timeout ${\( /hang/ ? '300ms' : '30s' )};"
+        "location \@$_ { timer $_ every=366d first=now uri=/$_; timer_timeout ${\( /hang/ ? '300ms' : '30s' )};"
             . " $params uwsgi_pass 127.0.0.1:${\( /refused/ ? 1 : $uwsgi )}; }"
     } sort keys %outcome,
 );
@@ -64,8 +64,8 @@ PYTHON
 
     my $again = TimerTest::Nginx->new(
         workers => 2,
-        server  => "location \@real { timer real every=1h first=now uri=/jobs?a=b; $params uwsgi_pass 127.0.0.1:$to; }"
-            . "location \@busy { timer busy every=1h first=now; $params uwsgi_pass 127.0.0.1:$to; }",
+        server  => "location \@real { timer real every=366d first=now uri=/jobs?a=b; $params uwsgi_pass 127.0.0.1:$to; }"
+            . "location \@busy { timer busy every=366d first=now; $params uwsgi_pass 127.0.0.1:$to; }",
     );
     $again->start;
     ok( $again->wait_log(qr/timer "real": run succeeded: status 200/), 'a Python application' );

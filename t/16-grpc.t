@@ -43,15 +43,15 @@ $nginx->write_conf(
 CONF
     server => <<"CONF",
     grpc_set_header X-Timer \$timer_name;
-    location \@unary { timer unary every=1h first=now uri=/jobs.Jobs/Run method=POST; grpc_pass grpc://127.0.0.1:$plain; }
-    location /empty { timer empty every=1h first=now; grpc_pass grpc://127.0.0.1:$plain; }
-    location /busy { timer busy every=1h first=now; grpc_pass grpc://127.0.0.1:$plain; }
-    location \@tls { timer tls every=1h first=now uri=/jobs.Jobs/Tls; grpc_pass grpcs://127.0.0.1:$tls; }
+    location \@unary { timer unary every=366d first=now uri=/jobs.Jobs/Run method=POST; grpc_pass grpc://127.0.0.1:$plain; }
+    location /empty { timer empty every=366d first=now; grpc_pass grpc://127.0.0.1:$plain; }
+    location /busy { timer busy every=366d first=now; grpc_pass grpc://127.0.0.1:$plain; }
+    location \@tls { timer tls every=366d first=now uri=/jobs.Jobs/Tls; grpc_pass grpcs://127.0.0.1:$tls; }
     location \@again { timer again every=50ms uri=/jobs.Jobs/Again; grpc_pass grpc://kept; }
-    location \@refused { timer refused every=1h first=now; grpc_pass grpc://127.0.0.1:1; }
-    location \@hang { timer hang every=1h first=now; timer_timeout 300ms; grpc_pass grpc://127.0.0.1:$plain; }
-    location \@cut { timer cut every=1h first=now uri=/truncate; grpc_pass grpc://127.0.0.1:$plain; }
-    location \@not_http2 { timer not_http2 every=1h first=now uri=/garbage; grpc_pass grpc://127.0.0.1:${\ $backend->port }; }
+    location \@refused { timer refused every=366d first=now; grpc_pass grpc://127.0.0.1:1; }
+    location \@hang { timer hang every=366d first=now; timer_timeout 300ms; grpc_pass grpc://127.0.0.1:$plain; }
+    location \@cut { timer cut every=366d first=now uri=/truncate; grpc_pass grpc://127.0.0.1:$plain; }
+    location \@not_http2 { timer not_http2 every=366d first=now uri=/garbage; grpc_pass grpc://127.0.0.1:${\ $backend->port }; }
 CONF
 );
 $nginx->start;

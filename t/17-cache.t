@@ -32,7 +32,7 @@ my $nginx = TimerTest::Nginx->new(
     }
     # One fills the cache for a second and more; the other waits for it.
     location /lock {
-        timer first every=1h first=now uri=/lock/a;
+        timer first every=366d first=now uri=/lock/a;
         proxy_cache c;
         proxy_cache_key \$uri;
         proxy_cache_lock on;
@@ -40,7 +40,7 @@ my $nginx = TimerTest::Nginx->new(
         proxy_set_header X-Do delay/1.5/ok;
         proxy_pass http://127.0.0.1:$port;
         location /lock/a {
-            timer second every=1h first=now uri=/lock/a;
+            timer second every=366d first=now uri=/lock/a;
             timer_timeout 20s;
             proxy_cache c;
             proxy_cache_key \$uri;
@@ -53,7 +53,7 @@ my $nginx = TimerTest::Nginx->new(
     }
     # It waits for a lock longer than it may.
     location /late {
-        timer late-holder every=1h first=now uri=/late/key;
+        timer late-holder every=366d first=now uri=/late/key;
         proxy_cache c;
         proxy_cache_key late;
         proxy_cache_lock on;

@@ -83,7 +83,7 @@ LUA
 
 my $locations = join "\n", map {
     my ( $name, $code ) = @$_;
-    "location \@$name { timer $name every=1h first=now uri=/$name?task=mail; timer_timeout "
+    "location \@$name { timer $name every=366d first=now uri=/$name?task=mail; timer_timeout "
         . ( $name =~ /spins|deaf|stuck/ ? '300ms' : '30s' )
         . "; lua_check_client_abort on; content_by_lua_block {\n$code\n} }";
 } @jobs;
@@ -106,13 +106,13 @@ my $nginx = TimerTest::Nginx->new(
         log_by_lua_block { ngx.log(ngx.NOTICE, "log phase ran") }
     }
     location \@logged {
-        timer logged every=1h first=now;
+        timer logged every=366d first=now;
         log_subrequest on;
         log_by_lua_block { ngx.log(ngx.NOTICE, "log phase of ", ngx.var.timer_name) }
         content_by_lua_block { ngx.say("ok") }
     }
     location \@guarded {
-        timer guarded every=1h first=now access=on;
+        timer guarded every=366d first=now access=on;
         access_by_lua_block { ngx.exit(403) }
         content_by_lua_block { ngx.say("ok") }
     }
@@ -143,7 +143,7 @@ is( $deaf->{how}, 'peer', 'a socket of a run that was cut off is closed' );
 # A run that sleeps is no obstacle to a reload, and ends.
 my $quiet = TimerTest::Nginx->new(
     main    => $load,
-    server  => 'location @sleeper { timer sleeper every=1h first=now; content_by_lua_block { ngx.log(ngx.NOTICE, "asleep") ngx.sleep(1.5) ngx.say("ok") } }',
+    server  => 'location @sleeper { timer sleeper every=366d first=now; content_by_lua_block { ngx.log(ngx.NOTICE, "asleep") ngx.sleep(1.5) ngx.say("ok") } }',
 );
 $quiet->start;
 ok( $quiet->wait_log(qr/asleep/), 'a run sleeps' );

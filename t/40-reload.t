@@ -32,7 +32,7 @@ sub wait_by {
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
     server  => location( often => 'every=50ms', 'ok' )
-        . location( long  => 'every=1h first=now', 'delay/3/ok' )
+        . location( long  => 'every=366d first=now', 'delay/3/ok' )
         . location( daily => 'every=24h', 'ok' ),
 );
 $nginx->start;

@@ -33,7 +33,7 @@ sub wait_by {
 $case++;
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
-    server  => location( long => 'every=1h first=now', 'delay/1.5/ok' ) . location( often => 'every=50ms', 'ok' ),
+    server  => location( long => 'every=366d first=now', 'delay/1.5/ok' ) . location( often => 'every=50ms', 'ok' ),
 );
 $nginx->start;
 ok( $backend->wait_requests( 1, timer => "long$case" ), 'QUIT: a run is in progress' );
@@ -65,7 +65,7 @@ for my $daemon ( 0, 1 ) {
     $nginx = TimerTest::Nginx->new(
         workers => 2,
         daemon  => $daemon,
-        server  => location( hangs => 'every=1s', 'hang' ) . location( stalls => 'every=1h first=now', 'stall' )
+        server  => location( hangs => 'every=1s', 'hang' ) . location( stalls => 'every=366d first=now', 'stall' )
             . location( often => 'every=20ms', 'ok' ),
     );
     $nginx->start;
@@ -87,7 +87,7 @@ $case++;
 $nginx = TimerTest::Nginx->new(
     workers => 2,
     http    => 'log_format run "$timer_name";',
-    server  => 'access_log logs/access.log run;' . location( long => 'every=1h first=now', 'delay/1.5/ok' )
+    server  => 'access_log logs/access.log run;' . location( long => 'every=366d first=now', 'delay/1.5/ok' )
         . location( often => 'every=50ms', 'ok' )
         . 'location @logged { timer logged every=50ms; log_subrequest on; return 204; }',
 );

@@ -40,7 +40,7 @@ for my $daemon ( 0, 1 ) {
 
 # A run in progress: this nginx does not wait for anybody, whichever way it is told to end.
 for my $signal (qw( QUIT TERM )) {
-    my $nginx = nginx( 'every=1h first=now', 'hang' );
+    my $nginx = nginx( 'every=366d first=now', 'hang' );
     $nginx->start;
     ok( $backend->wait_requests( 1, timer => "x$case" ), 'a run hangs' );
     $nginx->stop($signal);

@@ -69,6 +69,10 @@ my %refused = (
     ( map { ( "Origin: $_" => 1 ) } 'http://evil.example', 'null', 'http://localhost:1', 'http://localhost.evil.example', 'localhost' ),
     "Origin: http://localhost\r\nSec-Fetch-Site: cross-site" => 1,
     "Sec-Fetch-Site: same-origin\r\nOrigin: http://evil.example" => 1,
+    # One that is repeated hides nothing.
+    "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site" => 1,
+    "Origin: http://localhost\r\nOrigin: http://evil.example"   => 1,
+    "Content-Type: application/json\r\nContent-Type: text/plain" => 1,
     ( map { ( "Content-Type: $_" => 1 ) } 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x',
         'text/plain', 'Text/Plain;charset=utf-8', 'APPLICATION/X-WWW-FORM-URLENCODED' ),
 );

@@ -1,37 +1,27 @@
 //! Who may POST: not a page of another site in the browser of somebody who may.
 
-/// What a request says of where it comes from.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Source<'a> {
-    pub(super) host: Option<&'a [u8]>,
-    pub(super) origin: Option<&'a [u8]>,
-    pub(super) sec_fetch_site: Option<&'a [u8]>,
-    pub(super) content_type: Option<&'a [u8]>,
+/// Why a request to `host` that has this header may not.
+///
+/// Each header is judged by itself, and a request by all of them: one that is repeated hides nothing.
+pub(super) fn refusal(host: Option<&[u8]>, name: &[u8], value: &[u8]) -> Option<&'static str> {
+    let is = |it: &str| name.eq_ignore_ascii_case(it.as_bytes());
+    if is("sec-fetch-site") {
+        (!matches!(value, b"same-origin" | b"none")).then_some("cross-site request")
+    } else if is("origin") {
+        (!is_own(value, host)).then_some("\"Origin\" is not this host")
+    } else if is("content-type") {
+        // What a form of any site can send without asking first.
+        is_form(value).then_some("content type of a form")
+    } else {
+        None
+    }
 }
 
-impl Source<'_> {
-    /// Why it may not.
-    pub(super) fn refusal(&self) -> Option<&'static str> {
-        if let Some(site) = self.sec_fetch_site
-            && !matches!(site, b"same-origin" | b"none")
-        {
-            return Some("cross-site request");
-        }
-        if let Some(origin) = self.origin
-            && !self.is_own(origin)
-        {
-            return Some("\"Origin\" is not this host");
-        }
-        // What a form of any site can send without asking first.
-        self.content_type.filter(|it| is_form(it)).map(|_| "content type of a form")
-    }
-
-    fn is_own(&self, origin: &[u8]) -> bool {
-        let origin = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
-        match (origin, self.host) {
-            (Some(origin), Some(host)) => !host.is_empty() && origin.eq_ignore_ascii_case(host),
-            _ => false,
-        }
+fn is_own(origin: &[u8], host: Option<&[u8]>) -> bool {
+    let origin = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
+    match (origin, host) {
+        (Some(origin), Some(host)) => !host.is_empty() && origin.eq_ignore_ascii_case(host),
+        _ => false,
     }
 }
 
@@ -47,46 +37,49 @@ fn is_form(content_type: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn refused(source: Source<'_>) -> bool {
-        source.refusal().is_some()
+    fn refused(host: &str, name: &str, value: &str) -> bool {
+        refusal(Some(host.as_bytes()), name.as_bytes(), value.as_bytes()).is_some()
     }
 
     #[test]
-    fn a_tool_that_says_nothing_may() {
-        assert!(!refused(Source::default()));
-        assert!(!refused(Source { host: Some(b"a"), ..Source::default() }));
-        let json = Some(b"application/json".as_slice());
-        assert!(!refused(Source { content_type: json, ..Source::default() }));
+    fn a_tool_may() {
+        assert!(!refused("a", "Content-Type", "application/json"));
+        assert!(!refused("a", "Referer", "http://evil.example/"));
     }
 
     #[test]
     fn the_own_page_may() {
-        let own = Source {
-            host: Some(b"Web1:8080"),
-            origin: Some(b"http://web1:8080"),
-            sec_fetch_site: Some(b"same-origin"),
-            content_type: None,
-        };
-        assert!(!refused(own));
-        assert!(refused(Source { origin: Some(b"http://web1:8081"), ..own }));
-        assert!(refused(Source { origin: Some(b"http://evil.example"), ..own }));
-        assert!(refused(Source { origin: Some(b"null"), ..own }));
-        assert!(refused(Source { origin: Some(b"http://"), host: Some(b""), ..own }));
-        assert!(refused(Source { host: None, ..own }));
+        for (name, value) in [
+            ("Origin", "http://web1:8080"),
+            ("Sec-Fetch-Site", "same-origin"),
+            ("sec-fetch-site", "none"),
+        ] {
+            assert!(!refused("Web1:8080", name, value), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn another_origin_may_not() {
+        for origin in
+            ["http://web1:8081", "http://evil.example", "null", "", "http://", "web1:8080"]
+        {
+            assert!(refused("web1:8080", "origin", origin), "{origin}");
+        }
+        assert!(refused("", "Origin", "http://"));
+        assert!(refusal(None, b"Origin", b"http://web1:8080").is_some());
     }
 
     #[test]
     fn other_sites_may_not() {
-        for site in [b"cross-site".as_slice(), b"same-site", b""] {
-            assert!(refused(Source { sec_fetch_site: Some(site), ..Source::default() }));
+        for site in ["cross-site", "same-site", "", "same-origin, none"] {
+            assert!(refused("a", "SEC-FETCH-SITE", site), "{site}");
         }
         for form in [
             "application/x-www-form-urlencoded",
             "Multipart/Form-Data; boundary=x",
             "text/plain ; charset=utf-8",
         ] {
-            let content_type = Some(form.as_bytes());
-            assert!(refused(Source { content_type, ..Source::default() }), "{form}");
+            assert!(refused("a", "content-type", form), "{form}");
         }
     }
 }

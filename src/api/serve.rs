@@ -3,10 +3,9 @@
 use std::rc::Rc;
 
 use super::arguments::Arguments;
-use super::origin::Source;
 use super::response::{error, not_allowed, not_found};
 use super::route::Route;
-use super::{act, lists, next};
+use super::{act, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, Write};
 use crate::nginx::handler::{ClientRequest, Handler};
@@ -61,13 +60,9 @@ fn may_act(request: &ClientRequest<'_>) -> Result<(), Response> {
     if request.is_of_run() {
         return Err(error(403, "a timer's run may not act on timers"));
     }
-    let source = Source {
-        host: request.host(),
-        origin: request.header("origin"),
-        sec_fetch_site: request.header("sec-fetch-site"),
-        content_type: request.header("content-type"),
-    };
-    source.refusal().map_or(Ok(()), |why| Err(error(403, why)))
+    let mut headers = request.headers();
+    let why = headers.find_map(|(name, value)| origin::refusal(request.host(), name, value));
+    why.map_or(Ok(()), |why| Err(error(403, why)))
 }
 
 fn show(

@@ -132,25 +132,19 @@ impl<'a> ClientRequest<'a> {
         unsafe { bytes(self.request().args) }
     }
 
+    /// Its headers, as name and value, in the order in which the client sent them.
+    pub fn headers(&self) -> Headers<'a> {
+        Headers {
+            part: &raw const self.request().headers_in.headers.part,
+            next: 0,
+            of: PhantomData,
+        }
+    }
+
     /// The value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let mut part: *const ngx_list_part_t = &raw const self.request().headers_in.headers.part;
-        while !part.is_null() {
-            // SAFETY: a list's parts live as long as the request.
-            let ngx_list_part_t { elts, nelts, next } = unsafe { ptr::read(part) };
-            let elements: *const ngx_table_elt_t = elts.cast();
-            for n in 0..nelts {
-                // SAFETY: a part has so many elements of this type.
-                let element = unsafe { ptr::read(elements.wrapping_add(n)) };
-                // SAFETY: as above.
-                if unsafe { bytes(element.key) }.eq_ignore_ascii_case(name.as_bytes()) {
-                    // SAFETY: as above.
-                    return Some(unsafe { bytes(element.value) });
-                }
-            }
-            part = next;
-        }
-        None
+        let mut headers = self.headers();
+        headers.find(|(it, _)| it.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The host that the client asks for, with its port: the `Host` header, or what stands in its
@@ -182,6 +176,44 @@ impl<'a> ClientRequest<'a> {
         // SAFETY: an open request has an open connection.
         let log = unsafe { (*self.request().connection).log };
         Log::from_ptr(log).write(level, message);
+    }
+}
+
+/// The headers of a request.
+///
+/// # Invariants
+///
+/// `part` is null or one of the parts of its list, which live as long as the request, for `'a`;
+/// `next` is at most the number of that part's elements.
+pub struct Headers<'a> {
+    part: *const ngx_list_part_t,
+    next: usize,
+    of: PhantomData<&'a ngx_http_request_t>,
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.part.is_null() {
+            // SAFETY: the invariant.
+            let ngx_list_part_t { elts, nelts, next } = unsafe { ptr::read(self.part) };
+            if self.next == nelts {
+                // INVARIANT: the next part, if there is one, from its beginning.
+                (self.part, self.next) = (next, 0);
+                continue;
+            }
+            let element = elts.cast::<ngx_table_elt_t>().wrapping_add(self.next);
+            // INVARIANT: it was less than the number of elements.
+            self.next += 1;
+            // SAFETY: a part has so many elements of this type.
+            let element = unsafe { ptr::read(element) };
+            // SAFETY: names and values live as long as the request.
+            let name = unsafe { bytes(element.key) };
+            // SAFETY: as above.
+            return Some((name, unsafe { bytes(element.value) }));
+        }
+        None
     }
 }
 

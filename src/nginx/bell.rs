@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::num::NonZeroU64;
 use std::ptr;
 use std::rc::Rc;
 
@@ -25,13 +26,13 @@ pub struct Bell(Rc<Node>);
 struct Node {
     connection: Cell<*mut ngx_connection_t>,
     bell: EventFd,
-    callback: RefCell<Box<dyn FnMut()>>,
+    callback: RefCell<Box<dyn FnMut(NonZeroU64)>>,
 }
 
 impl Bell {
-    /// Has `callback` called when `bell` was rung; `None` if there is no free connection or
-    /// descriptor.
-    pub fn new(bell: &EventFd, callback: impl FnMut() + 'static) -> Option<Self> {
+    /// Has `callback` called when `bell` was rung, with the number of times; `None` if there is no
+    /// free connection or descriptor.
+    pub fn new(bell: &EventFd, callback: impl FnMut(NonZeroU64) + 'static) -> Option<Self> {
         // SAFETY: HOST-1: one thread.
         let cycle = unsafe { nginx_sys::ngx_cycle };
         // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
@@ -120,10 +121,10 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
         let node = unsafe { Rc::from_raw(node) };
         // SAFETY: nobody else has the event now.
         unsafe { (*event).set_ready(0) };
-        if node.bell.hear()
+        if let Some(times) = node.bell.hear()
             && let Ok(mut callback) = node.callback.try_borrow_mut()
         {
-            callback();
+            callback(times);
         }
         let c = node.connection.get();
         if !c.is_null() {

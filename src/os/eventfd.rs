@@ -1,6 +1,7 @@
 //! A bell: eventfd(2). Who has its descriptor can ring it, whatever process hears it.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// A bell that any number of processes can ring, and that stays rung until it was heard.
@@ -32,19 +33,20 @@ impl EventFd {
         self.0.try_clone().map(Self)
     }
 
-    /// Rings it. One that nobody hears stays rung, so that there is nothing to fail.
-    pub fn ring(&self) {
-        let one = 1_u64.to_ne_bytes();
+    /// Rings it so many times. One that nobody hears stays rung, so that there is nothing to fail.
+    pub fn ring(&self, times: NonZeroU64) {
+        let times = times.get().to_ne_bytes();
         // SAFETY: an open descriptor; reads eight bytes of ours.
-        let _ = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), times.as_ptr().cast(), times.len()) };
     }
 
-    /// Hears it: whether it was rung since the last time.
-    pub fn hear(&self) -> bool {
-        let mut count = [0; 8];
+    /// Hears it: how many times it was rung since the last time, by all who did; `None` if it was
+    /// not.
+    pub fn hear(&self) -> Option<NonZeroU64> {
+        let mut times = [0; 8];
         // SAFETY: an open descriptor; writes eight bytes of ours.
-        let n = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        n == 8
+        let n = unsafe { libc::read(self.0.as_raw_fd(), times.as_mut_ptr().cast(), times.len()) };
+        if n == 8 { NonZeroU64::new(u64::from_ne_bytes(times)) } else { None }
     }
 
     /// The descriptor, open as long as this value.
@@ -61,11 +63,11 @@ mod tests {
     fn stays_rung_until_it_is_heard() {
         let bell = EventFd::new().unwrap();
         let other = bell.try_clone().unwrap();
-        assert!(!bell.hear());
-        other.ring();
-        other.ring();
-        assert!(bell.hear());
-        assert!(!bell.hear());
-        assert!(!other.hear());
+        assert_eq!(bell.hear(), None);
+        other.ring(NonZeroU64::MIN);
+        bell.ring(NonZeroU64::new(41).unwrap());
+        assert_eq!(bell.hear(), NonZeroU64::new(42));
+        assert_eq!(bell.hear(), None);
+        assert_eq!(other.hear(), None);
     }
 }

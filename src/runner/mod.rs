@@ -39,6 +39,7 @@ use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::module::Process;
 use crate::nginx::process::Role;
 use job::Job;
+use panel::Concern;
 use worker::Worker;
 
 /// The timers of this process.
@@ -71,7 +72,7 @@ pub fn begin(main: &MainConf, process: Process) {
     let tick = (!jobs.is_empty() || !leaving.is_empty()).then(tick);
     let bells = main.bells().borrow();
     let bell = process.role.slot().filter(|_| tick.is_some()).and_then(|slot| bells.get(slot));
-    let bell = bell.and_then(|bell| Bell::new(bell, || look(Heard::Rung)));
+    let bell = bell.and_then(|bell| Bell::new(bell, |times| look(Heard::Rung(Concern(times)))));
     put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
 }
 
@@ -127,7 +128,7 @@ enum Heard {
     /// A second has passed.
     Tick,
     /// The bell was rung.
-    Rung,
+    Rung(Concern),
 }
 
 /// Once a second: has looked at what other processes have changed.
@@ -145,12 +146,20 @@ fn look(heard: Heard) {
     let timers = RUNNER.with_borrow(|runner| {
         let runner = runner.as_ref()?;
         let jobs: Vec<_> = runner.jobs.iter().chain(&runner.leaving).map(Rc::clone).collect();
-        Some((runner.worker.clone()?, jobs))
+        Some((Rc::clone(&runner.panel), runner.worker.clone()?, jobs))
     });
-    let Some((worker, jobs)) = timers else { return };
-    let news = worker.has_news() || heard == Heard::Rung;
+    let Some((panel, worker, jobs)) = timers else { return };
+    let rung = match heard {
+        Heard::Rung(concern) => Some(concern.timer(&panel)),
+        Heard::Tick => None,
+    };
+    let news = worker.has_news() || rung.is_some();
     for job in jobs {
-        job.tick(news);
+        if rung.flatten().is_some_and(|timer| Rc::ptr_eq(timer, &job.conf)) {
+            job.look();
+        } else {
+            job.tick(news);
+        }
     }
     worker.report();
 }

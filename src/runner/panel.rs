@@ -1,5 +1,6 @@
 //! What the API sees of the timers, and how it reaches those who run them.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -114,17 +115,19 @@ impl Panel {
         let here = super::look_at(timer.name.as_str());
         match (timer.worker, whom, here) {
             (WorkerChoice::Any, Wake::One, Here::Seen) => {}
-            (WorkerChoice::Any, ..) => self.wake_all(),
+            (WorkerChoice::Any, ..) => self.ring_all(Concern::of(number)),
             (_, _, Here::Seen) => {}
-            (choice, ..) => self.ring(choice.slot(&timer.name, self.workers)),
+            (choice, ..) => {
+                if let Some(bell) = self.bells.get(choice.slot(&timer.name, self.workers)) {
+                    bell.ring(Concern::of(number).0);
+                }
+            }
         }
     }
 
     /// Has all records looked at.
     pub fn wake_all(&self) {
-        for bell in self.bells.iter() {
-            bell.ring();
-        }
+        self.ring_all(Concern::of(0));
     }
 
     /// Writes what the state has to tell of an order.
@@ -134,9 +137,27 @@ impl Panel {
         }
     }
 
-    fn ring(&self, slot: usize) {
-        if let Some(bell) = self.bells.get(slot) {
-            bell.ring();
+    fn ring_all(&self, concern: Concern) {
+        for bell in self.bells.iter() {
+            bell.ring(concern.0);
         }
+    }
+}
+
+/// Which timer's record is to be looked at first when a bell was rung: so many times it was, less
+/// one. Of two who ring at once the numbers add up to another timer's; all records are looked at
+/// after that one anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Concern(pub(super) NonZeroU64);
+
+impl Concern {
+    /// A timer, by its number.
+    fn of(number: usize) -> Self {
+        Self(u64::try_from(number).map_or(NonZeroU64::MIN, |it| NonZeroU64::MIN.saturating_add(it)))
+    }
+
+    /// That timer, among those of the configuration.
+    pub(super) fn timer(self, panel: &Panel) -> Option<&Rc<TimerConf>> {
+        panel.timers.get(usize::try_from(self.0.get() - 1).ok()?)
     }
 }

@@ -149,6 +149,27 @@ for my $where (qw( named default )) {
     $nginx->stop;
 }
 
+# The same for the part that others write: what starts anew is not new, and waits for its next due time.
+{
+    my ( $nginx, $file ) = new_nginx( 'named', server => timers( 'part', timer( $backend, 'part-rare', 'every=10h' ) ) );
+    $nginx->start;
+    goes_on( $nginx, 'part', 'before the damage to a part' );
+    $nginx->stop;
+    my $rare  = scalar $backend->requests( timer => 'part-rare' );
+    my $bytes = slurp($file);
+    for my $name (qw( part-rare part-first )) {
+        my $at = 4096 * read_records($file)->{$name}{page} + 2800;
+        substr $bytes, $at, 1, chr( 255 ^ ord substr $bytes, $at, 1 );
+    }
+    spew( $file, $bytes );
+    $nginx->start;
+    goes_on( $nginx, 'part', 'a damaged part' );
+    logged( $nginx, qr/\[warn\].*timer "part-$_": record is damaged, starting anew/, "it is said of $_" ) for qw( rare first );
+    is( scalar $backend->requests( timer => 'part-rare' ), $rare, 'no run that is not due' );
+    is( first_runs('part'), 1, 'nor a first run again' );
+    $nginx->stop;
+}
+
 # A header that is damaged while two nginx use the file: neither may take it away from the other.
 {
     my ( $nginx, $file ) = new_nginx( 'named', server => timers('shared') );

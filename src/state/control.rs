@@ -76,7 +76,7 @@ pub struct Control {
     pub(super) schedule_hash: u64,
     /// What the last load said.
     pub presence: Presence,
-    /// When the timer was first loaded: the due time of `first=now`.
+    /// When the timer was first loaded: the due time of `first=now`. `None` after damage.
     pub created_at: Option<UnixMs>,
     /// When a load last saw it, or the record was allocated.
     pub(super) last_seen_at: Option<UnixMs>,
@@ -132,11 +132,11 @@ impl Control {
     }
 
     /// What takes the place of a damaged part, or of one that no file has room for: a timer that
-    /// starts anew at `now`.
+    /// starts anew at `now`. It is not a new one: nobody knows since when it has been there, and
+    /// `first=now` is not for it.
     pub(super) fn anew(name: &str, now: UnixMs) -> Self {
         Self {
             presence: Presence::Enabled,
-            created_at: Some(now),
             last_seen_at: Some(now),
             not_before: Some(now),
             ..Self::new(name)

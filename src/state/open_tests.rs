@@ -195,8 +195,11 @@ fn a_damaged_record_costs_its_own_timer_only() {
     let now = bench.now + 1000;
     let wanted = due(now - now % 1000);
     assert!(matches!(claim(&worker, timer, wanted, now), Step::DealtWith));
+    // One part after the other, each in its time.
+    let mut later = now;
     while worker.read(place(&bench, "a")).is_err() {
-        assert_eq!(worker.repair(place(&bench, "a"), UnixMs(now)), Recovered::Nothing);
+        later += 1;
+        assert_eq!(worker.repair(place(&bench, "a"), UnixMs(later)), Recovered::Nothing);
     }
     let notices = worker.take_notices();
     assert!(!notices.is_empty());
@@ -204,6 +207,8 @@ fn a_damaged_record_costs_its_own_timer_only() {
         notices.iter().all(|it| matches!(it, Notice::Damaged { name } if &**name == "a")),
         "{notices:?}"
     );
+    let reading = worker.read(place(&bench, "a")).unwrap();
+    assert_eq!(reading.first(UnixMs(now + 999), std::time::Duration::MAX), None);
     won(&worker, timer, due(now - now % 1000 + 1000), now + 1000);
     assert_eq!(counts(&bench, "b"), 1);
 }

@@ -1,11 +1,14 @@
 package TimerTest::StateFile;
 
-# A reader of the state file, by the table in docs/state-file.md and by nothing else: what the records
-# say while nginx runs, and after it has ended.
+# The state file, by the table in docs/state-file.md and by nothing else: what the records say while
+# nginx runs, and after it has ended; and what another process may do to them, which holds a lock of
+# theirs or is in the middle of writing.
 #
 #     my $record = read_state("$prefix/timers.state")->{NAME};
 #     $record->{success}; $record->{overlaps}; $record->{progress};        # 0 none, 1 running, 2 waiting
 #     wait_record( $path, 'NAME', sub { $_->{timeout} >= 2 } );
+#     my $lock = lock_record( $path, 'NAME', 'control' );                  # kept until undef $lock
+#     my $torn = tear_record( $path, 'NAME', 'control' ); $torn->();       # torn, and whole again
 #
 # An instant is a number of milliseconds, undef for never.  "runs" is the sum of the six outcomes and
 # the one in progress, as in the API.  "dealt_with" is the newest instant up to which the record says
@@ -14,14 +17,23 @@ package TimerTest::StateFile;
 use strict;
 use warnings;
 
+use Carp qw( croak );
 use Exporter qw( import );
+use Fcntl qw( :DEFAULT :seek );
 use List::Util qw( max sum0 );
 use POSIX ();
 use TimerTest;
 
-our @EXPORT = qw( read_state wait_record dues_between account );
+our @EXPORT = qw( read_state wait_record dues_between account lock_record tear_record );
 
 use constant PAGE => 4096;
+
+# Linux' <fcntl.h>; Fcntl has it not.
+use constant F_OFD_SETLK => 37;
+
+# Where a part of a record is, in its page; its lock byte is its first byte. "header" is the control part
+# of the header, which has no name.
+my %PART = ( run => 0, control => 2560, header => 2048 );
 
 our @OUTCOMES = qw( success failure timeout cancelled interrupted error );
 
@@ -123,6 +135,49 @@ sub account {
     my ( $record, $every, $offset ) = @_;
     my $dues = dues_between( $record->{created}, $record->{dealt_with}, $every, $offset );
     return ( $dues, $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} );
+}
+
+# Where in the file a part begins.
+sub _part_at {
+    my ( $path, $name, $part ) = @_;
+    return $PART{header} if $part eq 'header';
+    my $file = slurp($path);
+    for ( my $at = PAGE; $at + PAGE <= length $file; $at += PAGE ) {
+        return $at + $PART{$part} if $name eq unpack 'C/a', substr $file, $at + 16, 128;
+    }
+    croak "no record of \"$name\"";
+}
+
+sub _open {
+    my ($path) = @_;
+    sysopen my $fh, $path, O_RDWR or croak "$path: $!";
+    return $fh;
+}
+
+# Takes the lock of a part, once it is free, and keeps it until the answer is dropped.
+sub lock_record {
+    my ( $path, $name, $part ) = @_;
+    my $fh    = _open($path);
+    my $flock = pack 's! s! x![q] q q i x![q]', F_WRLCK, SEEK_SET, _part_at( $path, $name, $part ), 1, 0;
+    my $taken = wait_until { fcntl $fh, F_OFD_SETLK, $flock };
+    return $taken && $fh;
+}
+
+# Makes the checksum of a part wrong, as it is while somebody writes; calling the answer makes it right. To
+# be done under the part's lock.
+sub tear_record {
+    my ( $path, $name, $part ) = @_;
+    my $at   = _part_at( $path, $name, $part );
+    my $flip = sub {
+        my $fh = _open($path);
+        sysseek $fh, $at, SEEK_SET;
+        sysread $fh, my $byte, 1;
+        sysseek $fh, $at, SEEK_SET;
+        syswrite $fh, chr( 255 ^ ord $byte );
+        return;
+    };
+    $flip->();
+    return $flip;
 }
 
 1;

@@ -1,0 +1,237 @@
+#!/usr/bin/perl
+
+# What the API shows of states that are rare: a state in memory, one that was recovered, a timer that is
+# stuck, one whose record cannot be read; and an order for a record that somebody else has locked.
+
+use strict;
+use warnings;
+
+use IO::Select ();
+use Test::More;
+use Time::HiRes qw( time );
+use TimerTest;
+use TimerTest::Api;
+use TimerTest::Backend;
+use TimerTest::Nginx;
+use TimerTest::Series;
+use TimerTest::StateFile;
+
+my $backend = TimerTest::Backend->start;
+
+# Due an hour ago, and in nine.
+my $rare = 'every=10h offset=' . ( ( time - 3600 ) % 36_000 ) . 's';
+my $api  = 'location /status/ { timer_api write=on; }';
+
+# One test: a timer has some more runs.
+sub goes_on {
+    my ( $name, $title ) = @_;
+    my $count = $backend->requests( timer => $name ) + 3;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return cmp_ok( scalar $backend->wait_requests( $count, timer => $name ), '>=', $count, $title );
+}
+
+# Stuck takes its timeout and 10 s: it begins here, and is looked at when the rest has been seen. Worker 0
+# is stopped in the middle of two attempts, one of a timer of its own and one of a timer of any worker.
+my $timeout = 3 * $TimerTest::SLOW;
+my $hangs   = "timer_timeout ${timeout}s; proxy_read_timeout 1h;";
+my $stuck   = TimerTest::Nginx->new(
+    workers => 2,
+    server  => $api
+        . timer( $backend, 'own',    $rare, 'hang', $hangs )
+        . timer( $backend, 'any',    $rare, 'hang', "$hangs timer_worker any;" )
+        . timer( $backend, 'behind', 'every=100ms' )
+        . timer( $backend, 'well',   'every=100ms', 'ok', 'timer_worker any;' ),
+);
+$stuck->start;
+my $zero  = $stuck->worker_in_slot(0);
+my $mine  = TimerTest::Api->new( $stuck, worker => [$zero] );
+my $other = TimerTest::Api->new( $stuck, worker => [ $stuck->worker_in_slot(1) ] );
+my %runs;
+for my $name (qw( own any )) {
+    my ( $status, $said ) = $mine->order("/timers/$name/run");
+    is( $status, 202, "$name is run by hand" );
+    $runs{$name} = $said->{run};
+    ok( $backend->wait_requests( 1, timer => $name ), 'and its attempt is in progress' );
+}
+$stuck->signal( 'STOP', $zero );
+my $stopped = time;
+for my $name (qw( own any )) {
+    my $shown = $other->show($name);
+    is( $shown->{status}, 'running', "worker 0 is stopped in the middle of $name" );
+    is_deeply( [ @{ $shown->{running} }{qw( run pid )} ], [ $runs{$name}, $zero ], 'which is its run' );
+}
+
+# In memory.
+{
+    my $nginx = TimerTest::Nginx->new( workers => 2, state => 'memory', server => $api . timer( $backend, 'm', 'every=100ms' ) );
+    $nginx->start;
+    goes_on( 'm', 'memory: it runs' );
+    my $any = TimerTest::Api->new($nginx);
+    my $all = $any->all;
+    is( $all->{state}, 'ok', 'memory: the state is ok' );
+    ok( exists $all->{state_file} && !defined $all->{state_file}, 'memory: and no file' );
+    is( $any->ask('/health')->{body}, "ok\n", 'memory: which is well' );
+    is( $any->metrics->{nginx_timer_state_ok}, 1, 'memory: for metrics, too' );
+    is( ( $any->order('/timers/m/pause') )[0], 200, 'memory: orders are taken' );
+    my @old = $nginx->reload;
+    $nginx->wait_gone( \@old );
+    is( $any->show('m')->{status}, 'paused', 'memory: and kept over a reload' );
+    is( $any->all->{state_file}, undef, 'memory: still no file' );
+    $nginx->stop;
+}
+
+# Recovered: the file was damaged, and a new one is in its place until the next load.
+{
+    my $nginx = TimerTest::Nginx->new( workers => 2, server => $api . timer( $backend, 'r', 'every=100ms' ), allow => [qr/exited on signal 9/] );
+    my $file  = $nginx->prefix . '/timers.state';
+    $nginx->start;
+    goes_on( 'r', 'recovered: it runs' );
+    $nginx->stop;
+    my $bytes = slurp($file);
+    substr $bytes, 8, 1, chr( 255 ^ ord substr $bytes, 8, 1 );
+    spew( $file, $bytes );
+    $nginx->start;
+    my $any      = TimerTest::Api->new($nginx);
+    my $recovered = sub {
+        my ($title) = @_;
+        is_deeply( [ @{ $any->all }{qw( state state_file )} ], [ 'recovered', $file ], "$title: it is said" );
+        my $health = $any->ask('/health');
+        is( "$health->{status} $health->{body}", "200 ok\n", "$title: it is well" );
+        is( $any->metrics->{nginx_timer_state_ok}, 1, "$title: for metrics, too" );
+        like( $any->ask('/text')->{body}, qr/^1 timer\n.*recovered\n\z/m, "$title: the table remarks it" );
+    };
+    $recovered->('a damaged file');
+    goes_on( 'r', 'recovered: it runs' );
+    my @workers = $nginx->workers;
+    kill 'KILL', @workers;
+    ok( $nginx->wait_gone( \@workers ), 'all workers are killed' );
+    goes_on( 'r', 'their successors go on' );
+    $recovered->('after a crash');
+    my @old = $nginx->reload;
+    $nginx->wait_gone( \@old );
+    is( $any->all->{state}, 'ok', 'a reload clears it' );
+    unlike( $any->ask('/text')->{body}, qr/recovered/, 'the remark, too' );
+    logged_times( $nginx, qr/\[crit\]/, 1, 'the log has told of it once' );
+    $nginx->stop;
+}
+
+# What another process has locked, or writes for long.
+{
+    my $nginx = TimerTest::Nginx->new(
+        workers => 2,
+        http    => 'keepalive_timeout 1h; keepalive_requests 1000000;',
+        server  => $api . timer( $backend, 'rec', "$rare first=now" ) . timer( $backend, 'tick', 'every=100ms' ) . timer( $backend, 'tock', 'every=100ms' ),
+    );
+    my $file = $nginx->prefix . '/timers.state';
+    $nginx->start;
+    ok( wait_record( $file, 'rec', sub { $_->{success} == 1 } ), 'a first run' );
+    my $any    = TimerTest::Api->new($nginx);
+    my $before = $any->show('rec');
+
+    # Its record cannot be read: another process is writing the one part or the other, for long.
+    for my $part (qw( run control )) {
+        my $lock = lock_record( $file, 'rec', $part );
+        ok( $lock, "$part: another process has its lock" );
+        my $whole = tear_record( $file, 'rec', $part );
+        my $shown = $any->show('rec');
+        is( $shown->{status}, 'unknown', "$part: the status is unknown" );
+        my @told = grep { defined $shown->{$_} } qw( next_due last_due last running paused last_success );
+        is( "@told", '', "$part: and nothing is made up" ) or diag explain $shown;
+        my %all = map { $_->{name} => $_->{status} } @{ $any->all->{timers} };
+        is( join( ' ', map {"$_=$all{$_}"} sort keys %all ) =~ s/running/idle/gr, 'rec=unknown tick=idle tock=idle', "$part: the others are known" );
+        like( $any->ask('/text')->{body}, qr/^- +unknown +- +- +- +rec$/m, "$part: the table says so" );
+        my $metrics = $any->metrics;
+        is( join( ' ', sort grep {/timer="rec"/} keys %$metrics ), '', "$part: metrics have no sample of it" );
+        ok( exists $metrics->{'nginx_timer_running{timer="tick"}'}, "$part: but of the others" );
+        is( $any->all->{state}, 'ok', "$part: the state is ok" );
+        like( $any->ask( '/', headers => "Accept: text/html\r\n" )->{body}, qr/rec<.*unknown/s, "$part: the page says so" );
+        for my $what (qw( run cancel pause resume )) {
+            my ( $status, $said ) = $any->order("/timers/rec/$what");
+            is( $status, 503, "$part: $what: 503" );
+            ok( $said->{error}, 'and says why' );
+        }
+        goes_on( 'tick', "$part: the others go on" );
+        is( $any->show('rec')->{status}, 'unknown', "$part: unknown as long as that takes" );
+        $whole->();
+        is( $any->show('rec')->{status}, 'idle', "$part: known as soon as it is over" );
+        undef $lock;
+        my ( $status, $said ) = $any->order('/timers/rec/run');
+        is( $status, 202, "$part: and can be run" );
+        ok( wait_until { grep { $_->{headers}{'x-run'} eq $said->{run} } $backend->requests( timer => 'rec' ) }, 'and does' );
+        ok( wait_until { !$any->show('rec')->{running} }, 'to its end' );
+    }
+    my $after = $any->show('rec');
+    is( $after->{$_}, $before->{$_}, "nothing is lost: $_" ) for qw( next_due last_due consecutive_failures paused );
+    is( $after->{counters}{success}, 3, 'nothing is lost: counters' );
+    logged_times( $nginx, qr/damaged|is locked for too long/, 0, 'nobody takes it for damage' );
+
+    # Its edit lock, or the header's, is held by another process: an order waits, and is refused. The worker
+    # that it waits in goes on with all else: other requests over another connection to it, and its timers.
+    my @workers = ( $nginx->worker_in_slot(0), $nginx->worker_in_slot(1) );
+    for my $slot ( 0, 1 ) {
+        my $gives = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
+        my $asks  = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
+        my $meanwhile = 0;
+        for my $case ( ( map { [ control => "/timers/tick/$_" ] } qw( run pause resume ) ), map { [ header => "/$_" ] } qw( pause resume ) ) {
+            my ( $part, $path ) = @$case;
+            my $lock = lock_record( $file, 'tick', $part );
+            ok( $lock, "slot $slot, $path: another process has the $part lock" );
+            $gives->say( 'POST', "/status$path" );
+            my $wait = IO::Select->new( $gives->socket );
+            while ( !$wait->can_read(0) ) {
+                last if $asks->ask('/timers/tock')->{status} != 200;
+                $meanwhile++ if !$wait->can_read(0);
+            }
+            my $answer = $gives->hear;
+            is( $answer->{status}, 503, "slot $slot, $path: 503" );
+            ok( ( json($answer) // {} )->{error}, 'and says why' );
+            goes_on( 'tick', "slot $slot, $path: timers run" ) if $part eq 'control';
+            undef $lock;
+        }
+        cmp_ok( $meanwhile, '>=', 5, "slot $slot: other requests are answered meanwhile ($meanwhile)" );
+        $any->order('/resume');
+        is( $any->show('tick')->{paused}, undef, "slot $slot: nothing was paused" );
+        my ( $status, $said ) = $gives->order('/timers/tick/pause');
+        is( $status, 200, "slot $slot: with the lock free, an order is taken" );
+        ok( wait_until { $any->show('tick')->{status} eq 'paused' }, 'and followed' );
+        is( ( $gives->order('/timers/tick/resume') )[0], 200, 'so is the next' );
+        goes_on( 'tick', "slot $slot: it goes on" );
+    }
+    logged_times( $nginx, qr/\[(?:crit|alert|emerg)\]/, 0, 'nothing above error is logged' );
+    is_deeply( [ $nginx->workers ], [ sort { $a <=> $b } @workers ], 'by the same workers' );
+    $nginx->stop;
+}
+
+# Now it is.
+ok( wait_until( sub { time > $stopped + $timeout + 10 }, 20 + $timeout ), 'the timeout and 10 s have passed' );
+for my $name (qw( own any )) {
+    ok( wait_until { $other->show($name)->{status} eq 'stuck' }, "$name is stuck" );
+    my $shown = $other->show($name);
+    is_deeply( [ @{ $shown->{running} }{qw( run pid )} ], [ $runs{$name}, $zero ], 'the run is told, and whose it is' );
+    my $health = $other->ask("/health/$name");
+    is( $health->{status}, 503, 'health: 503' );
+    like( $health->{body}, qr/\A$name: stuck, attempt in progress for \d+s\n\z/, 'and why' );
+    like( $other->ask('/health')->{body}, qr/^$name: stuck, attempt in progress for \d+s$/m, 'health of all, too' );
+    like( $other->ask('/text')->{body}, qr/^\S+ \S+ +stuck +- .* $name$/m, 'the table says so' );
+    my $metrics = $other->metrics;
+    is( $metrics->{"nginx_timer_running{timer=\"$name\"}"}, 1, 'metrics: running' );
+    my $since = time - $metrics->{"nginx_timer_last_start_timestamp_seconds{timer=\"$name\"}"};
+    cmp_ok( $since, '>', 10 + $metrics->{"nginx_timer_timeout_seconds{timer=\"$name\"}"}, 'for longer than its timeout' );
+    is( ( $other->order("/timers/$name/run") )[0], 409, 'it is not run a second time' );
+}
+is( $other->show('well')->{status} =~ s/running/idle/r, 'idle', 'a timer that another worker may run is well' );
+goes_on( 'well', 'and runs' );
+like( $other->ask('/health')->{body}, qr/^behind: late by \d+s$/m, q{one of the stuck worker's own is late} );
+logged( $stuck, qr/\[error\].* timer "any": run in progress for \d+ms in process $zero does not end/, 'the log tells of it' );
+logged_times( $stuck, qr/does not end/, 1, 'once a minute' );
+is( ( $other->order('/timers/own/cancel') )[0], 202, 'it can be cancelled' );
+$stuck->signal( 'CONT', $zero );
+ok( wait_until { !grep { $other->show($_)->{running} } qw( own any ) }, 'it ends as soon as its worker goes on' );
+is( $other->show('any')->{last}{outcome}, 'timeout', 'by its timeout' );
+like( $other->show('own')->{last}{outcome}, qr/\A(?:timeout|cancelled)\z/, 'or by the order' );
+ok( wait_until { $other->ask('/health')->{body} eq "ok\n" }, 'all is well again' ) or diag $other->ask('/health')->{body};
+goes_on( 'behind', 'what was late runs' );
+is( scalar( $backend->requests( timer => $_ ) ), 1, "$_ has run once" ) for qw( own any );
+$stuck->stop;
+
+done_testing;

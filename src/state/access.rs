@@ -7,12 +7,13 @@ use crate::os::lock::{Held, Tried};
 
 use super::control::Control;
 use super::due::Reading;
+use super::file::read_identity;
 use super::format::{CONTROL, HEADER_CONTROL, ORDER_NUMBER_AT, PAGE_BYTES, Part, RUN};
 use super::header::HeaderControl;
 use super::notice::{Action, Notice};
 use super::rules::{Rule, in_force};
 use super::run_part::RunPart;
-use super::store::{Claimed, Health, Inner, Locked, Mine, Place, Torn, Written};
+use super::store::{Claimed, Health, Inner, Locked, Mine, Place, READ_TRIES, Torn, Written};
 
 /// Notices that nobody fetches are not kept without end.
 const NOTICES: usize = 256;
@@ -54,6 +55,13 @@ impl Inner {
                 Some(self.header.get().unwrap_or_default())
             }
         }
+    }
+
+    /// Whether the file has its header and all the pages that it tells of.
+    pub(super) fn is_whole(&self) -> bool {
+        let Some(pages) = &self.pages else { return true };
+        // One that is being written reads as damaged.
+        (0..READ_TRIES).any(|_| matches!(read_identity(pages), Ok(Ok(_))))
     }
 
     /// Reads the run part once; `Err` if its checksum is wrong.

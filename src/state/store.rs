@@ -91,7 +91,7 @@ impl Iterator for Steps {
 }
 
 /// How often a torn read is repeated at once.
-const READ_TRIES: u32 = 8;
+pub(super) const READ_TRIES: u32 = 8;
 
 /// A worker's own attachment to the state.
 ///
@@ -145,7 +145,8 @@ pub enum Health {
     Ok,
     /// It can; it took the place of a bad file at the last load.
     Recovered,
-    /// The last access to the file failed, or it has no room: the timers go on without.
+    /// The last access to the file failed, it has no room, or somebody has damaged it: the timers
+    /// go on without.
     Degraded,
 }
 
@@ -222,10 +223,12 @@ impl Store {
         self.inner.notices.take()
     }
 
-    /// Whether the state can be relied on, as far as this worker has seen.
+    /// Whether the state can be relied on, as far as this worker has seen. A worker that only reads
+    /// has seen no write fail: it looks at the file itself.
     pub fn health(&self) -> Health {
         match self.inner.health.get() {
             Health::Degraded => Health::Degraded,
+            _ if !self.inner.is_whole() => Health::Degraded,
             _ => self.inner.opened,
         }
     }

@@ -7,6 +7,9 @@ const FAILING: u32 = 3;
 
 /// What is wrong with a timer, if anything is; without its name.
 pub(super) fn complaint(view: &View<'_>) -> Option<String> {
+    if view.reading.is_none() {
+        return Some("record cannot be read".to_owned());
+    }
     let mut wrong = Vec::new();
     if let Some(since) = view.stuck_for() {
         wrong.push(format!("stuck, attempt in progress for {}s", since.as_secs()));

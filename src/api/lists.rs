@@ -1,5 +1,6 @@
 //! What is told of all timers: read and written a few at a time, so that other requests do not wait.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,11 @@ use super::response::{self, By, response};
 use super::table::{self, Row};
 use super::view::{Configured, View, Worker};
 use crate::conf::{TimerConf, WorkerChoice, Write};
-use crate::nginx::handler::ClientRequest;
 use crate::nginx::process;
 use crate::nginx::response::{Answer, Body, More, TURN};
 use crate::os::wall_clock;
 use crate::runner::Panel;
-use crate::state::Health;
+use crate::state::{Health, Steps};
 
 /// Shows one timer to `look`.
 pub(super) fn with_view<T>(
@@ -94,11 +94,16 @@ fn write_host(panel: &Panel, piece: &mut Vec<u8>) {
 }
 
 /// The JSON of one timer.
-pub(super) fn timer(panel: &Panel, number: usize) -> Option<Answer> {
-    let mut body = Vec::new();
-    with_view(panel, number, |view| json::write_timer(view, History::Told, &mut body))?;
-    body.push(b'\n');
-    Some(Answer::Now(response(200, response::JSON, Body::Whole(body.into()))))
+pub(super) fn timer(panel: &Rc<Panel>, number: usize) -> Answer {
+    let look = |view: &View<'_>| {
+        let mut body = Vec::new();
+        json::write_timer(view, History::Told, &mut body);
+        body.push(b'\n');
+        Some(body)
+    };
+    Gather::of_one(panel, number).gather(look, |_, bodies| {
+        Answer::Now(response(200, response::JSON, Body::Whole(bodies.concat().into())))
+    })
 }
 
 /// How many timers the page shows to a browser without scripts.
@@ -137,7 +142,7 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
 
 /// The metrics of all timers.
 pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
-    gather(Rc::clone(panel), Vec::new(), 0, Sample::of, |panel, samples| {
+    Gather::of_all(panel).gather(Sample::of, |panel, samples| {
         let mut metrics = Metrics::new(samples, panel.health() != Health::Degraded);
         let pieces = By(move |piece: &mut Vec<u8>| {
             let mut text = String::new();
@@ -151,17 +156,12 @@ pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
 
 /// The table of all timers.
 pub(super) fn text(panel: &Rc<Panel>) -> Answer {
-    gather(
-        Rc::clone(panel),
-        Vec::new(),
-        0,
-        |view| Some(Row::of(view)),
-        |panel, mut rows| {
-            let mut body = Vec::new();
-            table::write(&mut rows, &remarks(panel), &mut body);
-            Answer::Now(response(200, response::TEXT, Body::Whole(body.into())))
-        },
-    )
+    let look = |view: &View<'_>| Some(Row::of(view));
+    Gather::of_all(panel).gather(look, |panel, mut rows| {
+        let mut body = Vec::new();
+        table::write(&mut rows, &remarks(panel), &mut body);
+        Answer::Now(response(200, response::TEXT, Body::Whole(body.into())))
+    })
 }
 
 fn remarks(panel: &Panel) -> Vec<String> {
@@ -178,23 +178,21 @@ fn remarks(panel: &Panel) -> Vec<String> {
 
 /// Whether all timers are well.
 pub(super) fn health_of_all(panel: &Rc<Panel>) -> Answer {
-    let complaint = |view: &View<'_>| {
-        health::complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
-    };
-    gather(Rc::clone(panel), Vec::new(), 0, complaint, |panel, complaints| {
-        verdict(panel, complaints.concat())
-    })
+    Gather::of_all(panel).gather(complaint, verdict)
 }
 
 /// Whether one timer is well.
-pub(super) fn health_of(panel: &Panel, number: usize) -> Option<Answer> {
-    let complaint = with_view(panel, number, |view| {
-        health::complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
-    })?;
-    Some(verdict(panel, complaint.unwrap_or_default()))
+pub(super) fn health_of(panel: &Rc<Panel>, number: usize) -> Answer {
+    Gather::of_one(panel, number).gather(complaint, verdict)
 }
 
-fn verdict(panel: &Panel, mut complaints: String) -> Answer {
+fn complaint(view: &View<'_>) -> Option<String> {
+    health::complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "`Gather::gather` gives away what it has")]
+fn verdict(panel: &Panel, complaints: Vec<String>) -> Answer {
+    let mut complaints = complaints.concat();
     if panel.health() == Health::Degraded {
         complaints.push_str("the state is degraded\n");
     }
@@ -205,23 +203,61 @@ fn verdict(panel: &Panel, mut complaints: String) -> Answer {
     }
 }
 
-/// Gathers something of each timer, from number `next` on, for one turn; then `finish`es, or goes
-/// on in the next turn.
-fn gather<T: 'static>(
+/// Something of each of some timers, as far as it has been gathered.
+struct Gather<T> {
     panel: Rc<Panel>,
-    mut gathered: Vec<T>,
-    mut next: usize,
-    look: impl Fn(&View<'_>) -> Option<T> + 'static,
-    finish: impl FnOnce(&Panel, Vec<T>) -> Answer + 'static,
-) -> Answer {
-    let until = Instant::now() + TURN;
-    loop {
-        let Some(one) = with_view(&panel, next, &look) else { return finish(&panel, gathered) };
-        gathered.extend(one);
-        next += 1;
-        if Instant::now() >= until {
-            let go_on = move |_: &ClientRequest<'_>| gather(panel, gathered, next, look, finish);
-            return Answer::Later(Duration::from_millis(1), Box::new(go_on));
+    left: Range<usize>,
+    gathered: Vec<T>,
+    /// The waits for records that somebody is writing.
+    steps: Steps,
+}
+
+impl<T: 'static> Gather<T> {
+    fn of_all(panel: &Rc<Panel>) -> Self {
+        Self::of(panel, 0..panel.timers().len())
+    }
+
+    fn of_one(panel: &Rc<Panel>, number: usize) -> Self {
+        Self::of(panel, number..number + 1)
+    }
+
+    fn of(panel: &Rc<Panel>, left: Range<usize>) -> Self {
+        let panel = Rc::clone(panel);
+        Self { panel, left, gathered: Vec::new(), steps: Steps::default() }
+    }
+
+    /// Looks at one timer after the other for one turn; then `finish`es, or goes on in the next
+    /// turn.
+    fn gather(
+        mut self,
+        look: impl Fn(&View<'_>) -> Option<T> + 'static,
+        finish: impl FnOnce(&Panel, Vec<T>) -> Answer + 'static,
+    ) -> Answer {
+        let until = Instant::now() + TURN;
+        while !self.left.is_empty() {
+            if let Err(after) = self.look_at_next(&look) {
+                return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
+            }
+            if Instant::now() >= until {
+                let after = Duration::from_millis(1);
+                return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
+            }
         }
+        finish(&self.panel, self.gathered)
+    }
+
+    /// `Err`: the next timer's record is being written, and to be looked at again after this time.
+    fn look_at_next(&mut self, look: impl Fn(&View<'_>) -> Option<T>) -> Result<(), Duration> {
+        let steps = &mut self.steps;
+        let seen = with_view(&self.panel, self.left.start, |view| {
+            let is_torn = view.reading.is_none();
+            match is_torn.then(|| steps.next()).flatten() {
+                Some(after) => Err(after),
+                None => Ok(look(view)),
+            }
+        });
+        self.gathered.extend(seen.transpose()?.flatten());
+        self.left.start += 1;
+        Ok(())
     }
 }

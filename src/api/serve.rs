@@ -77,12 +77,12 @@ fn show(
     match route {
         Route::Index if wants_page(request) => Ok(lists::page(panel, write)),
         Route::Index | Route::Timers => Ok(lists::timers(panel)),
-        Route::Timer(name) => lists::timer(panel, number(name)?).ok_or_else(not_found),
+        Route::Timer(name) => Ok(lists::timer(panel, number(name)?)),
         Route::NextOf(name) => next::of_timer(panel, number(name)?, arguments).map_err(bad),
         Route::Next => next::of_expression(panel, arguments).map_err(bad),
         Route::Text => Ok(lists::text(panel)),
         Route::Health => Ok(lists::health_of_all(panel)),
-        Route::HealthOf(name) => lists::health_of(panel, number(name)?).ok_or_else(not_found),
+        Route::HealthOf(name) => Ok(lists::health_of(panel, number(name)?)),
         Route::Metrics => Ok(lists::metrics(panel)),
         Route::Act(..) | Route::ActOnAll(_) => Err(not_allowed(ACT)),
     }

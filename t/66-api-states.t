@@ -144,6 +144,12 @@ for my $name (qw( own any )) {
         is( join( ' ', sort grep {/timer="rec"/} keys %$metrics ), '', "$part: metrics have no sample of it" );
         ok( exists $metrics->{'nginx_timer_running{timer="tick"}'}, "$part: but of the others" );
         is( $any->all->{state}, 'ok', "$part: the state is ok" );
+        my $unwell = "rec: record cannot be read\n";
+        for my $path (qw( /health /health/rec )) {
+            my $health = $any->ask($path);
+            is( "$health->{status} $health->{body}", "503 $unwell", "$part: $path says so" );
+        }
+        is( $any->ask('/health/tick')->{body}, "ok\n", "$part: the others are well" );
         like( $any->ask( '/', headers => "Accept: text/html\r\n" )->{body}, qr/rec<.*unknown/s, "$part: the page says so" );
         for my $what (qw( run cancel pause resume )) {
             my ( $status, $said ) = $any->order("/timers/rec/$what");
@@ -163,6 +169,7 @@ for my $name (qw( own any )) {
     my $after = $any->show('rec');
     is( $after->{$_}, $before->{$_}, "nothing is lost: $_" ) for qw( next_due last_due consecutive_failures paused );
     is( $after->{counters}{success}, 3, 'nothing is lost: counters' );
+    is( $any->ask('/health')->{body}, "ok\n", 'all is well' );
     logged_times( $nginx, qr/damaged|is locked for too long/, 0, 'nobody takes it for damage' );
 
     # Its edit lock, or the header's, is held by another process: an order waits, and is refused. The worker
@@ -199,6 +206,31 @@ for my $name (qw( own any )) {
     }
     logged_times( $nginx, qr/\[(?:crit|alert|emerg)\]/, 0, 'nothing above error is logged' );
     is_deeply( [ $nginx->workers ], [ sort { $a <=> $b } @workers ], 'by the same workers' );
+    $nginx->stop;
+}
+
+# A record that is damaged, and not looked at by its own worker for hours: it can be seen, and an order puts
+# it right.
+{
+    my $nginx = TimerTest::Nginx->new( workers => 2, server => $api . join '', map { timer( $backend, "bad-$_", $rare ) } qw( run control ) );
+    my $file  = $nginx->prefix . '/timers.state';
+    $nginx->start;
+    ok( $nginx->wait_log( qr/timer: 2 timers in this worker, slot 0/), 'timers are armed' );
+    my $one = TimerTest::Api->new( $nginx, worker => [ $nginx->worker_in_slot(1) ] );
+    for my $part (qw( run control )) {
+        my $name = "bad-$part";
+        tear_record( $file, $name, $part );
+        is( $one->show($name)->{status}, 'unknown', "a damaged $part part: the status is unknown" );
+        like( $one->ask('/health')->{body}, qr/^$name: record cannot be read$/m, 'health says so' );
+        my ( $status, $said ) = $one->order("/timers/$name/run");
+        is( $status, 202, 'it can be run by hand' );
+        my @requests = $backend->wait_requests( 1, timer => $name );
+        is( join( ' ', map { $_->{headers}{'x-run'} } @requests ), $said->{run}, 'and runs' );
+        ok( wait_until { $one->show($name)->{last} }, 'to its end' );
+        is( $one->show($name)->{status}, 'idle', 'its status is known' );
+        logged( $nginx, qr/\[warn\].* timer "$name": record is damaged, starting anew/, 'as the log tells' );
+    }
+    is( $one->ask('/health')->{body}, "ok\n", 'all is well' );
     $nginx->stop;
 }
 

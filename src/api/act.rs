@@ -16,13 +16,15 @@ use crate::nginx::response::{Answer, Response};
 use crate::os::wall_clock;
 use crate::runner::{Panel, Wake, new_run_id};
 use crate::schedule::UnixMs;
-use crate::state::{Edited, Ordered, Owner, Paused, RunId, Steps};
+use crate::state::{Edited, Ordered, Owner, Paused, Recovered, RunId, Steps};
 
 /// An order, and what came of it so far.
 struct Order {
     panel: Rc<Panel>,
     what: What,
     steps: Steps,
+    /// Whether the record had to be written anew for it.
+    repaired: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +61,7 @@ pub(super) fn act(
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order { panel: Rc::clone(panel), what, steps: Steps::default() }.give(request)
+    Order::new(panel, what).give(request)
 }
 
 /// Does something with all timers.
@@ -75,7 +77,7 @@ pub(super) fn act_on_all(
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order { panel: Rc::clone(panel), what, steps: Steps::default() }.give(request)
+    Order::new(panel, what).give(request)
 }
 
 /// The end of the pause that is asked for; none without one.
@@ -89,6 +91,10 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
 }
 
 impl Order {
+    fn new(panel: &Rc<Panel>, what: What) -> Self {
+        Self { panel: Rc::clone(panel), what, steps: Steps::default(), repaired: false }
+    }
+
     /// Writes the order down; where somebody else is writing, a little later.
     fn give(mut self, request: &ClientRequest<'_>) -> Answer {
         let (came, written) = match self.write() {
@@ -96,7 +102,8 @@ impl Order {
             Some(Edited::Done(came)) => (came, true),
             Some(Edited::NotWritten(came)) => (came, self.is_own()),
             Some(Edited::Again) => {
-                return match self.steps.next() {
+                let after = self.steps.next().or_else(|| self.repair());
+                return match after {
                     Some(after) => Answer::Later(after, Box::new(|request| self.give(request))),
                     None => Answer::Now(error(503, "record is locked for too long")),
                 };
@@ -107,6 +114,19 @@ impl Order {
             return Answer::Now(error(503, "state cannot be written"));
         }
         Answer::Now(self.done(request, &came))
+    }
+
+    /// Writes a damaged record anew, once, and says when to come again: who runs the timer would not
+    /// before its next due time.
+    fn repair(&mut self) -> Option<Duration> {
+        let number = self.number()?;
+        if self.repaired || self.panel.read(number).is_some() {
+            return None;
+        }
+        self.repaired = true;
+        let place = self.panel.timer(number)?.place;
+        let repaired = self.panel.store()?.repair(place, wall_clock());
+        (repaired == Recovered::Nothing).then_some(Duration::from_millis(1))
     }
 
     fn write(&self) -> Option<Edited<Came>> {

@@ -7,7 +7,7 @@ package TimerTest::Api;
 #     $api->show('x')->{status};
 #     my ( $status, $said ) = $one->order('/timers/x/run');
 #
-# Options: worker; port (the first server's); at (/status).
+# Options: worker; port (the first server's); at (/status); socket (a connection to say() and hear() over).
 
 use strict;
 use warnings;
@@ -57,7 +57,7 @@ sub counters {
 
 sub new {
     my ( $class, $nginx, %option ) = @_;
-    my $self = bless { nginx => $nginx, at => '/status', port => $nginx->port, %option }, $class;
+    my $self = bless { nginx => $nginx, at => '/status', port => $nginx->port, in => '', %option }, $class;
     $self->connect if $self->{worker};
     return $self;
 }

@@ -124,7 +124,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     ok( wait_until { !$api[0]->show('hang')->{running} }, 'which ends it' );
     is( ( $api[0]->order("/timers/$last/pause") )[0], 200, 'a pause' );
     my $since = time;
-    is( $api[0]->show($last)->{status}, 'paused', 'is known' );
+    ok( wait_until { $api[0]->show($last)->{status} eq 'paused' }, 'is known' );
     goes_on( 'old', 'time passes' );
     my @late = grep { $_ > $since + 0.5 } map { due_ms($_) / 1000 } $backend->requests( timer => $last );
     is( "@late", '', 'and holds' );

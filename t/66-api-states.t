@@ -179,7 +179,10 @@ for my $name (qw( own any )) {
         my $gives = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
         my $asks  = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
         my $meanwhile = 0;
-        for my $case ( ( map { [ control => "/timers/tick/$_" ] } qw( run pause resume ) ), map { [ header => "/$_" ] } qw( pause resume ) ) {
+        for my $case (
+            ( map { [ control => "/timers/tick/$_" ] } qw( run pause resume ) ),
+            ( map { [ header => $_ ] } qw( /pause /resume /timers/rec/run /timers/rec/pause ) )
+        ) {
             my ( $part, $path ) = @$case;
             my $lock = lock_record( $file, 'tick', $part );
             ok( $lock, "slot $slot, $path: another process has the $part lock" );
@@ -196,8 +199,9 @@ for my $name (qw( own any )) {
             undef $lock;
         }
         cmp_ok( $meanwhile, '>=', 5, "slot $slot: other requests are answered meanwhile ($meanwhile)" );
-        $any->order('/resume');
-        is( $any->show('tick')->{paused}, undef, "slot $slot: nothing was paused" );
+        is( $any->all->{paused}, undef, "slot $slot: what was refused is not done: all are not paused" );
+        is( $any->show($_)->{paused}, undef, "slot $slot: $_ is not paused" ) for qw( tick rec );
+        is( $any->show('rec')->{counters}{runs}, 3, "slot $slot: nothing has run" );
         my ( $status, $said ) = $gives->order('/timers/tick/pause');
         is( $status, 200, "slot $slot: with the lock free, an order is taken" );
         ok( wait_until { $any->show('tick')->{status} eq 'paused' }, 'and followed' );

@@ -57,7 +57,7 @@ enum Change<T> {
 impl Store {
     /// Pauses a timer, until an instant or for ever. What started before and was not taken is counted as missed.
     pub fn pause(&self, timer: Timer<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
-        let edited = self.edit(timer.place, now, |reading| {
+        self.edit_and_raise(timer.place, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
             let queued = reading.queued(now);
             // What came due in a pause that holds already is none of the timer's.
@@ -74,39 +74,35 @@ impl Store {
             }
             pause(&mut control.paused, &mut control.not_before, until, now);
             Change::Write(())
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Ends a timer's pause: nothing that came due meanwhile is missed.
     pub fn resume(&self, place: &Place, now: UnixMs) -> Edited<()> {
-        let edited = self.edit(place, now, |reading| {
+        self.edit_and_raise(place, now, |reading| {
             let control = &mut reading.control;
             resume(&mut control.paused, &mut control.not_before, now);
             Change::Write(())
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Pauses all timers of the state.
     pub fn pause_all(&self, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
-        let edited = self.edit_header(now, |header| {
+        self.edit_header_and_raise(now, |header| {
             pause(&mut header.paused, &mut header.not_before, until, now);
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Ends the pause of all timers; each one's own goes on.
     pub fn resume_all(&self, now: UnixMs) -> Edited<()> {
-        let edited = self.edit_header(now, |header| {
+        self.edit_header_and_raise(now, |header| {
             resume(&mut header.paused, &mut header.not_before, now);
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Orders a run by hand.
     pub fn order_run(&self, place: &Place, run: RunId, now: UnixMs) -> Edited<Ordered> {
-        let edited = self.edit(place, now, |reading| {
+        self.edit_and_raise(place, now, |reading| {
             if reading.run.progress != Progress::Nothing {
                 return Change::Leave(Ordered::Conflict);
             }
@@ -117,20 +113,18 @@ impl Store {
             let number = reading.control.order.number.max(done).saturating_add(1);
             reading.control.order = Order { number, run, at: now };
             Change::Write(Ordered::Pending(run))
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Orders the run in progress to be cancelled; a waiting one included.
     pub fn order_cancel(&self, place: &Place, now: UnixMs) -> Edited<Ordered> {
-        let edited = self.edit(place, now, |reading| match reading.run.progress {
+        self.edit_and_raise(place, now, |reading| match reading.run.progress {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
                 reading.control.cancel = Some(attempt.run);
                 Change::Write(Ordered::Pending(attempt.run))
             }
             Progress::Nothing => Change::Leave(Ordered::Conflict),
-        });
-        self.and_raise(edited)
+        })
     }
 
     /// Whether `run` has been ordered to be cancelled; for its holder to ask when the order number
@@ -224,12 +218,20 @@ impl Store {
         Edited::from((), self.inner.raise_order_number())
     }
 
-    fn and_raise<T>(&self, edited: Edited<T>) -> Edited<T> {
-        // Each edit may be repeated: the second time it changes nothing and raises only.
-        match edited {
-            Edited::Done(_) if self.raise() == Edited::Again => Edited::Again,
-            edited => edited,
+    /// Edits, and raises the order number. The lock for that is had first: what is refused for want
+    /// of it must not have been done.
+    fn edit_and_raise<T>(
+        &self,
+        place: &Place,
+        now: UnixMs,
+        change: impl FnOnce(&mut Reading) -> Change<T>,
+    ) -> Edited<T> {
+        let Some(_lock) = self.lock_header() else { return Edited::Again };
+        let edited = self.edit(place, now, change);
+        if let Edited::Done(_) = edited {
+            self.inner.raise_order_number();
         }
+        edited
     }
 
     fn edit<T>(
@@ -260,11 +262,19 @@ impl Store {
         }
     }
 
-    fn edit_header(&self, now: UnixMs, change: impl FnOnce(&mut HeaderControl)) -> Edited<()> {
+    fn edit_header_and_raise(
+        &self,
+        now: UnixMs,
+        change: impl FnOnce(&mut HeaderControl),
+    ) -> Edited<()> {
         let Some(_lock) = self.lock_header() else { return Edited::Again };
         let mut header = self.header_locked(now);
         change(&mut header);
-        Edited::from((), self.inner.write_header(&mut header))
+        let written = self.inner.write_header(&mut header);
+        if written == Written::Yes {
+            self.inner.raise_order_number();
+        }
+        Edited::from((), written)
     }
 }
 

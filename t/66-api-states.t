@@ -195,7 +195,7 @@ for my $name (qw( own any )) {
             my $answer = $gives->hear;
             is( $answer->{status}, 503, "slot $slot, $path: 503" );
             ok( ( json($answer) // {} )->{error}, 'and says why' );
-            goes_on( 'tick', "slot $slot, $path: timers run" ) if $part eq 'control';
+            goes_on( 'tock', "slot $slot, $path: timers run" );
             undef $lock;
         }
         cmp_ok( $meanwhile, '>=', 5, "slot $slot: other requests are answered meanwhile ($meanwhile)" );

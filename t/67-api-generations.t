@@ -62,6 +62,8 @@ for my $slot ( 0, 1 ) {
     begin( $slot, $_ ) for map( {"/timers/$_"} qw( idle/run any/run hang3/cancel tick/pause tick/resume ) ), '/pause', '/resume', '/timers/other/run';
 }
 begin( 1, '/timers/hang1/cancel' );
+# This one never ends: it keeps the worker until that is killed.
+begin( 0, '/timers/hang2/cancel' );
 $nginx->reload;
 ok( $nginx->wait_log(qr/ $_#\d+: gracefully shutting down/), "worker $_ leaves" ) for @old;
 my @new = ( $nginx->worker_in_slot(0), $nginx->worker_in_slot(1) );

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The examples in nginx-conf/: each is accepted, and does what it says when it is run. They run as
+# The examples in nginx-conf/, and the first ones in README.md: each is accepted, and does what it says when it is run. They run as
 # they are, but for ports, and paths that point outside the prefix.
 
 use strict;
@@ -87,6 +87,36 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
     cmp_ok( scalar @slots, '>=', 1, "quickstart: slots @slots" );
     $nginx->signal('INT');
     is( $nginx->wait_exit, 0, 'quickstart: Ctrl-C ends it' );
+    $nginx->stop;
+}
+
+# README.md: the whole file that it begins with, and the first timer, of which the table tells.
+{
+    my @blocks = slurp("$examples/../README.md") =~ /^```nginx\n(.*?)^```$/msg;
+    my ($whole) = grep { index( $_, 'load_module ' ) == 0 } @blocks;
+    my ($first) = grep { index( $_, 'timer heartbeat ' ) > 0 } @blocks;
+    ok( $whole && $first, 'README: there are both' );
+
+    my $nginx = TimerTest::Nginx->new;
+    my ( $dir, $module ) = ( $nginx->prefix, timer_module() );
+    spew( "$dir/conf/fastcgi.conf", "fastcgi_param QUERY_STRING \$query_string;\n" );
+    $whole =~ s{^load_module \K[^;]+}{$module}m;
+    $whole =~ s{^events }{pid logs/nginx.pid; error_log logs/error.log; events }m;
+    my $temps = join ' ', map {"${_}_temp_path logs/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
+    $whole =~ s/^http \{/http { timer_state logs\/timers.state; access_log off; $temps/m;
+    $nginx->write_conf( conf => $whole );
+    my ( $ok, $out ) = $nginx->test_conf;
+    ok( $ok && $out !~ /\[(?:warn|error|crit|alert|emerg)\]/, 'README: the whole file is accepted' ) or diag $out;
+
+    my $front = free_port();
+    $first =~ s/127\.0\.0\.1:8088/127.0.0.1:$front/g;
+    $first =~ s/every=5s/every=1s/;
+    $nginx = TimerTest::Nginx->new( http => $first );
+    $nginx->start;
+    my $text = '';
+    my $told = wait_until { ( $text = $nginx->get( '/status/text', port => $front )->{body} ) =~ /success 200  heartbeat$/m };
+    ok( $told, 'README: the table tells of the first timer' ) or diag $text, $nginx->log;
+    like( $text, qr/\ANEXT +LEFT +LAST +TOOK +OUTCOME +NAME\n.*\n\n1 timer\n\z/, 'README: as it is shown there' );
     $nginx->stop;
 }
 

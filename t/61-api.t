@@ -10,6 +10,7 @@ use JSON::PP ();
 use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
+use TimerTest::Api;
 use TimerTest::Backend;
 use TimerTest::Nginx;
 use TimerTest::Series;
@@ -35,12 +36,6 @@ sub headers_ok {
 my $JSON    = 'application/json';
 my $TEXT    = 'text/plain; charset=utf-8';
 my $METRICS = 'text/plain; version=0.0.4; charset=utf-8';
-
-# The JSON of an answer; undef if it is not exactly one JSON text.
-sub json {
-    my ($answer) = @_;
-    return eval { JSON::PP->new->utf8->decode( $answer->{body} ) };
-}
 
 my $api   = 'location /status/ { timer_api; add_header X-Worker $pid always; } location /bare { timer_api; }';
 # nginx 1.22 itself complains of what is open when a worker that was leaving is told to stop at once:
@@ -267,24 +262,7 @@ is( get('/health/none')->{status}, 404, 'one that is not there' );
 $answer = get('/metrics');
 headers_ok( 'metrics', $answer, $METRICS );
 
-# Answers { 'name{labels}' => value }, undef at the first line that is no metric's.
-sub metrics {
-    my ($text) = @_;
-    my ( %value, %type, %help );
-    for my $line ( split /\n/, $text ) {
-        if ( $line =~ /\A# HELP (\w+) \S/ ) { return if $help{$1}++; next }
-        if ( $line =~ /\A# TYPE (\w+) (?:counter|gauge|summary)\z/ ) { return if $type{$1}++; next }
-        my ( $name, $labels, $number )
-            = $line =~ /\A(nginx_timer_\w+)((?:\{\w+="(?:[^"\\\n]|\\[\\"n])*"(?:,\w+="(?:[^"\\\n]|\\[\\"n])*")*\})?) (-?[0-9.]+)\z/
-            or return diag("not a sample: $line");
-        my ($family) = grep { $type{$_} && $help{$_} } $name, $name =~ /\A(\w+)_(?:sum|count)\z/ or return diag("no family: $line");
-        return diag("twice: $line") if exists $value{"$name$labels"};
-        $value{"$name$labels"} = $number;
-    }
-    return \%value;
-}
-
-my $metrics = metrics( $answer->{body} );
+my $metrics = parse_metrics( $answer->{body} );
 ok( ref $metrics, 'metrics: well formed' );
 like( $answer->{body}, qr/\n\z/, 'and complete' );
 is( $metrics->{'nginx_timer_state_ok'}, 1, 'the state is well' );
@@ -399,13 +377,13 @@ reload();
 my $odd = show('odd');
 like( $odd->{location} // '', qr/"<script>/, 'an odd location is valid JSON' );
 like( $odd->{server} // '', qr/<\x{1}\x{e9}>/,  'an odd server name too' );
-ok( ref metrics( get('/metrics')->{body} ), 'metrics as well' );
+ok( ref parse_metrics( get('/metrics')->{body} ), 'metrics as well' );
 $nginx->write_conf( http => '' );
 reload();
 is_deeply( json( get('/timers') )->{timers}, [], 'no timer at all is an empty list' );
 is( get('/health')->{body}, "ok\n", 'and well' );
 like( get('/text')->{body}, qr/^0 timers$/m, 'and an empty table' );
-ok( ref metrics( get('/metrics')->{body} ), 'and metrics' );
+ok( ref parse_metrics( get('/metrics')->{body} ), 'and metrics' );
 
 $nginx->stop('TERM');
 done_testing;

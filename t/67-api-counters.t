@@ -30,7 +30,8 @@ my $nginx = TimerTest::Nginx->new(
         . timer( $backend, 'any',   'every=50ms', 'ok',           'timer_worker any;' )
         . timer( $backend, 'bad',   'every=150ms', 'status/500',  'timer_retry 2 backoff=10ms max=10ms;' )
         . timer( $backend, 'slow',  'every=50ms', 'delay/0.12/ok' )
-        . timer( $backend, 'hangs', 'every=200ms', 'hang',        'timer_timeout 100ms;' ),
+        . timer( $backend, 'hangs', 'every=200ms', 'hang',        'timer_timeout 100ms;' )
+        . timer( $backend, 'held',  'every=10h enabled=off', 'hang', 'timer_timeout 1h; proxy_read_timeout 1h;' ),
     allow => [ qr/exited on signal 9/, qr/open socket #\d+ left in connection/, qr/\[alert\] \d+#\d+: aborting/ ],
 );
 my $api = TimerTest::Api->new($nginx);
@@ -97,9 +98,14 @@ for my $round ( 1 .. 3 ) {
 }
 
 for my $round ( 1 .. 3 ) {
-    my @old = $nginx->workers;
-    kill 'KILL', $round == 3 ? @old : $old[ $round - 1 ];
-    scrape_until { $nginx->workers == 2 && !grep { is_alive($_) } $round == 3 ? @old : $old[ $round - 1 ] } "KILL $round";
+    my @victims = $nginx->workers;
+    @victims = $victims[ $round - 1 ] if $round < 3;
+    if ( $round == 3 ) {
+        is( ( $api->order('/timers/held/run') )[0], 202, 'one more run' );
+        scrape_until { $api->show('held')->{running} } 'is in progress';
+    }
+    kill 'KILL', @victims;
+    scrape_until { $nginx->workers == 2 && !grep { is_alive($_) } @victims } "KILL $round";
     goes_on("KILL $round");
 }
 
@@ -128,7 +134,7 @@ goes_on('the new one alone');
 # Each of them has risen.
 scrape('at the end');
 cmp_ok( value( 'runs_total', @$_ ), '>', 0, join ' ', 'runs', @$_ )
-    for [ 'good', ',outcome="success"' ], [ 'bad', ',outcome="failure"' ], [ 'hangs', ',outcome="timeout"' ], [ 'hangs', ',outcome="interrupted"' ];
+    for [ 'good', ',outcome="success"' ], [ 'bad', ',outcome="failure"' ], [ 'hangs', ',outcome="timeout"' ], [ 'held', ',outcome="interrupted"' ];
 cmp_ok( value( 'retries_total', 'bad' ),   '>',  0, 'retries' );
 cmp_ok( value( 'overlaps_total', 'slow' ), '>',  0, 'overlaps' );
 cmp_ok( value( 'missed_total', 'good' ),   '>',  0, 'missed' );

@@ -65,7 +65,7 @@ my $dir   = $nginx->prefix;
         ok( scalar( $conf =~ s/$from/$to/ ), "monitoring.conf: there is $from" );
     }
     my $temps = join ' ', map {"${_}_temp_path $dir/$_;"} qw( client_body proxy fastcgi uwsgi scgi );
-    $conf =~ s/^http \{$/http { access_log off; $temps/m;
+    $conf =~ s/^http \{$/http { timer_state $dir\/timers.state; access_log off; $temps/m;
     mkdir "$dir/modules";
     copy( timer_module(), "$dir/modules/ngx_http_timer_module.so" );
     spew( "$dir/conf/timers.htpasswd", "alice:{PLAIN}secret\n" );
@@ -105,6 +105,7 @@ my $metrics;
 # Administrators see and steer them.
 {
     like( over_socket( 'GET', '/text' ), qr{^HTTP/1\.1 200 .*\bheartbeat\b}s, 'socket: the table' );
+    like( over_socket( 'GET', '/timers' ), qr{"state_file":"\Q$dir\E/}, 'socket: the state is not that of another nginx of this host' );
     like( over_socket( 'POST', '/timers/heartbeat/pause' ),  qr{^HTTP/1\.1 200 }, 'socket: pause' );
     like( over_socket( 'POST', '/timers/heartbeat/resume' ), qr{^HTTP/1\.1 200 }, 'socket: resume' );
 

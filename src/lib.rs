@@ -7,13 +7,15 @@
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
 //! - `api`: what is shown of the timers, and what is done with them by hand;
-//! - `runner`: on a due time, arm the next, then run this one; `variables`.
+//! - `runner`: on a due time, arm the next, then run this one; `throttle`: how often the log tells
+//!   the same; `variables`.
 
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
 pub mod os;
 pub mod schedule;
 pub mod state;
+pub mod throttle;
 
 #[cfg(feature = "nginx")]
 pub mod conf;

@@ -36,8 +36,9 @@ pub enum Level {
 #[derive(Clone, Copy)]
 pub struct Log(NonNull<ngx_log_t>);
 
-/// nginx cuts lines at this length (`NGX_MAX_ERROR_STR`, HOST-15).
-const LONGEST: usize = 2048;
+/// nginx cuts lines at 2048 bytes (HOST-15), its own beginning, the text of an errno, for which it
+/// keeps 50, and the context included.
+const LONGEST: usize = 1900;
 
 impl Log {
     /// A handle for `log`; the cycle's log if it is null.

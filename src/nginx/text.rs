@@ -37,7 +37,10 @@ impl<const N: usize> Default for Text<N> {
 
 impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
+        let room = N.saturating_sub(self.len).min(text.len());
+        // Never in the middle of a character.
+        let end = (0..=room).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        self.push(text.get(..end).unwrap_or_default().as_bytes());
         Ok(())
     }
 }

@@ -92,7 +92,8 @@ impl Job {
                     self.report.left_out(&self.conf, left_out.missed);
                 }
                 if left_out.overlaps > 0 {
-                    self.report.overlap(&self.conf, now.since(running.started_at));
+                    let since = now.since(running.started_at);
+                    self.report.overlap(&self.conf, left_out.overlaps, since);
                 }
                 self.edited(edited)
             }

@@ -82,7 +82,7 @@ impl Job {
             worker,
             me: me.clone(),
             running: RefCell::new(None),
-            report: Report::new(),
+            report: Report::default(),
             clock: RefCell::new(None),
             alarm: RefCell::new(None),
             armed: Cell::new(UnixMs::default()),
@@ -213,10 +213,11 @@ impl Job {
     }
 
     fn report_left_out(&self) {
-        let missed = self.worker.report_but_left_out().missed;
-        if missed > 0 {
-            self.report.left_out(&self.conf, missed);
+        let left_out = self.worker.report_but_left_out();
+        if left_out.missed > 0 {
+            self.report.left_out(&self.conf, left_out.missed);
         }
+        self.report.more_overlaps(left_out.overlaps);
     }
 
     fn set_alarm(&self, after: Duration) {

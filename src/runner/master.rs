@@ -1,6 +1,7 @@
 //! The state in the process that reads the configuration, and how workers get at it.
 
 use std::cell::RefCell;
+use std::mem;
 use std::rc::Rc;
 use std::thread;
 
@@ -49,9 +50,8 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         Opener { pid_file: &pid_file, workers, now: wall_clock(), wait: &mut thread::sleep };
     match state::open(configured, held.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
-            for notice in opened.notices.drain(..) {
-                notices::write(opening.log, configured.path(), &notice);
-            }
+            let told = mem::take(&mut opened.notices);
+            notices::write_all(opening.log, main.timers(), configured.path(), &told);
             main.opened().replace(Some(OpenedState { state: opened, pid_file, workers }));
             Ok(())
         }
@@ -81,15 +81,16 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                     first: timer.first,
                 })
                 .collect();
-            for notice in state.load(&timers, &mut by) {
-                if let Notice::ScheduleChanged { name } = &notice {
+            let told = state.load(&timers, &mut by);
+            for notice in &told {
+                if let Notice::ScheduleChanged { name } = notice {
                     let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
                     let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
+                    let log = notices::log_of(main.timers(), notice).unwrap_or(log);
                     notices::schedule_changed(log, name, next);
-                } else {
-                    notices::write(log, state.path(), &notice);
                 }
             }
+            notices::write_all(log, main.timers(), state.path(), &told);
             state.clone()
         })
     };
@@ -113,7 +114,7 @@ pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Wor
         let identity = state::Process { pid: std::process::id(), boot: BootId(boot_id()) };
         let number = u32::try_from(slot).unwrap_or(u32::MAX);
         let store = state.attach(number, identity, wall_clock());
-        Worker::new(store, slot, process.workers, main.max_running(), state.path())
+        Worker::new(store, slot, process.workers, main, state.path())
     });
     if process.role != Role::Single {
         // The lock that says who uses the file goes with the master (HOST-17).

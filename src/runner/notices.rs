@@ -1,11 +1,15 @@
 //! What the state has to tell, in nginx's words.
 
+use std::fmt;
+use std::io;
 use std::path::Path;
+use std::ptr;
+use std::rc::Rc;
 
-use crate::conf::MainConf;
+use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::{Level, Log};
 use crate::schedule::UnixMs;
-use crate::state::Notice;
+use crate::state::{Notice, Shown};
 
 /// Tells how many timers this worker has, and where their state is.
 pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
@@ -14,52 +18,79 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
     let path = opened.as_ref().and_then(|opened| opened.state.state.path());
     let log = Log::cycle();
     let state =
-        path.map_or_else(String::new, |path| format!(", state file \"{}\"", path.display()));
+        path.map_or_else(String::new, |path| format!(", state file \"{}\"", Shown::of(path)));
     let line = format_args!("timer: {count} {timers} in this worker, slot {slot}{state}");
     log.write(Level::Notice, line);
 }
 
+/// Writes what opening or loading the state has to tell; of failures the first, which is the cause
+/// of the others. `path` is that of the state file.
+pub(super) fn write_all(
+    log: Log,
+    timers: &[Rc<TimerConf>],
+    path: Option<&Path>,
+    notices: &[Notice],
+) {
+    let is_failure = |notice: &&Notice| matches!(notice, Notice::Failed { .. });
+    let first = notices.iter().find(is_failure);
+    for notice in notices {
+        if !is_failure(&notice) || first.is_some_and(|first| ptr::eq(first, notice)) {
+            write(log_of(timers, notice).unwrap_or(log), path, notice);
+        }
+    }
+}
+
+/// The log of the location whose timer a notice tells of, if it is one of `timers`.
+pub(super) fn log_of(timers: &[Rc<TimerConf>], notice: &Notice) -> Option<Log> {
+    let name = notice.timer()?;
+    let timer = timers.iter().find(|timer| timer.name.as_str() == name)?;
+    Some(timer.location.log())
+}
+
 /// Writes one notice; `path` is that of the state file.
 pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
-    let file = path.map_or("memory".into(), |path| path.to_string_lossy());
+    let file = StateFile(path);
     match notice {
         Notice::MovedAside { moved_to, bad } => {
-            let to = moved_to.display();
-            let line = format_args!("state file \"{file}\" {bad}, moved to \"{to}\"");
+            let line = format_args!("{file} {bad}, moved to \"{}\"", Shown::of(moved_to));
             log.write(Level::Crit, line);
         }
         Notice::NotMoved { bad, error } => {
-            let errno = error.as_ref().and_then(std::io::Error::raw_os_error).unwrap_or(0);
-            let line = format_args!("state file \"{file}\" {bad}, state is kept in memory");
+            let errno = error.as_ref().map_or(0, errno);
+            let line = format_args!("{file} {bad}, state is kept in memory");
             log.write_error(Level::Crit, errno, line);
         }
         Notice::Replaced => {
-            let line = format_args!("state file \"{file}\" was replaced while in use");
-            log.write(Level::Crit, line);
+            log.write(Level::Crit, format_args!("{file} was replaced while in use"));
         }
         Notice::InMemory { error, action } => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            let line =
-                format_args!("state file \"{file}\" {action} failed, state is kept in memory");
-            log.write_error(Level::Warn, errno, line);
+            let line = format_args!("{file} {action} failed, state is kept in memory");
+            log.write_error(Level::Warn, errno(error), line);
         }
         Notice::HeaderLocked => {
-            let line = format_args!("state file \"{file}\" is locked by another nginx");
-            log.write(Level::Crit, line);
+            log.write(Level::Crit, format_args!("{file} is locked by another nginx"));
         }
         Notice::Failed { action, error } => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            log.write_error(
-                Level::Crit,
-                errno,
-                format_args!("state file \"{file}\" {action} failed"),
-            );
+            log.write_error(Level::Crit, errno(error), format_args!("{file} {action} failed"));
         }
         Notice::HeaderDamaged => {
-            let line = format_args!("state file \"{file}\" has a damaged header");
-            log.write(Level::Warn, line);
+            log.write(Level::Warn, format_args!("{file} has a damaged header"));
         }
         other => write_of_timer(log, other),
+    }
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+/// `timer: state file "..."`.
+struct StateFile<'a>(Option<&'a Path>);
+
+impl fmt::Display for StateFile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.unwrap_or(Path::new("memory"));
+        write!(f, "timer: state file \"{}\"", Shown::of(path))
     }
 }
 
@@ -122,7 +153,9 @@ fn write_of_timer(log: Log, notice: &Notice) {
             );
         }
         Notice::OrderDropped { name, run } => {
-            let line = format_args!("timer \"{name}\": order was taken by no worker, run: {run}");
+            let line = format_args!(
+                "timer \"{name}\": order was taken by no worker, timer: \"{name}\", run: {run}"
+            );
             log.write(Level::Error, line);
         }
         // What was left out since a run was in progress is told by the runner.

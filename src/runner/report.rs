@@ -1,6 +1,5 @@
 //! What the error log says of a timer: in full at first, then at most once a minute.
 
-use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use crate::conf::TimerConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::StartError;
 use crate::state::Outcome;
+use crate::throttle::Throttle;
 
 /// How an attempt ended, as the log tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,37 +56,16 @@ impl Ending {
 }
 
 /// Tells the log of a timer's runs.
+#[derive(Default)]
 pub(super) struct Report {
     failures: Throttle,
     overlaps: Throttle,
     contests: Throttle,
     misses: Throttle,
     stuck: Throttle,
-    /// Missed due times that no line has told of yet.
-    missed: Cell<u64>,
 }
-
-/// Lets the first line of a row pass, then at most one a minute.
-#[derive(Default)]
-pub(super) struct Throttle {
-    last: Cell<Option<Instant>>,
-    left_out: Cell<u64>,
-}
-
-const LINES_EVERY: Duration = Duration::from_secs(60);
 
 impl Report {
-    pub(super) fn new() -> Self {
-        Self {
-            failures: Throttle::default(),
-            overlaps: Throttle::default(),
-            contests: Throttle::default(),
-            misses: Throttle::default(),
-            stuck: Throttle::default(),
-            missed: Cell::new(0),
-        }
-    }
-
     /// Tells of the end of a run that took `took`, when `failures` runs before it had failed in a
     /// row.
     pub(super) fn end(
@@ -114,10 +93,14 @@ impl Report {
             let message = format_args!("run cancelled after {}ms", took.as_millis());
             return write(timer, Level::Info, Some(run), message);
         }
-        if let Some(left_out) = self.failures.pass() {
-            let failed = Failed { ending, took, timer, attempt: Some(run.attempt()) };
-            let what = if ending == Ending::Interrupted { "interrupted" } else { "failed" };
-            let message = format_args!("run {what}: {failed}{}", LeftOut(left_out));
+        let failed = Failed { ending, took, timer, attempt: Some(run.attempt()) };
+        if ending == Ending::Interrupted {
+            // The worker is leaving: nothing later would tell of it.
+            let message = format_args!("run interrupted: {failed}, due {}", run.due());
+            return write(timer, Level::Error, Some(run), message);
+        }
+        if let Some(left_out) = self.failures.pass(Instant::now()) {
+            let message = format_args!("run failed: {failed}{}", LeftOut(left_out));
             write(timer, Level::Error, Some(run), message);
         }
     }
@@ -138,29 +121,28 @@ impl Report {
         write(timer, Level::Warn, None, message);
     }
 
-    /// Tells of due times that were missed, and get none.
+    /// Tells of due times that were missed, and get none; together with those before that no line
+    /// has told of.
     pub(super) fn left_out(&self, timer: &TimerConf, count: u64) {
-        let count = self.missed.replace(0).saturating_add(count);
-        if self.misses.pass().is_none() {
-            // They are told of together with the next ones.
-            self.missed.set(count);
-            return;
+        if let Some(others) = self.misses.pass_many(Instant::now(), count) {
+            let count = others.saturating_add(1);
+            let s = if count == 1 { "" } else { "s" };
+            write(timer, Level::Error, None, format_args!("missed {count} due time{s}, left out"));
         }
-        let s = if count == 1 { "" } else { "s" };
-        write(timer, Level::Error, None, format_args!("missed {count} due time{s}, left out"));
     }
 
     /// Tells that the record was locked by others for too long.
     pub(super) fn contested(&self, timer: &TimerConf) {
-        if let Some(left_out) = self.contests.pass() {
+        if let Some(left_out) = self.contests.pass(Instant::now()) {
             let message = format_args!("record is locked for too long{}", LeftOut(left_out));
             write(timer, Level::Error, None, message);
         }
     }
 
-    /// Tells of a due time that is left out, since the last run has been in progress for `since`.
-    pub(super) fn overlap(&self, timer: &TimerConf, since: Duration) {
-        if let Some(left_out) = self.overlaps.pass() {
+    /// Tells of `count` due times that are left out, since the last run has been in progress for
+    /// `since`.
+    pub(super) fn overlap(&self, timer: &TimerConf, count: u64, since: Duration) {
+        if let Some(left_out) = self.overlaps.pass_many(Instant::now(), count) {
             let (ms, left_out) = (since.as_millis(), LeftOut(left_out));
             let message =
                 format_args!("due time left out: last run in progress for {ms}ms{left_out}");
@@ -168,9 +150,14 @@ impl Report {
         }
     }
 
+    /// The same for due times that were counted later than they were told of.
+    pub(super) fn more_overlaps(&self, count: u64) {
+        self.overlaps.leave_out(count);
+    }
+
     /// Tells of a run that has been in progress in another process for `since`, too long.
     pub(super) fn stuck(&self, timer: &TimerConf, pid: u32, since: Duration) {
-        if self.stuck.pass().is_some() {
+        if self.stuck.pass(Instant::now()).is_some() {
             let ms = since.as_millis();
             let message = format_args!("run in progress for {ms}ms in process {pid} does not end");
             write(timer, Level::Error, None, message);
@@ -191,25 +178,6 @@ fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Argum
             log.write(level, format_args!("timer \"{name}\": {message}, {context}"));
         }
         None => log.write(level, format_args!("timer \"{name}\": {message}")),
-    }
-}
-
-impl Throttle {
-    /// If a line may pass: how many were left out since the last one.
-    pub(super) fn pass(&self) -> Option<u64> {
-        let now = Instant::now();
-        let waits = self.last.get().is_some_and(|last| now.duration_since(last) < LINES_EVERY);
-        if waits {
-            self.left_out.set(self.left_out.get().saturating_add(1));
-            return None;
-        }
-        self.last.set(Some(now));
-        Some(self.left_out.replace(0))
-    }
-
-    fn end_row(&self) {
-        self.last.set(None);
-        self.left_out.set(0);
     }
 }
 

@@ -1,16 +1,18 @@
 //! What the timers of one worker have in common.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::mem::{self, Discriminant};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::line::Line;
 use super::notices;
-use super::report::Throttle;
-use crate::conf::TimerConf;
+use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
 use crate::state::{Counted, Edited, Notice, Owner, Store};
+use crate::throttle::Throttle;
 
 /// This worker, attached to the state.
 pub(super) struct Worker {
@@ -23,27 +25,33 @@ pub(super) struct Worker {
     seen: Cell<u64>,
     /// Whether something was left behind that another worker is to take up.
     leaves_work: Cell<bool>,
-    failed_lines: Throttle,
+    timers: Vec<Rc<TimerConf>>,
+    /// What lasts is found again with each due time, and told once a minute.
+    lines: RefCell<HashMap<Lasting, Throttle>>,
 }
+
+/// What is told once a minute: a kind of notice, and the timer.
+type Lasting = (Discriminant<Notice>, Box<str>);
 
 impl Worker {
     pub(super) fn new(
         store: Store,
         slot: usize,
         workers: usize,
-        max_running: usize,
+        main: &MainConf,
         path: Option<&Path>,
     ) -> Rc<Self> {
         let seen = Cell::new(store.order_number());
         Rc::new(Self {
             store,
-            line: Line::new(max_running),
+            line: Line::new(main.max_running()),
             slot,
             workers,
             path: path.map(Path::to_owned),
             seen,
             leaves_work: Cell::new(false),
-            failed_lines: Throttle::default(),
+            timers: main.timers().to_vec(),
+            lines: RefCell::default(),
         })
     }
 
@@ -107,10 +115,24 @@ impl Worker {
 
     fn write(&self, notices: Vec<Notice>) {
         for notice in notices {
-            if matches!(notice, Notice::Failed { .. }) && self.failed_lines.pass().is_none() {
-                continue;
+            if self.passes(&notice) {
+                let log = notices::log_of(&self.timers, &notice).unwrap_or(Log::cycle());
+                notices::write(log, self.path.as_deref(), &notice);
             }
-            notices::write(Log::cycle(), self.path.as_deref(), &notice);
         }
+    }
+
+    fn passes(&self, notice: &Notice) -> bool {
+        let (Notice::Failed { .. }
+        | Notice::HeaderDamaged
+        | Notice::Damaged { .. }
+        | Notice::Lost { .. }) = notice
+        else {
+            return true;
+        };
+        let lasting = (mem::discriminant(notice), notice.timer().unwrap_or_default().into());
+        let mut lines = self.lines.borrow_mut();
+        let line = lines.entry(lasting).or_default();
+        line.pass(Instant::now()).is_some()
     }
 }

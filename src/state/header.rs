@@ -5,6 +5,7 @@ use crate::schedule::{UnixMs, stable_hash};
 use super::control::{Paused, get_pause, put_pause};
 use super::fields::{Fields, FieldsMut};
 use super::format::{HEADER_CONTROL, IDENTITY, MAGIC, PAGE_BYTES, PID_FILE_BYTES, VERSION};
+use super::shown::Shown;
 
 /// The identity part of the header: written under the header lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl PidFile {
 
 impl std::fmt::Display for PidFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.name))
+        Shown::of_bytes(&self.name).fmt(f)
     }
 }
 

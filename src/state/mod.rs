@@ -41,6 +41,7 @@ mod retry;
 mod rules;
 mod run;
 mod run_part;
+mod shown;
 mod store;
 mod under_lock;
 #[cfg(test)]
@@ -65,4 +66,5 @@ pub use run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
 pub use run_part::{Counters, RunPart};
+pub use shown::Shown;
 pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};

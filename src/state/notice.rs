@@ -111,6 +111,30 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// The timer that it tells of.
+    pub fn timer(&self) -> Option<&str> {
+        match self {
+            Self::MovedAside { .. }
+            | Self::NotMoved { .. }
+            | Self::Replaced
+            | Self::InMemory { .. }
+            | Self::HeaderLocked
+            | Self::Failed { .. }
+            | Self::HeaderDamaged => None,
+            Self::IsPaused { name, .. } => name.as_deref(),
+            Self::Damaged { name }
+            | Self::Lost { name }
+            | Self::ClockSetBack { name, .. }
+            | Self::Interrupted { name, .. }
+            | Self::LeftOut { name, .. }
+            | Self::NotLoaded { name }
+            | Self::ScheduleChanged { name }
+            | Self::OrderDropped { name, .. } => Some(name),
+        }
+    }
+}
+
 /// What was being done to the state file, as it stands in a message: `state file "..." ACTION
 /// failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::os::file::{Identity, Owner, Refusal, directory_of, not_a_directory, with_suffix};
 
 use super::header::PidFile;
+use super::shown::Shown;
 
 /// Where the state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl PathError {
 
 impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state file \"{}\" ", self.path.display())?;
+        write!(f, "state file \"{}\" ", Shown::of(&self.path))?;
         match &self.problem {
             Problem::SymbolicLink => f.write_str("is a symbolic link"),
             Problem::NotRegular => f.write_str("is not a regular file"),

@@ -14,6 +14,7 @@ use strict;
 use warnings;
 
 use Exporter qw( import );
+use Fcntl qw( F_WRLCK SEEK_SET );
 use POSIX qw( ceil );
 use Test::More ();
 use Time::HiRes qw( time );
@@ -22,7 +23,7 @@ use TimerTest;
 our @EXPORT = qw(
     timer due_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues interrupted_dues
     start_upgrade in_namespace logged logged_times read_records accounted
-    slots_in
+    slots_in hold_lock
 );
 
 # A named location with a timer whose requests say all that the module's variables do.
@@ -192,6 +193,16 @@ sub accounted {
     my ($up_to) = sort { $b <=> $a } @$record{qw( watermark left_out )};
     my $dues = int( $up_to / $every ) - int( $record->{created} / $every );
     return $dues - ( $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} );
+}
+
+# Holds a lock byte of a state file, by the table in docs/state-file.md, until what is answered is closed:
+# an open file description lock (F_OFD_SETLK; struct flock of a 64-bit Linux).
+sub hold_lock {
+    my ( $path, $byte ) = @_;
+    open my $fh, '+<', $path or die "$path: $!";
+    my $flock = pack 's s x4 q q l x4', F_WRLCK, SEEK_SET, $byte, 1, 0;
+    wait_until { fcntl $fh, 37, $flock } or die "fcntl: $!";
+    return $fh;
 }
 
 # USR2 to a daemon's master; answers the pid of the new master once it has all its workers.

@@ -14,53 +14,21 @@ use IO::Socket::INET ();
 use JSON::PP ();
 use Test::More;
 use TimerTest;
-use TimerTest::Browser;
 use TimerTest::Nginx;
+use TimerTest::Page;
 
-TimerTest::Browser->available or plan skip_all => 'chromium and chromedriver are not installed';
+TimerTest::Page->available or plan skip_all => 'chromium and chromedriver are not installed';
 
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw( output failure_output todo_output );
 
 my ( $true, $false ) = ( JSON::PP::true, JSON::PP::false );
-my $browser = TimerTest::Browser->start( width => 1280, height => 900 );
+my $browser = TimerTest::Page->start( width => 1280, height => 900 );
 my $html    = "Accept: text/html,*/*;q=0.8\r\n";
-
-# Counts on the page.
-my $rows    = 'return document.querySelectorAll(".timer:not([hidden]) > .line").length';
-my $text_of = 'const node = document.querySelector(`[data-timer="${arguments[0]}"] [data-c=${arguments[1]}]`);'
-    . 'return node ? node.textContent : null';
-
-sub text_of { my ( $name, $part ) = @_; return $browser->js( $text_of, $name, $part ) // '' }
-
-# Waits until a part of a timer's row reads so.
-sub reads {
-    my ( $name, $part, $pattern, $what ) = @_;
-    my $read = wait_until { text_of( $name, $part ) =~ $pattern };
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return ok( $read, $what // "$name: $part reads $pattern" ) || diag( text_of( $name, $part ) );
-}
-
-# Waits for the visible answer to an order.
-sub says {
-    my ( $pattern, $what ) = @_;
-    my $said = sub { $browser->js('return document.getElementById("says").textContent') };
-    my $ok   = wait_until { $said->() =~ $pattern };
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return ok( $ok, $what ) || diag( $said->() );
-}
 
 sub picture {
     my ($name) = @_;
     $browser->screenshot("$ENV{TEST_NGINX_SCREENSHOTS}/$name.png") if $ENV{TEST_NGINX_SCREENSHOTS};
     return;
-}
-
-# The console holds no complaint: no exception, no violation of the policy, nothing not found.
-sub clean_console {
-    my ($what) = @_;
-    my @bad = grep { $_->{level} eq 'SEVERE' && $_->{message} !~ m{/favicon\.ico} } @{ $browser->console };
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return ok( !@bad, "$what: the console is empty" ) || diag( map {"$_->{message}\n"} @bad );
 }
 
 my $nginx = TimerTest::Nginx->new(
@@ -123,24 +91,24 @@ my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
 # What it shows.
 {
     $browser->go($page);
-    ok( $browser->wait_js( "$rows == 7" ), 'a row for each timer' ) or diag $browser->js($rows);
-    reads( 'sound', word     => qr/^(?:idle|running)$/ );
-    reads( 'sound', schedule => qr/^every=400ms/ );
-    reads( 'sound', last     => qr/^204 · \d+\xa0ms$/ );
-    reads( 'sound', next     => qr/^(?:in \d+\xa0s|now)$/ );
-    reads( 'sound', where    => qr/^localhost \@sound$/ );
-    reads( 'bad',   word     => qr/^(?:failing|running)$/, 'three failures in a row are failing' );
-    reads( 'bad',   last     => qr/^503 · / );
-    reads( 'bad',   why      => qr/^\d+ in a row$/ );
-    reads( 'bad',   wrong    => qr/^\d+\xa0failed/ );
-    reads( 'off',   word     => qr/^disabled$/ );
-    reads( 'off',   last     => qr/^never$/ );
-    reads( 'night', schedule => qr/^cron=30 3 \* \* MON-FRI/ );
-    reads( 'night', zone     => qr{^Europe/Berlin$} );
-    reads( 'night', nextAt   => qr/\d\d:\d\d/ );
+    $browser->shows( 7, 'a row for each timer' );
+    $browser->reads( 'sound', word     => qr/^(?:idle|running)$/ );
+    $browser->reads( 'sound', schedule => qr/^every=400ms/ );
+    $browser->reads( 'sound', last     => qr/^204 · \d+\xa0ms$/ );
+    $browser->reads( 'sound', next     => qr/^(?:in \d+\xa0s|now)$/ );
+    $browser->reads( 'sound', where    => qr/^localhost \@sound$/ );
+    $browser->reads( 'bad',   word     => qr/^(?:failing|running)$/, 'three failures in a row are failing' );
+    $browser->reads( 'bad',   last     => qr/^503 · / );
+    $browser->reads( 'bad',   why      => qr/^\d+ in a row$/ );
+    $browser->reads( 'bad',   wrong    => qr/^\d+\xa0failed/ );
+    $browser->reads( 'off',   word     => qr/^disabled$/ );
+    $browser->reads( 'off',   last     => qr/^never$/ );
+    $browser->reads( 'night', schedule => qr/^cron=30 3 \* \* MON-FRI/ );
+    $browser->reads( 'night', zone     => qr{^Europe/Berlin$} );
+    $browser->reads( 'night', nextAt   => qr/\d\d:\d\d/ );
 
-    my $runs = text_of( 'sound', 'runs' );
-    ok( wait_until { text_of( 'sound', 'runs' ) ne $runs }, 'it keeps itself up to date' );
+    my $runs = $browser->text_of( 'sound', 'runs' );
+    ok( wait_until { $browser->text_of( 'sound', 'runs' ) ne $runs }, 'it keeps itself up to date' );
     ok( $browser->wait_js(
             'return !document.querySelector(`[data-timer=sound] .strip`).classList.contains("rough")'
                 . ' && document.querySelector(`[data-timer=bad] .strip [data-outcome=F]`) !== null'
@@ -154,19 +122,20 @@ my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
     like( $browser->js('return document.title'), qr/^\([1-9]\) Timers on /, 'the title tells of trouble' );
     is( $browser->js('return document.getElementById("linkText").textContent'), 'live', 'it is live' );
     picture('desktop');
-    clean_console('at rest');
+    $browser->clean_console('at rest');
 }
 
 # Markup is text, wherever it stands.
 {
-    like( text_of( 'odd.server', 'where' ), qr{^<img/src=x/onerror=hacked=1> /<b>bold</b>/$}, 'a server with markup' );
-    like( text_of( 'odd.location', 'where' ), qr{/"'&</script><script>hacked=2</script>/$},    'a location with markup' );
+    like( $browser->text_of( 'odd.server', 'where' ), qr{^<img/src=x/onerror=hacked=1> /<b>bold</b>/$}, 'a server with markup' );
+    like( $browser->text_of( 'odd.location', 'where' ), qr{/"'&</script><script>hacked=2</script>/$},    'a location with markup' );
     ok( !$browser->js('return document.querySelector("#app img, #app table script, #app b b") !== null'), 'no element of it' );
     ok( !$browser->js('return "hacked" in window'),                                              'and nothing of it was run' );
 
     my $body = $nginx->get( '/status/', headers => $html )->{body};
     unlike( $body, qr/hacked=/, 'rows without scripts do not hold it' );
     my ($static) = $body =~ m{<tbody>\n(.*?)</tbody>}s;
+    like( $static, qr{^<tr><th scope="row">bad<td>(?:failing|running)<td>}m, 'and which one fails' );
     my @names = $static =~ m{<tr><th scope="row">([^<]*)<td>}g;
     is( "@{[ sort @names ]}", 'bad night odd.location odd.server off slow sound', 'they hold the timers' );
 }
@@ -215,50 +184,50 @@ JS
 # The buttons.
 {
     $browser->go($page);
-    $browser->wait_js( "$rows == 7" );
+    $browser->shows( 7, 'all are there' );
     my $part = sub { my ( $name, $what ) = @_; return qq{[data-timer="$name"] [data-c=$what]} };
 
-    $browser->click( $part->( 'slow', 'run' ) );
-    says( qr/slow: run ordered\. \(run [0-9a-f]{8}\)/, 'Run has a visible answer' );
-    reads( 'slow', word => qr/^running$/ );
-    reads( 'slow', why  => qr/^\d+\xa0s of 60\xa0s$/, 'how long it has been running' );
+    $browser->press_button( $part->( 'slow', 'run' ) );
+    $browser->says( qr/slow: run ordered\. \(run [0-9a-f]{8}\)/, 'Run has a visible answer' );
+    $browser->reads( 'slow', word => qr/^running$/ );
+    $browser->reads( 'slow', why  => qr/^\d+\xa0s of 60\xa0s$/, 'how long it has been running' );
     is( $browser->js( 'return document.querySelector(arguments[0]).getAttribute("aria-disabled")', $part->( 'slow', 'run' ) ),
         'true', 'it cannot be run twice' );
-    $browser->click( $part->( 'slow', 'run' ) );
-    says( qr/slow is running\./, 'who tries is told why' );
+    $browser->press_button( $part->( 'slow', 'run' ) );
+    $browser->says( qr/slow is running\./, 'who tries is told why' );
 
-    $browser->click( $part->( 'slow', 'cancel' ) );
-    says( qr/slow: cancel ordered\./, 'Cancel' );
-    reads( 'slow', last => qr/^cancelled · / );
-    reads( 'slow', lastAt => qr/ago, manual$/, 'by hand' );
+    $browser->press_button( $part->( 'slow', 'cancel' ) );
+    $browser->says( qr/slow: cancel ordered\./, 'Cancel' );
+    $browser->reads( 'slow', last => qr/^cancelled · / );
+    $browser->reads( 'slow', lastAt => qr/ago, manual$/, 'by hand' );
     ok( $nginx->wait_log(qr/timer "slow": cancelled/), 'the log has it' );
 
-    $browser->click( $part->( 'sound', 'pause' ) );
-    says( qr/sound: paused\./, 'Pause' );
-    reads( 'sound', word  => qr/^paused$/ );
-    reads( 'sound', pause => qr/^Resume$/ );
-    reads( 'sound', next  => qr/^–$/ );
-    $browser->click( $part->( 'sound', 'pause' ) );
-    says( qr/sound: resumed\./, 'Resume' );
-    reads( 'sound', pause => qr/^Pause$/ );
-    reads( 'sound', word  => qr/^(?:idle|running)$/ );
+    $browser->press_button( $part->( 'sound', 'pause' ) );
+    $browser->says( qr/sound: paused\./, 'Pause' );
+    $browser->reads( 'sound', word  => qr/^paused$/ );
+    $browser->reads( 'sound', pause => qr/^Resume$/ );
+    $browser->reads( 'sound', next  => qr/^–$/ );
+    $browser->press_button( $part->( 'sound', 'pause' ) );
+    $browser->says( qr/sound: resumed\./, 'Resume' );
+    $browser->reads( 'sound', pause => qr/^Pause$/ );
+    $browser->reads( 'sound', word  => qr/^(?:idle|running)$/ );
 
-    $browser->click( $part->( 'sound', 'open' ) );
+    $browser->press_button( $part->( 'sound', 'open' ) );
     ok( $browser->wait_js('return document.querySelectorAll("[data-timer=sound] .past tbody tr").length > 3'), 'details: past runs' );
     like( $browser->js('return document.querySelector("[data-timer=sound] .more").textContent'), qr/nginx\.conf:\d+/, 'and where it is configured' );
-    $browser->click('[data-timer=sound] [data-for="1h"]');
-    says( qr/sound: paused for 1 hour\./, 'Pause for an hour' );
-    reads( 'sound', why => qr/^until \d\d:\d\d/ );
+    $browser->press_button('[data-timer=sound] [data-for="1h"]');
+    $browser->says( qr/sound: paused for 1 hour\./, 'Pause for an hour' );
+    $browser->reads( 'sound', why => qr/^until \d\d:\d\d/ );
     picture('details');
 
-    $browser->click('[data-all=pause]');
-    says( qr/All timers are paused\./, 'Pause all' );
-    reads( 'bad', word => qr/^paused$/ );
+    $browser->press_button('[data-all=pause]');
+    $browser->says( qr/All timers are paused\./, 'Pause all' );
+    $browser->reads( 'bad', word => qr/^paused$/ );
     ok( $browser->wait_js('return !document.getElementById("allPaused").hidden'), 'and the page says so' );
-    $browser->click('[data-all=resume]');
-    says( qr/All timers are resumed\./, 'Resume all' );
-    reads( 'bad', word => qr/^(?:failing|running|idle)$/ );
-    clean_console('after orders');
+    $browser->press_button('[data-all=resume]');
+    $browser->says( qr/All timers are resumed, but for 1 timer paused by name\./, 'Resume all' );
+    $browser->reads( 'bad', word => qr/^(?:failing|running|idle)$/ );
+    $browser->clean_console('after orders');
 }
 
 # Search, sorting, keyboard.
@@ -271,7 +240,7 @@ JS
     $browser->type( '#search', ' nothing' );
     ok( !$browser->js('return document.getElementById("none").hidden'), 'search: none' );
     $browser->press("\x{E00C}");
-    is( $browser->js($rows), 7, 'Escape shows all' );
+    is( $browser->rows, 7, 'Escape shows all' );
 
     $browser->click('[data-sort=name] button');
     is( $browser->js($shown), 'bad night odd.location odd.server off slow sound', 'sorted by name' );
@@ -291,8 +260,8 @@ JS
         document.body.style.minHeight = '3000px';
         scrollTo(0, 111);
 JS
-    my $runs = text_of( 'bad', 'runs' );
-    wait_until { text_of( 'bad', 'runs' ) ne $runs } for 1 .. 2;
+    my $runs = $browser->text_of( 'bad', 'runs' );
+    wait_until { $browser->text_of( 'bad', 'runs' ) ne $runs } for 1 .. 2;
     is( $browser->js('return document.activeElement.closest(".timer").dataset.timer + " " + getSelection() + " " + scrollY'),
         'sound sound 111', 'focus, selection and scroll are kept' );
     my ($hash) = $browser->js('return location.hash');
@@ -302,10 +271,10 @@ JS
 # Read only, without the final slash.
 {
     $browser->go( 'http://127.0.0.1:' . $nginx->port . '/look' );
-    ok( $browser->wait_js( "$rows == 7" ), 'without the final slash' );
+    $browser->shows( 7, 'without the final slash' );
     is( $browser->js('return [...document.querySelectorAll("[data-act], [data-all]")].filter(button => button.checkVisibility()).length'),
         0, 'write=off: no buttons' );
-    clean_console('write=off');
+    $browser->clean_console('write=off');
 }
 
 # Widths and colours.
@@ -320,7 +289,7 @@ JS
 
     $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 360, height => 740, deviceScaleFactor => 1, mobile => $true );
     $browser->go($page);
-    $browser->wait_js( "$rows == 7" );
+    $browser->shows( 7, 'all are there' );
     ok( $browser->js('return document.documentElement.scrollWidth <= innerWidth'), 'phone: nothing sticks out' )
         or diag $browser->js('return document.documentElement.scrollWidth');
     picture('phone');
@@ -341,10 +310,10 @@ JS
 # The connection is lost, and found again.
 {
     $browser->go($page);
-    $browser->wait_js( "$rows == 7" );
+    $browser->shows( 7, 'all are there' );
     $nginx->stop;
     ok( $browser->wait_js('return document.getElementById("linkText").textContent == "connection lost"'), 'it says that the connection is lost' );
-    is( $browser->js($rows), 7, 'what was known stays' );
+    is( $browser->rows, 7, 'what was known stays' );
     picture('lost');
     $nginx->start;
     $browser->click('#lost button');
@@ -376,7 +345,7 @@ JS
     }
     cmp_ok( $best, '<', 3000 * $TimerTest::SLOW, sprintf '1,000 timers: shown after %d ms', $best );
 
-    ok( $browser->wait_js( "$rows == 1000" ), '1,000 timers: all rows' );
+    $browser->shows( 1000, '1,000 timers: all rows' );
     my $search = $browser->js(<<'JS');
         const began = performance.now(), search = document.getElementById('search');
         search.value = 'task-77';
@@ -399,7 +368,7 @@ JS
 JS
     cmp_ok( $longest, '<', 1000 * $TimerTest::SLOW, sprintf '1,000 timers: no task is longer than %d ms', $longest );
     picture('thousand');
-    clean_console('1,000 timers');
+    $browser->clean_console('1,000 timers');
     $many->stop;
 }
 

@@ -2,9 +2,6 @@
 
 use super::view::View;
 
-/// So many failures in a row are not well.
-const FAILING: u32 = 3;
-
 /// What is wrong with a timer, if anything is; without its name.
 pub(super) fn complaint(view: &View<'_>) -> Option<String> {
     if view.reading.is_none() {
@@ -17,8 +14,7 @@ pub(super) fn complaint(view: &View<'_>) -> Option<String> {
     if view.is_late() {
         wrong.push(format!("late by {}s", view.late_by().as_secs()));
     }
-    let failures = view.reading.as_ref().map_or(0, |reading| reading.run.consecutive_failures);
-    if failures >= FAILING {
+    if let Some(failures) = view.failing() {
         wrong.push(format!("failed {failures} times in a row"));
     }
     (!wrong.is_empty()).then(|| wrong.join(", "))

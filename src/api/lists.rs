@@ -122,7 +122,7 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
     let pieces = By(move |piece: &mut Vec<u8>| {
         let mut text = String::new();
         match next {
-            None => page::write_head(buttons, &mut text),
+            None => page::write_head(buttons, &remarks(&panel), &mut text),
             Some(number) if number < shown => {
                 with_view(&panel, number, |view| page::write_row(&page::Row::of(view), &mut text));
             }

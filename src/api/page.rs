@@ -4,7 +4,7 @@
 //! rows of the table that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
-use super::view::View;
+use super::view::{Status, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::RunPart;
 
@@ -39,7 +39,10 @@ impl Row {
         let schedule = &view.timer.due_times.schedule;
         Self {
             name: view.timer.name.clone(),
-            status: view.status().to_string(),
+            status: match view.status() {
+                Status::Idle if view.failing().is_some() => "failing".to_owned(),
+                status => status.to_string(),
+            },
             schedule: match schedule {
                 Schedule::Every(_) => schedule.to_string(),
                 Schedule::Cron(cron) => format!("{schedule} {}", cron.zone().name()),
@@ -60,21 +63,29 @@ impl Row {
 
 const PAGE: &str = include_str!("page.html");
 const BUTTONS: (&str, &str) = cut(PAGE, "data-write=\"off\"");
-const ROWS: (&str, &str) = cut(BUTTONS.1, "<!--rows-->\n");
+const REMARKS: (&str, &str) = cut(BUTTONS.1, "<!--remarks-->\n");
+const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-qjml+hP8v+R5qDk4zynorJLLZBIRoeQspAdMR9WCcK4='; \
-     style-src 'sha256-862YVhZieiYe9kWJfjR0+1i2wDdI3KCIZ6XYTYfuk+U='; \
+     script-src 'sha256-YcuEeA2/6/xnvvoPT05HqfzBpo5Ywg2P0DoOsn6SmFY='; \
+     style-src 'sha256-qSpva/6oWRXuwEfy3LASxyvdjpV4Bf5ixWjasyLj7pA='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Appends the page up to the first row.
-pub(super) fn write_head(buttons: Buttons, out: &mut String) {
+/// Appends the page up to the first row; `remarks` are what a browser without scripts says of all
+/// timers.
+pub(super) fn write_head(buttons: Buttons, remarks: &[String], out: &mut String) {
     out.push_str(BUTTONS.0);
     out.push_str(match buttons {
         Buttons::Shown => "data-write=\"on\"",
         Buttons::LeftOut => "data-write=\"off\"",
     });
+    out.push_str(REMARKS.0);
+    for remark in remarks {
+        out.push_str("<p>");
+        escape(remark, out);
+        out.push_str("</p>\n");
+    }
     out.push_str(ROWS.0);
 }
 
@@ -188,7 +199,7 @@ mod tests {
 
     fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {
         let mut page = String::new();
-        write_head(buttons, &mut page);
+        write_head(buttons, &["the state is <b>".to_owned()], &mut page);
         for row in rows {
             write_row(row, &mut page);
         }
@@ -233,7 +244,8 @@ mod tests {
         let (shown, left_out) = (page(Buttons::Shown, &[], 0), page(Buttons::LeftOut, &[], 0));
         assert!(shown.starts_with("<!doctype html>\n<html lang=\"en\" data-write=\"on\">\n"));
         assert_eq!(shown.replacen("data-write=\"on\"", "data-write=\"off\"", 1), left_out);
-        assert_eq!(left_out, PAGE.replace("<!--rows-->\n", ""));
+        let remark = PAGE.replace("<!--remarks-->", "<p>the state is &lt;b&gt;</p>");
+        assert_eq!(left_out, remark.replace("<!--rows-->\n", ""));
     }
 
     #[test]

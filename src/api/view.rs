@@ -62,6 +62,8 @@ pub(super) struct View<'a> {
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const LATE_AFTER: Duration = Duration::from_secs(5);
+/// So many failures in a row are not well.
+const FAILING: u32 = 3;
 
 impl View<'_> {
     /// How it is.
@@ -97,6 +99,12 @@ impl View<'_> {
         self.next_due()
             .filter(|due| *due < self.now)
             .map_or(Duration::ZERO, |due| self.now.since(self.timer.due_times.start(due)))
+    }
+
+    /// How many of its runs in a row were no success, if those are so many that it is not well.
+    pub(super) fn failing(&self) -> Option<u32> {
+        let failures = self.reading.as_ref()?.run.consecutive_failures;
+        (failures >= FAILING).then_some(failures)
     }
 
     /// Whether its status is `late`, or would be if it were not running.

@@ -9,7 +9,7 @@ use super::json::{self, History, Host, Pause};
 use super::metrics::{Metrics, Sample};
 use super::page::{self, Buttons};
 use super::response::{self, By, response};
-use super::table::{self, Row};
+use super::table::{Row, Table};
 use super::view::{Configured, View, Worker};
 use crate::conf::{TimerConf, WorkerChoice, Write};
 use crate::nginx::process;
@@ -144,23 +144,26 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
 pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
     Gather::of_all(panel).gather(Sample::of, |panel, samples| {
         let mut metrics = Metrics::new(samples, panel.health() != Health::Degraded);
-        let pieces = By(move |piece: &mut Vec<u8>| {
-            let mut text = String::new();
-            let written = metrics.write(&mut text);
-            piece.extend_from_slice(text.as_bytes());
-            if written.is_some() { More::Yes } else { More::No }
-        });
-        Answer::Now(response(200, response::METRICS, Body::Pieces(Box::new(pieces))))
+        Answer::Now(response(200, response::METRICS, written_by(move |text| metrics.write(text))))
     })
+}
+
+/// A body whose pieces a function appends until it answers `None`.
+fn written_by(mut write: impl FnMut(&mut String) -> Option<()> + 'static) -> Body {
+    Body::Pieces(Box::new(By(move |piece: &mut Vec<u8>| {
+        let mut text = String::new();
+        let written = write(&mut text);
+        piece.extend_from_slice(text.as_bytes());
+        if written.is_some() { More::Yes } else { More::No }
+    })))
 }
 
 /// The table of all timers.
 pub(super) fn text(panel: &Rc<Panel>) -> Answer {
     let look = |view: &View<'_>| Some(Row::of(view));
-    Gather::of_all(panel).gather(look, |panel, mut rows| {
-        let mut body = Vec::new();
-        table::write(&mut rows, &remarks(panel), &mut body);
-        Answer::Now(response(200, response::TEXT, Body::Whole(body.into())))
+    Gather::of_all(panel).gather(look, |panel, rows| {
+        let mut table = Table::new(rows, remarks(panel));
+        Answer::Now(response(200, response::TEXT, written_by(move |text| table.write(text))))
     })
 }
 

@@ -56,29 +56,56 @@ fn left(view: &View<'_>, next: Option<UnixMs>) -> String {
     }
 }
 
-/// Appends the table, the next due time first, what has none last.
-pub(super) fn write(rows: &mut [Row], remarks: &[String], out: &mut Vec<u8>) {
-    rows.sort_by(|one, other| {
-        let key = |row: &Row| row.next.map_or(i64::MAX, |next| next.0);
-        key(one).cmp(&key(other)).then_with(|| one.cells[5].cmp(&other.cells[5]))
-    });
-    let mut widths = HEAD.map(str::len);
-    for row in &*rows {
-        for (width, cell) in widths.iter_mut().zip(&row.cells) {
-            *width = (*width).max(cell.len());
+/// The table, written in pieces.
+#[derive(Debug)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+    widths: [usize; 6],
+    remarks: Vec<String>,
+    next: usize,
+}
+
+/// How many rows a piece has.
+const ROWS: usize = 64;
+
+impl Table {
+    /// The next due time comes first, what has none last.
+    pub(super) fn new(mut rows: Vec<Row>, remarks: Vec<String>) -> Self {
+        rows.sort_unstable_by(|one, other| {
+            let key = |row: &Row| row.next.map_or(i64::MAX, |next| next.0);
+            key(one).cmp(&key(other)).then_with(|| one.cells[5].cmp(&other.cells[5]))
+        });
+        let mut widths = HEAD.map(str::len);
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(&row.cells) {
+                *width = (*width).max(cell.len());
+            }
         }
+        Self { rows, widths, remarks, next: 0 }
     }
-    let mut text = String::new();
-    line(&HEAD, widths, &mut text);
-    for row in rows.iter() {
-        line(&row.cells, widths, &mut text);
+
+    /// Appends the next piece; `None` if there is none.
+    pub(super) fn write(&mut self, out: &mut String) -> Option<()> {
+        if self.next > self.rows.len() {
+            return None;
+        }
+        if self.next == 0 {
+            line(&HEAD, self.widths, out);
+        }
+        for row in self.rows.iter().skip(self.next).take(ROWS) {
+            line(&row.cells, self.widths, out);
+        }
+        self.next += ROWS;
+        if self.next <= self.rows.len() {
+            return Some(());
+        }
+        let s = if self.rows.len() == 1 { "" } else { "s" };
+        let _ = write!(out, "\n{} timer{s}\n", self.rows.len());
+        for remark in &self.remarks {
+            let _ = writeln!(out, "{remark}");
+        }
+        Some(())
     }
-    let s = if rows.len() == 1 { "" } else { "s" };
-    let _ = write!(text, "\n{} timer{s}\n", rows.len());
-    for remark in remarks {
-        let _ = writeln!(text, "{remark}");
-    }
-    out.extend_from_slice(text.as_bytes());
 }
 
 fn line<T: AsRef<str>>(cells: &[T; 6], widths: [usize; 6], text: &mut String) {

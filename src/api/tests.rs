@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::health::complaint;
 use super::json::{self, History, Host, Pause};
 use super::metrics::{Metrics, Sample};
-use super::table::{self, Row};
+use super::table::{Row, Table};
 use super::view::{Configured, Status, View, Worker};
 use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
 use crate::state::{
@@ -255,11 +255,11 @@ fn the_table_begins_with_what_comes_next() {
         ..self::timer()
     };
     let off = Configured { name: "off".to_owned(), scheduled: Scheduled::Off, ..self::timer() };
-    let mut rows: Vec<_> =
+    let rows: Vec<_> =
         [&off, &later, &timer].map(|timer| Row::of(&view(timer, Some(reading()), at(1)))).into();
-    let mut out = Vec::new();
-    table::write(&mut rows, &["the state is degraded".to_owned()], &mut out);
-    let text = String::from_utf8(out).unwrap();
+    let mut table = Table::new(rows, vec!["the state is degraded".to_owned()]);
+    let mut text = String::new();
+    while table.write(&mut text).is_some() {}
     let names: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
     assert_eq!(names, ["NAME", "sync", "later", "off", "", "timers", "degraded"]);
     assert!(text.contains("2025-11-24 16:01:00Z  59s "), "{text}");

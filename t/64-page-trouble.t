@@ -328,6 +328,8 @@ JS
     spew( $nginx->prefix . '/old/timers', JSON::PP::encode_json($old) );
     $browser->go("http://127.0.0.1:$port/old/");
     $browser->reads( 'spread', next => qr/^due$/, 'what waits for its jitter is not late' );
+    $browser->click( part( 'spread', 'open' ) );
+    like( $browser->js('return document.querySelector("[data-timer=spread] .more").textContent'), qr/Next due\S+Z \(due\)/, 'nor in its details' );
     $browser->console;
 }
 

@@ -68,7 +68,7 @@ const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-YcuEeA2/6/xnvvoPT05HqfzBpo5Ywg2P0DoOsn6SmFY='; \
+     script-src 'sha256-jjfuc0D4tNZ5YKoEh3MWlJRZrRIAIB/WAn0lnMqOLxc='; \
      style-src 'sha256-qSpva/6oWRXuwEfy3LASxyvdjpV4Bf5ixWjasyLj7pA='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 

@@ -145,6 +145,41 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
     assert!(matches!(claim(&two, timer, wanted, now.0), Step::DealtWith), "done once");
 }
 
+#[test]
+fn an_order_that_is_to_come_again_was_not_given() {
+    let bench = Bench::file(&["a"]);
+    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+    let place = &bench.places[0];
+    let timer = timer(place, &every);
+    let now = UnixMs(1_000_500);
+    let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
+    let wanted = |now| match decide(&one.read(place).unwrap(), &every, policy, None, now) {
+        Decision::Claim(wanted @ Wanted::Order { .. }) => Some(wanted),
+        _ => None,
+    };
+
+    // Somebody else gives an order, or pauses all timers.
+    let elsewhere = one.lock_header().unwrap();
+    assert_eq!(two.order_run(place, run_id(5), now), Edited::Again);
+    assert_eq!(wanted(now), None, "or it would run now, and once more when it comes again");
+    assert_eq!(two.pause(timer, None, now), Edited::Again);
+    assert_eq!(two.pause_all(None, now), Edited::Again);
+    assert!(!one.read(place).unwrap().is_paused(now));
+    drop(elsewhere);
+
+    let before = one.order_number();
+    assert_eq!(two.order_run(place, run_id(5), now), Edited::Done(Ordered::Pending(run_id(5))));
+    assert_eq!(one.order_number(), before + 1);
+    let claim = won(&one, timer, wanted(now).unwrap(), now.0);
+
+    let elsewhere = one.lock_header().unwrap();
+    assert_eq!(two.order_cancel(place, now), Edited::Again);
+    assert!(!one.is_cancelled(place, run_id(5)), "the run after it would be cancelled, too");
+    drop(elsewhere);
+    claim.finish(ended(Outcome::Success), None);
+    assert_eq!(wanted(now), None, "it has run once");
+}
+
 /// Not a test of its own: the process that the next one kills.
 #[test]
 fn holder() {

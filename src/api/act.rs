@@ -87,7 +87,9 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
     };
     let time = parse_time(word.as_bytes()).filter(|time| *time > Duration::ZERO);
     let time = time.ok_or("invalid \"for\" argument, it must be a time above 0")?;
-    Ok(Some(wall_clock().plus(time)))
+    let until = wall_clock().plus(time);
+    let until = Some(until).filter(|until| until.is_in_calendar());
+    until.ok_or("invalid \"for\" argument, it is too long").map(Some).map_err(str::to_owned)
 }
 
 impl Order {

@@ -39,7 +39,7 @@ impl Arguments<'_> {
     /// `after`: an instant as RFC 3339 or as Unix seconds; `now` if it is not given.
     pub(super) fn after(self, now: UnixMs) -> Result<UnixMs, String> {
         let Some(word) = self.get("after", Plus::Itself)? else { return Ok(now) };
-        instant(&word).ok_or_else(|| {
+        instant(&word).filter(|after| after.is_in_calendar()).ok_or_else(|| {
             "invalid \"after\" argument, it must be an RFC 3339 instant or Unix seconds".to_owned()
         })
     }
@@ -65,8 +65,7 @@ fn instant(word: &str) -> Option<UnixMs> {
     }
     let ms: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
     let seconds: i64 = seconds.parse().ok()?;
-    // The calendar ends with the year 9999.
-    (seconds <= 253_402_300_799).then(|| UnixMs(seconds * 1000 + ms))
+    Some(UnixMs(seconds.checked_mul(1000)?.checked_add(ms)?))
 }
 
 fn decode(value: &[u8], plus: Plus) -> Option<Vec<u8>> {
@@ -117,8 +116,15 @@ mod tests {
         assert_eq!(after("1795435200.123"), noon);
         assert_eq!(after("1795435200.1239"), noon);
         assert_eq!(after("0"), Ok(UnixMs(0)));
+        assert_eq!(after("253402207200"), Ok(UnixMs(253_402_207_200_000)));
+        assert_eq!(after("9999-12-30T22:00:00Z"), Ok(UnixMs(253_402_207_200_000)));
         assert_eq!(Arguments(b"").after(UnixMs(7)), Ok(UnixMs(7)));
-        for bad in ["", "x", "1.", ".1", "-1", "1e3", "99999999999999999999", "253402300800"] {
+        for bad in ["", "x", "1.", ".1", "-1", "1e3", "9223372036854775807", "99999999999999999999"]
+        {
+            assert!(after(bad).is_err(), "{bad}");
+        }
+        // What RFC 3339 cannot write, in whatever zone.
+        for bad in ["9999-12-31T00:00:00Z", "253402207201"] {
             assert!(after(bad).is_err(), "{bad}");
         }
     }

@@ -77,6 +77,7 @@ fn list(
     let pieces = By(move |piece: &mut Vec<u8>| {
         piece.append(&mut start);
         let due = if left == 0 { None } else { schedule.next(from) };
+        let due = due.filter(|due| due.is_in_calendar());
         let Some(due) = due else {
             piece.extend_from_slice(b"]}\n");
             return More::No;

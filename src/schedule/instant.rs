@@ -30,6 +30,11 @@ impl UnixMs {
         text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_millisecond()))
     }
 
+    /// Whether RFC 3339 can write it: the calendar ends with the year 9999.
+    pub fn is_in_calendar(self) -> bool {
+        jiff::Timestamp::from_millisecond(self.0).is_ok()
+    }
+
     /// The instant as RFC 3339 writes it, in UTC with milliseconds: `2026-11-23T12:00:00.123Z`.
     pub fn rfc3339(self) -> Rfc3339 {
         Rfc3339(self)

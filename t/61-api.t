@@ -225,7 +225,7 @@ for my $wrong (
     '/next',                    '/next?cron=',           '/next?cron=61+*+*+*+*',
     '/next?cron=0+0+31+2+*',    '/next?cron=@daily&tz=Nowhere/At_All', '/next?cron=@daily&count=0',
     '/next?cron=@daily&count=101', '/next?cron=@daily&after=yesterday', '/next?cron=%zz',
-    '/timers/ok/next?count=x',  '/timers/ok/next?after=-1',
+    '/timers/ok/next?count=x',  '/timers/ok/next?after=-1', '/timers/ok/next?after=253402300799',
 ) {
     my $refused = get($wrong);
     is( $refused->{status}, 400, "$wrong: 400" );

@@ -228,7 +228,7 @@ $since = time;
 ok( wait_until { grep { $_ > $since + 0.8 } dues_after( 'tick', $since ) }, 'it ends by itself' );
 @late = grep { $_ < $since + 0.7 } dues_after( 'tick', $since + 0.3 );
 is( scalar @late, 0, 'not before' ) or diag "@late";
-for my $for ( '0', '', 'x', '-1s', '1y1', '%zz' ) {
+for my $for ( '0', '', 'x', '-1s', '1y1', '%zz', '999999999d', '9223372036854775s' ) {
     is( ( order("/timers/tick/pause?for=$for") )[0], 400, "for=$for: 400" );
 }
 is( show('tick')->{paused}, undef, 'it is not paused' );

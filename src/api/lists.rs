@@ -13,7 +13,7 @@ use super::table::{Row, Table};
 use super::view::{Configured, View, Worker};
 use crate::conf::{TimerConf, WorkerChoice, Write};
 use crate::nginx::process;
-use crate::nginx::response::{Answer, Body, More, TURN};
+use crate::nginx::response::{Answer, Body, More, turn_ends};
 use crate::os::wall_clock;
 use crate::runner::Panel;
 use crate::state::{Health, Steps};
@@ -236,12 +236,12 @@ impl<T: 'static> Gather<T> {
         look: impl Fn(&View<'_>) -> Option<T> + 'static,
         finish: impl FnOnce(&Panel, Vec<T>) -> Answer + 'static,
     ) -> Answer {
-        let until = Instant::now() + TURN;
+        let until = turn_ends();
         while !self.left.is_empty() {
             if let Err(after) = self.look_at_next(&look) {
                 return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
             }
-            if Instant::now() >= until {
+            if !self.left.is_empty() && Instant::now() >= until {
                 let after = Duration::from_millis(1);
                 return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
             }

@@ -12,15 +12,15 @@
 //!            └──> the last piece was handed over, or the client is gone
 //! ```
 //!
-//! No turn of the event loop makes more than [`TURN`] of an answer, or `PIECE` bytes of it, and no
-//! piece is made before the one before it has left, so that a client that does not read costs one
-//! piece of memory.
+//! A turn of the event loop makes pieces until its time is up ([`turn_ends`]), or `PIECE` bytes of an
+//! answer, and no piece is made before the one before it has left, so that a client that does not
+//! read costs one piece of memory, and what its answer was gathered in before.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nginx_sys::{
     ngx_buf_t, ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_output_filter,
@@ -32,7 +32,7 @@ use super::guard::guard;
 use super::handler::{ClientRequest, core_location};
 use super::module::{self, HttpModule};
 use super::response::{
-    Answer, AskAgain, Begun, More, Pieces, TURN, fill, new_buffer, respond, send,
+    Answer, AskAgain, Begun, More, Pieces, fill, new_buffer, respond, send, turn_ends,
 };
 use super::{pool, rc};
 
@@ -281,7 +281,7 @@ impl Reply {
         let more = {
             let mut todo = self.todo.borrow_mut();
             let Todo::Send(pieces) = &mut *todo else { return };
-            fill(&mut **pieces, &mut piece, Instant::now() + TURN)
+            fill(&mut **pieces, &mut piece, turn_ends())
         };
         self.piece.replace(piece);
         match (self.send_piece(r, more), more) {
@@ -374,7 +374,8 @@ impl Reply {
     }
 }
 
-/// Whether something that was handed over has not left yet, as `ngx_http_writer` has it.
+/// Whether something that was handed over has not left yet, as `ngx_http_writer` has it; and also
+/// what the connection has of a subrequest whose turn it is to be sent.
 fn is_buffered(r: *mut ngx_http_request_t) -> bool {
     // SAFETY: an open request.
     let request = unsafe { &*r };
@@ -382,5 +383,6 @@ fn is_buffered(r: *mut ngx_http_request_t) -> bool {
     let connection = unsafe { &*request.connection };
     request.buffered() != 0
         || !request.postponed.is_null()
-        || (ptr::eq(r, request.main) && connection.buffered() != 0)
+        || ((ptr::eq(r, request.main) || ptr::eq(connection.data, r.cast()))
+            && connection.buffered() != 0)
 }

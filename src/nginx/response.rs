@@ -1,6 +1,7 @@
 //! Responses: what is sent, and how nginx gets it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::mem;
 use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
@@ -59,10 +60,31 @@ pub enum More {
     No,
 }
 
-/// How long a turn of the event loop may make pieces.
-pub const TURN: Duration = Duration::from_millis(5);
+/// How long a turn of the event loop may make pieces, for all answers together.
+const TURN: Duration = Duration::from_millis(5);
 /// How large a piece grows before it is sent.
 const PIECE: usize = 64 * 1024;
+
+thread_local! {
+    /// The turn in which pieces were made last, by nginx's clock, and when its time is up.
+    static LAST_TURN: Cell<Option<(usize, Instant)>> = const { Cell::new(None) };
+}
+
+/// When the time of this turn is up; each answer goes on a little all the same.
+pub fn turn_ends() -> Instant {
+    // nginx looks at the clock once in each turn.
+    // SAFETY: HOST-1: one thread.
+    let turn = unsafe { nginx_sys::ngx_current_msec };
+    match LAST_TURN.get() {
+        Some((last, ends)) if last == turn => ends,
+        _ => {
+            let ends = Instant::now() + TURN;
+            LAST_TURN.set(Some((turn, ends)));
+            ends
+        }
+    }
+}
+
 /// What became of the first turn of a response.
 pub(super) enum Begun {
     /// This is what the request is to be finalized with.
@@ -78,7 +100,7 @@ pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
         Body::Whole(body) => (body, None),
         Body::Pieces(mut pieces) => {
             let mut first = Vec::new();
-            let more = fill(&mut *pieces, &mut first, Instant::now() + TURN);
+            let more = fill(&mut *pieces, &mut first, turn_ends());
             (first.into(), (more == More::Yes).then_some(pieces))
         }
     };
@@ -184,6 +206,8 @@ pub(super) fn send(
         More::No => {
             filled.set_last_buf(is_main.into());
             filled.set_last_in_chain(1);
+            // Without a last buffer there has to be something in it, or a reason for it to be empty.
+            filled.set_sync((!is_main && content.len == 0).into());
         }
         More::Yes => filled.set_flush(1),
     }

@@ -263,17 +263,16 @@ impl Reply {
             return self.finalize(r, rc::REQUEST_TIME_OUT);
         }
         // SAFETY: as above.
-        if unsafe { (*write).delayed() } != 0 {
-            return self.wait(r);
-        }
-        if is_buffered(r) {
+        if unsafe { (*write).delayed() } == 0 && is_buffered(r) {
             // SAFETY: an open request whose header was sent.
             if unsafe { ngx_http_output_filter(r, ptr::null_mut()) } == rc::ERROR {
                 return self.finalize(r, rc::ERROR);
             }
-            if is_buffered(r) {
-                return self.wait(r);
-            }
+        }
+        // What was sent just now may be all that `limit_rate` allows for a while: the timer is its.
+        // SAFETY: as above.
+        if unsafe { (*write).delayed() } != 0 || is_buffered(r) {
+            return self.wait(r);
         }
         self.stop_waiting(r);
 

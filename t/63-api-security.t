@@ -222,7 +222,9 @@ ok( $backend->wait_requests( $ticks + 5, timer => 'tick' ) >= $ticks + 5, 'timer
 is( scalar( $backend->requests( timer => 'victim' ) ), 0, 'none ran that should not' );
 my @done = $nginx->log_lines(qr/ timer "(?:victim|off|runs|tick)": (?:run by hand|cancelled|paused)| timer: all timers paused/);
 is( scalar @done, 0, 'no order was taken' ) or diag join "\n", @done;
-my @loud = $nginx->log_lines(qr/\[(?:crit|alert|emerg)\]|\[error\] \S+ (?:\*\d+ )?timer(?: "[^"]*")?: /);
+# (That a machine was too slow for the one that ticks is no complaint.)
+my @loud = grep { !/timer "tick": (?:due time left out|missed )/ }
+    $nginx->log_lines(qr/\[(?:crit|alert|emerg)\]|\[error\] \S+ (?:\*\d+ )?timer(?: "[^"]*")?: /);
 is( scalar @loud, 0, 'the module has nothing to complain of' ) or diag join "\n", @loud > 5 ? @loud[ 0 .. 4 ] : @loud;
 
 $nginx->stop('TERM');

@@ -36,6 +36,7 @@ my $timeout = 3 * $TimerTest::SLOW;
 my $hangs   = "timer_timeout ${timeout}s; proxy_read_timeout 1h;";
 my $stuck   = TimerTest::Nginx->new(
     workers => 2,
+    http    => 'keepalive_timeout 1h; keepalive_requests 1000000;',
     server  => $api
         . timer( $backend, 'own',    $rare, 'hang', $hangs )
         . timer( $backend, 'any',    $rare, 'hang', "$hangs timer_worker any;" )
@@ -208,6 +209,16 @@ for my $name (qw( own any )) {
         is( ( $gives->order('/timers/tick/resume') )[0], 200, 'so is the next' );
         goes_on( 'tick', "slot $slot: it goes on" );
     }
+
+    # Due times that nobody took in time cannot be counted meanwhile: the timer goes on without.
+    my $lock = lock_record( $file, 'tick', 'control' );
+    $nginx->signal( 'STOP', $workers[0] );
+    my $stopped_at = time;
+    wait_until { time > $stopped_at + 1 };
+    $nginx->signal( 'CONT', $workers[0] );
+    goes_on( 'tick', 'a timer whose record stays locked goes on' );
+    logged( $nginx, qr/\[error\].* timer "tick": record is locked, due times left out are not counted/, 'the log tells what is lost' );
+    undef $lock;
     logged_times( $nginx, qr/\[(?:crit|alert|emerg)\]/, 0, 'nothing above error is logged' );
     is_deeply( [ $nginx->workers ], [ sort { $a <=> $b } @workers ], 'by the same workers' );
     $nginx->stop;
@@ -241,7 +252,7 @@ for my $name (qw( own any )) {
 # Now it is.
 ok( wait_until( sub { time > $stopped + $timeout + 10 }, 20 + $timeout ), 'the timeout and 10 s have passed' );
 for my $name (qw( own any )) {
-    ok( wait_until { $other->show($name)->{status} eq 'stuck' }, "$name is stuck" );
+    ok( wait_until { ( $other->show($name)->{status} // '' ) eq 'stuck' }, "$name is stuck" );
     my $shown = $other->show($name);
     is_deeply( [ @{ $shown->{running} }{qw( run pid )} ], [ $runs{$name}, $zero ], 'the run is told, and whose it is' );
     my $health = $other->ask("/health/$name");

@@ -140,6 +140,10 @@ fn write_of_timer(log: Log, notice: &Notice) {
             let line = format_args!("timer \"{name}\": record is locked, not updated");
             log.write(Level::Error, line);
         }
+        Notice::NotCounted { name } => {
+            let what = "due times left out are not counted";
+            log.write(Level::Error, format_args!("timer \"{name}\": record is locked, {what}"));
+        }
         Notice::IsPaused { name: Some(name), since } => {
             log.write(
                 Level::Warn,

@@ -126,6 +126,7 @@ impl Worker {
         let (Notice::Failed { .. }
         | Notice::HeaderDamaged
         | Notice::Damaged { .. }
+        | Notice::NotCounted { .. }
         | Notice::Lost { .. }) = notice
         else {
             return true;

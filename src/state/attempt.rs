@@ -284,8 +284,8 @@ impl ClaimAttempt {
     }
 
     /// Leaves out for good what lies between the last due time that was dealt with and `due`, and
-    /// counts it. The claim stops if that cannot be written down yet, or if `due` itself has been
-    /// left out meanwhile.
+    /// counts it; not, if others have locked the record for too long. The claim stops if that cannot
+    /// be written down yet, or if `due` itself has been left out meanwhile.
     fn pass_over(
         &mut self,
         inner: &Inner,
@@ -299,7 +299,12 @@ impl ClaimAttempt {
             return None;
         }
         let Some(_lock) = inner.try_lock(CONTROL, timer.place.page) else {
-            return Some(self.again());
+            let Some(after) = self.steps.next() else {
+                // What is due is worth more than the account of what was not.
+                inner.notice(Notice::NotCounted { name: timer.place.name.clone() });
+                return None;
+            };
+            return Some(Step::Again { after });
         };
         let Ok(control) = inner.try_read_control(timer.place) else { return Some(self.again()) };
         let mut reading = Reading { control, ..reading.clone() };

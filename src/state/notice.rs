@@ -90,6 +90,11 @@ pub enum Notice {
         /// The timer.
         name: Box<str>,
     },
+    /// error: an edit lock was refused for too long while due times were to be left out.
+    NotCounted {
+        /// The timer.
+        name: Box<str>,
+    },
     /// notice: the schedule differs from the one that was loaded before.
     ScheduleChanged {
         /// The timer.
@@ -129,6 +134,7 @@ impl Notice {
             | Self::Interrupted { name, .. }
             | Self::LeftOut { name, .. }
             | Self::NotLoaded { name }
+            | Self::NotCounted { name }
             | Self::ScheduleChanged { name }
             | Self::OrderDropped { name, .. } => Some(name),
         }

@@ -209,8 +209,11 @@ impl Reply {
             Todo::Nothing => {}
             Todo::Ask(ask) => {
                 // SAFETY: the invariant; the view ends with the call.
-                let answer = ask(&unsafe { ClientRequest::new(r) });
-                self.answer::<M>(r, answer);
+                let request = unsafe { ClientRequest::new(r) };
+                match guard(None, || Some(ask(&request))) {
+                    Some(answer) => self.answer::<M>(r, answer),
+                    None => self.finalize(r, rc::INTERNAL_SERVER_ERROR),
+                }
             }
             Todo::Send(_) => {
                 self.todo.replace(todo);
@@ -280,9 +283,10 @@ impl Reply {
         let more = {
             let mut todo = self.todo.borrow_mut();
             let Todo::Send(pieces) = &mut *todo else { return };
-            fill(&mut **pieces, &mut piece, turn_ends())
+            guard(None, || Some(fill(&mut **pieces, &mut piece, turn_ends())))
         };
         self.piece.replace(piece);
+        let Some(more) = more else { return self.finalize(r, rc::ERROR) };
         match (self.send_piece(r, more), more) {
             (None, _) => self.finalize(r, rc::ERROR),
             // What is still to be sent nginx sends by itself.

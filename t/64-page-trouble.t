@@ -28,6 +28,9 @@ my $browser = TimerTest::Page->start( width => 1280, height => 900 );
 my $long    = 'n' . 'ame_of_127_characters-' x 6;
 $long = substr $long, 0, 127;
 
+# Due in half an hour, at whatever minute this is run.
+my $half = ( time + 1800 ) % 3600 . 's';
+
 my ( $backend, $silent ) = map { { port => free_port() } } 1 .. 2;
 $_->{socket} = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $_->{port}, Listen => 16, ReuseAddr => 1, Blocking => 0 )
     or die "listen: $!"
@@ -55,8 +58,8 @@ $nginx->write_conf(
         location /slow/ { timer_api write=on; }
         location = /slow/timers { proxy_pass http://127.0.0.1:$silent->{port}; }
         location \@often { timer often every=1s offset=0 uri=/x; return 204; }
-        location \@hourly { timer hourly every=1h uri=/x; return 204; }
-        location \@hang { timer hang every=1h uri=/x; proxy_pass http://127.0.0.1:$backend->{port}; }
+        location \@hourly { timer hourly every=1h offset=$half uri=/x; return 204; }
+        location \@hang { timer hang every=1h offset=$half uri=/x; proxy_pass http://127.0.0.1:$backend->{port}; }
         location \@spread { timer spread every=12h jitter=11h uri=/x; return 204; }
         location /a/long/location/for/a/long/name/ { timer $long "cron=0,5,10,15,20,25,30,35,40,45,50,55 8-18 1-7,15-21 JAN,MAR,MAY,JUL MON-FRI" tz=Australia/Lord_Howe; return 204; }
 CONF

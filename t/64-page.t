@@ -39,7 +39,7 @@ my $nginx = TimerTest::Nginx->new(
         location @sound { timer sound every=400ms offset=0 uri=/tick; return 204; }
         location @bad { timer bad every=300ms uri=/bad; return 503; }
         location @off { timer off every=1h enabled=off; return 204; }
-        location @slow { timer slow every=1h uri=/slow; timer_timeout 60s; proxy_pass http://127.0.0.1:%BACKEND%; }
+        location @slow { timer slow every=1h offset=%HALF% uri=/slow; timer_timeout 60s; proxy_pass http://127.0.0.1:%BACKEND%; }
         location @night { timer night "cron=30 3 * * MON-FRI" tz=Europe/Berlin; return 204; }
 CONF
     http => <<'CONF',
@@ -52,12 +52,15 @@ CONF
 CONF
 );
 
+# Due in half an hour, at whatever minute this is run.
+my $half = ( time + 1800 ) % 3600 . 's';
+
 # The upstream of "slow" takes connections and says nothing.
 my $backend = free_port();
 my $other   = free_port();
 {
     my %change = map { $_ => $nginx->{$_} } qw( server http );
-    s/%BACKEND%/$backend/g, s/%OTHER%/$other/g for values %change;
+    s/%BACKEND%/$backend/g, s/%OTHER%/$other/g, s/%HALF%/$half/g for values %change;
     $nginx->write_conf(%change);
 }
 my $silent = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $backend, Listen => 16, ReuseAddr => 1 )

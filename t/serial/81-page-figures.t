@@ -24,8 +24,9 @@ my $slow = $TimerTest::SLOW;
 # One worker that answers, and none of whose runs come meanwhile: what is measured is the answering.
 sub nginx_with {
     my ($count) = @_;
+    my $offset    = int( time + 43200 ) % 86400 . 's';
     my $locations = join '', map {
-        "location \@t$_ { timer task-$_ every=1d offset=23h first=now uri=/x; return " . ( $_ % 40 ? 204 : 503 ) . "; }\n"
+        "location \@t$_ { timer task-$_ every=1d offset=$offset first=now uri=/x; return " . ( $_ % 40 ? 204 : 503 ) . "; }\n"
     } 1 .. $count;
     my $nginx = TimerTest::Nginx->new( log_level => 'notice',
         http => 'keepalive_requests 1000000;', server => "location /status { timer_api write=on; }\n$locations" );

@@ -31,8 +31,11 @@ sub picture {
     return;
 }
 
-my $nginx = TimerTest::Nginx->new(
+# A browser opens connections in advance; a worker that is leaving waits for their first request.
+my $prompt = 'worker_shutdown_timeout 1s;';
+my $nginx  = TimerTest::Nginx->new(
     workers => 2,
+    main    => $prompt,
     server  => <<'CONF',
         location /status/ { timer_api write=on; }
         location /look { timer_api; }
@@ -334,6 +337,7 @@ JS
     } 1 .. 1000;
     my $many = TimerTest::Nginx->new(
         workers => 2,
+        main    => $prompt,
         server  => "timer_worker auto; location /status { timer_api write=on; }\n$locations",
     );
     $many->start;

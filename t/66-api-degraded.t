@@ -12,6 +12,7 @@ use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Api;
 use TimerTest::Backend;
+use TimerTest::Disk;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
@@ -20,21 +21,6 @@ in_namespace();
 my $backend = TimerTest::Backend->start;
 my $rare    = 'every=10h offset=' . ( ( time - 3600 ) % 36_000 ) . 's';
 my $hangs   = 'timer_timeout 1h; proxy_read_timeout 1h;';
-
-sub small_disk {
-    my $disk = scratch_dir() . '/disk';
-    mkdir $disk;
-    my ( $status, $out ) = run_command( 'mount', '-t', 'tmpfs', '-o', 'size=256k,mode=755', 'none', $disk );
-    is( $status, 0, 'a small disk' ) or diag $out;
-    return $disk;
-}
-
-sub fill {
-    my ($disk) = @_;
-    open my $fh, '>', "$disk/filler" or return;
-    1 while syswrite $fh, "\0" x 4096;
-    return;
-}
 
 # Some more runs of a timer, one test.
 sub goes_on {
@@ -68,13 +54,6 @@ sub by_slot {
     return map { TimerTest::Api->new( $nginx, worker => [ $nginx->worker_in_slot($_) ] ) } 0, 1;
 }
 
-sub reload_all {
-    my ($nginx) = @_;
-    my @old = $nginx->reload;
-    $nginx->wait_gone( \@old );
-    return;
-}
-
 my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
 
 # No room for the records of new timers.
@@ -89,7 +68,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     $nginx->start;
     my @api = by_slot($nginx);
     is( state_of( $api[$_] ), $OK, "slot $_: with space, the state is ok" ) for 0, 1;
-    fill($disk);
+    fill_disk($disk);
     my @more = map {"more$_"} 1 .. 40;
     my $last = $more[-1];
     $nginx->write_conf( server => $nginx->{server}
@@ -97,7 +76,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
             . timer( $backend, 'idle', $rare )
             . timer( $backend, 'any',  $rare, 'ok', 'timer_worker any;' )
             . timer( $backend, 'hang', $rare, 'hang', $hangs ) );
-    reload_all($nginx);
+    $nginx->reload_all;
     goes_on( $last, 'no room for more records: a timer without one runs' );
     goes_on( 'old', 'so does one that has its own' );
     @api = by_slot($nginx);
@@ -134,7 +113,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     ok( $status == 202 || $status == 409, 'a timer with a record takes orders of any worker' );
 
     unlink "$disk/filler";
-    reload_all($nginx);
+    $nginx->reload_all;
     @api = by_slot($nginx);
     is( state_of( $api[$_] ), $OK, "slot $_: with space and a reload, all is well" ) for 0, 1;
     ( $status, $said ) = $api[1]->order('/timers/idle/run');
@@ -158,7 +137,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     goes_on( 'fails', 'a disk with space' );
     is( state_of( $api[$_] ), $OK, "slot $_: is ok" ) for 0, 1;
     truncate "$disk/fails.state", 0;
-    fill($disk);
+    fill_disk($disk);
     goes_on( 'fails', 'without space it goes on' );
     for my $slot ( 0, 1 ) {
         my $said;
@@ -171,11 +150,11 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     is( ( $api[1]->order('/pause') )[0], 503, 'and a pause of all' );
     goes_on( 'fails', 'it goes on' );
     unlink "$disk/filler";
-    reload_all($nginx);
+    $nginx->reload_all;
     @api = by_slot($nginx);
     is( state_of( $api[$_] ), $RECOVERED, "slot $_: with space and a reload there is a new file" ) for 0, 1;
     goes_on( 'fails', 'and it goes on' );
-    reload_all($nginx);
+    $nginx->reload_all;
     @api = by_slot($nginx);
     is( state_of( $api[$_] ), $OK, "slot $_: another reload, and all is well" ) for 0, 1;
     $nginx->stop;

@@ -17,13 +17,6 @@ use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
 
-sub reload_all {
-    my ($nginx) = @_;
-    my @old = $nginx->reload;
-    $nginx->wait_gone( \@old );
-    return;
-}
-
 # One test each: the newest run of a timer knows the start of its last success; answers the run.
 sub next_run {
     my ($name) = @_;
@@ -83,7 +76,7 @@ for my $step (@steps) {
     my ( $title, $server ) = @$step;
     my $before = read_records($file);
     $nginx->write_conf( server => $server->() );
-    reload_all($nginx);
+    $nginx->reload_all;
     my $run = next_run('a');
     my @successes = map { sprintf '%.3f', $_->{arrived} } $backend->requests( timer => 'a' );
     ok( $run->{headers}{'x-success'} > $run->{arrived} - 60, "$title: a knows its last success" );
@@ -125,7 +118,7 @@ $nginx = TimerTest::Nginx->new(
 );
 $file = $nginx->prefix . '/timers.state';
 $nginx->start;
-reload_all($nginx) for 1 .. 5;
+$nginx->reload_all for 1 .. 5;
 next_run('fd');
 is( held( $nginx->pid, $file ), 1, 'the master holds one descriptor' );
 my @workers = $nginx->workers;
@@ -137,7 +130,7 @@ is( join( ' ', map { held( $_, $file ) } @helpers ), join( ' ', map {0} @helpers
 # A reload that fails when everything was read, at a port that is taken, has changed nothing.
 my $taken = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1 );
 $nginx->write_conf( server => timer( $backend, 'fd', 'every=50ms' ) . timer( $backend, 'idle', $far ) . timer( $backend, 'off', "$far enabled=off" ) );
-reload_all($nginx);
+$nginx->reload_all;
 ok( $backend->wait_requests( 1, timer => 'idle', ended => 1 ), 'a timer has had its first run' );
 my $control = sub {
     my $records = read_records($file);
@@ -157,7 +150,7 @@ $after =~ s/, new: .*//;
 is( $after, $before, 'what the records say of the timers is as it was' );
 is( scalar( $backend->requests( timer => 'new' ) ), 0, 'a new timer has not run' );
 close $taken;
-reload_all($nginx);
+$nginx->reload_all;
 ok( $backend->wait_requests( 1, timer => 'new' ), 'the same configuration is taken up when the port is free; its first=now runs' );
 is( scalar( $backend->requests( timer => $_ ) ), $_ eq 'idle' ? 1 : 0, "$_ is not fired" ) for qw( idle off );
 $nginx->stop;

@@ -17,13 +17,6 @@ in_namespace() if $> == 0;
 my $backend = TimerTest::Backend->start;
 my $far     = 'every=10h first=now';
 
-sub reload_all {
-    my ($nginx) = @_;
-    my @old = $nginx->reload;
-    $nginx->wait_gone( \@old );
-    return;
-}
-
 sub next_run {
     my ($name) = @_;
     my $seen   = $backend->requests( timer => $name );
@@ -70,7 +63,7 @@ $nginx = TimerTest::Nginx->new( workers => 2, state => 'memory', server => timer
 $nginx->start;
 ok( $backend->wait_requests( 1, timer => 'movesf' ), 'a state in memory' );
 $nginx->write_conf( state => undef );
-reload_all($nginx);
+$nginx->reload_all;
 $nginx->wait_log( qr/timer "moves": run succeeded/, 3 + $nginx->log_lines(qr/timer "moves": run succeeded/) );
 ok( -s $nginx->prefix . '/timers.state', 'is a file after a reload' );
 $nginx->stop;
@@ -85,7 +78,7 @@ sub judge_fallback {
     is( $nginx->get('/ready')->{status}, 200, "$title: nginx serves" );
     logged( $nginx, qr/\[warn\].* state file "\Q$file\E" open failed, state is kept in memory \($errno\)/, "$title: it is said" );
     logged_times( $nginx, qr/\[(?:warn|error|crit)\].*state/, 1, "$title: once" );
-    reload_all($nginx);
+    $nginx->reload_all;
     my $worker = $nginx->worker_in_slot(0);
     ok( wait_until( sub { requests_by( $worker, $backend->requests( timer => $name ) ) >= 2 } ), "$title: they go on after a reload" );
     is( scalar( $backend->requests( timer => "$name-f" ) ), 1, "$title: which keeps the records" );

@@ -11,53 +11,26 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Cases;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 in_namespace();
 
 my $backend = TimerTest::Backend->start;
-
-# Timers of one case, named after it.
-sub timers {
-    my ( $case, $more ) = @_;
-    return timer( $backend, "$case-tick", 'every=50ms' )
-        . timer( $backend, "$case-any", 'every=50ms', 'ok', 'timer_worker any;' )
-        . timer( $backend, "$case-first", 'every=10h first=now' )
-        . ( $more // '' );
-}
-
-# One test: timers of this case run in workers that were started meanwhile, and nginx serves.
-sub goes_on {
-    my ( $nginx, $case, $title ) = @_;
-    my %seen = map { $_ => scalar $backend->requests( timer => "$case-$_" ) } qw( tick any );
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $ok = wait_until { 2 == grep { $backend->requests( timer => "$case-$_" ) >= $seen{$_} + 3 } keys %seen };
-    ok( $ok, "$title: timers run" ) or diag join "\n", ( $nginx->log_lines(qr/\[(?:warn|error|crit)\]/) )[ 0 .. 9 ];
-    is( $nginx->get('/ready')->{status}, 200, "$title: nginx serves" );
-    return;
-}
-
-sub first_runs { return scalar $backend->requests( timer => "$_[0]-first" ) }
-
-sub reload_all {
-    my ($nginx) = @_;
-    my @old = $nginx->reload;
-    $nginx->wait_gone( \@old );
-    return;
-}
+my $cases   = TimerTest::Cases->new($backend);
 
 # Bad content: moved aside, said in one line, and a new file made. It is not "never seen": first=now has
 # run already, as far as one can know.
 my $whole;
 {
-    my $nginx = TimerTest::Nginx->new( server => timers('whole') );
+    my $nginx = TimerTest::Nginx->new( server => $cases->timers('whole') );
     $nginx->start;
-    goes_on( $nginx, 'whole', 'a new file' );
+    $cases->goes_on( $nginx, 'whole', 'a new file' );
     $nginx->stop;
     $whole = slurp( $nginx->prefix . '/timers.state' );
     is( length($whole) % 4096, 0, 'the file is whole pages' );
-    is( first_runs('whole'), 1, 'a first run where the state has never seen the timer' );
+    is( $cases->first_runs('whole'), 1, 'a first run where the state has never seen the timer' );
 }
 
 # Where the default place can be made ours: in the prefix, or bound over the compiled-in one.
@@ -92,24 +65,24 @@ my %content = (
 for my $where (qw( named default )) {
     for my $kind ( sort keys %content ) {
         my $case = "$where-$kind";
-        my ( $nginx, $file ) = new_nginx( $where, server => timers($case) );
+        my ( $nginx, $file ) = new_nginx( $where, server => $cases->timers($case) );
         spew( $file, $content{$kind} );
         chmod 0600, $file;
         $nginx->start;
-        goes_on( $nginx, $case, "$case" );
+        $cases->goes_on( $nginx, $case, "$case" );
         logged_times( $nginx, qr/\[crit\]/, 1, "$case: one crit line" );
         logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, "$case: that names both" );
         is( slurp("$file.bad"), $content{$kind}, "$case: and nothing is lost of it" );
-        is( first_runs($case), 0, "$case: after that, nothing is never seen" );
+        is( $cases->first_runs($case), 0, "$case: after that, nothing is never seen" );
         if ( $kind eq 'newer' ) {
             # And at a reload, while the state is in use: the bad one is ours, so it is not moved while
             # another nginx uses it; here nobody does.
             unlink "$file.bad";
             spew( "$file.tmp", $content{newer} );
             rename "$file.tmp", $file;
-            reload_all($nginx);
+            $nginx->reload_all;
             logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, "$case: at a reload, too", 2 );
-            goes_on( $nginx, $case, "$case, at a reload" );
+            $cases->goes_on( $nginx, $case, "$case, at a reload" );
         }
         $nginx->stop;
         run_command( 'umount', $compiled_in ) if $where eq 'default' && $compiled_in;
@@ -118,10 +91,10 @@ for my $where (qw( named default )) {
 
 # What is not ours at the default place is moved aside, not refused: the place is ours.
 {
-    my ( $nginx, $file ) = new_nginx( 'default', server => timers('text') );
+    my ( $nginx, $file ) = new_nginx( 'default', server => $cases->timers('text') );
     spew( $file, "not a state file\n" x 1000 );
     $nginx->start;
-    goes_on( $nginx, 'text', 'a text at the default place' );
+    $cases->goes_on( $nginx, 'text', 'a text at the default place' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, 'is moved aside' );
     is( slurp("$file.bad"), "not a state file\n" x 1000, 'as it was' );
     $nginx->stop;
@@ -130,9 +103,9 @@ for my $where (qw( named default )) {
 
 # One damaged record: that timer starts anew, the others go on with theirs.
 {
-    my ( $nginx, $file ) = new_nginx( 'named', server => timers('record') );
+    my ( $nginx, $file ) = new_nginx( 'named', server => $cases->timers('record') );
     $nginx->start;
-    goes_on( $nginx, 'record', 'before the damage' );
+    $cases->goes_on( $nginx, 'record', 'before the damage' );
     $nginx->stop;
     my $records = read_records($file);
     my $bytes   = slurp($file);
@@ -140,10 +113,10 @@ for my $where (qw( named default )) {
     substr $bytes, $at + 150, 1, chr( 255 ^ ord substr $bytes, $at + 150, 1 );    # the watermark
     spew( $file, $bytes );
     $nginx->start;
-    goes_on( $nginx, 'record', 'one damaged record' );
+    $cases->goes_on( $nginx, 'record', 'one damaged record' );
     logged( $nginx, qr/\[warn\].*timer "record-tick": record is damaged, starting anew/, 'it is said' );
     logged_times( $nginx, qr/damaged/, 1, 'once, and of no other' );
-    is( first_runs('record'), 1, 'no first run again' );
+    is( $cases->first_runs('record'), 1, 'no first run again' );
     my $after = read_records($file);
     cmp_ok( $after->{'record-any'}{runs}, '>', $records->{'record-any'}{runs}, 'the others go on with their records' );
     $nginx->stop;
@@ -151,9 +124,9 @@ for my $where (qw( named default )) {
 
 # The same for the part that others write: what starts anew is not new, and waits for its next due time.
 {
-    my ( $nginx, $file ) = new_nginx( 'named', server => timers( 'part', timer( $backend, 'part-rare', 'every=10h' ) ) );
+    my ( $nginx, $file ) = new_nginx( 'named', server => $cases->timers( 'part', timer( $backend, 'part-rare', 'every=10h' ) ) );
     $nginx->start;
-    goes_on( $nginx, 'part', 'before the damage to a part' );
+    $cases->goes_on( $nginx, 'part', 'before the damage to a part' );
     $nginx->stop;
     my $rare  = scalar $backend->requests( timer => 'part-rare' );
     my $bytes = slurp($file);
@@ -163,32 +136,32 @@ for my $where (qw( named default )) {
     }
     spew( $file, $bytes );
     $nginx->start;
-    goes_on( $nginx, 'part', 'a damaged part' );
+    $cases->goes_on( $nginx, 'part', 'a damaged part' );
     logged( $nginx, qr/\[warn\].*timer "part-$_": record is damaged, starting anew/, "it is said of $_" ) for qw( rare first );
     is( scalar $backend->requests( timer => 'part-rare' ), $rare, 'no run that is not due' );
-    is( first_runs('part'), 1, 'nor a first run again' );
+    is( $cases->first_runs('part'), 1, 'nor a first run again' );
     $nginx->stop;
 }
 
 # A header that is damaged while two nginx use the file: neither may take it away from the other.
 {
-    my ( $nginx, $file ) = new_nginx( 'named', server => timers('shared') );
-    my $other = TimerTest::Nginx->new( state => $file, server => timers('shared') );
+    my ( $nginx, $file ) = new_nginx( 'named', server => $cases->timers('shared') );
+    my $other = TimerTest::Nginx->new( state => $file, server => $cases->timers('shared') );
     $_->start for $nginx, $other;
-    goes_on( $nginx, 'shared', 'a shared file' );
+    $cases->goes_on( $nginx, 'shared', 'a shared file' );
     open my $fh, '+<', $file or die;
     sysseek $fh, 30, 0;
     syswrite $fh, "\xff";
     close $fh;
-    reload_all($nginx);
-    goes_on( $nginx, 'shared', 'a damaged header, in use by another' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'shared', 'a damaged header, in use by another' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" /, 'it is said' );
     ok( -e $file && !-e "$file.bad", 'and left to the other' );
     $other->stop;
-    reload_all($nginx);
-    goes_on( $nginx, 'shared', 'when the other has gone' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'shared', 'when the other has gone' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" .*, moved to "\Q$file\E\.bad"/, 'it is moved aside' );
-    is( first_runs('shared'), 1, 'no first run again' );
+    is( $cases->first_runs('shared'), 1, 'no first run again' );
     $nginx->stop;
 }
 

@@ -12,41 +12,15 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Cases;
+use TimerTest::Disk;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 in_namespace();
 
 my $backend = TimerTest::Backend->start;
-
-# Timers of one case, named after it.
-sub timers {
-    my ( $case, $more ) = @_;
-    return timer( $backend, "$case-tick", 'every=50ms' )
-        . timer( $backend, "$case-any", 'every=50ms', 'ok', 'timer_worker any;' )
-        . timer( $backend, "$case-first", 'every=10h first=now' )
-        . ( $more // '' );
-}
-
-# One test: timers of this case run in workers that were started meanwhile, and nginx serves.
-sub goes_on {
-    my ( $nginx, $case, $title ) = @_;
-    my %seen = map { $_ => scalar $backend->requests( timer => "$case-$_" ) } qw( tick any );
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $ok = wait_until { 2 == grep { $backend->requests( timer => "$case-$_" ) >= $seen{$_} + 3 } keys %seen };
-    ok( $ok, "$title: timers run" ) or diag join "\n", ( $nginx->log_lines(qr/\[(?:warn|error|crit)\]/) )[ 0 .. 9 ];
-    is( $nginx->get('/ready')->{status}, 200, "$title: nginx serves" );
-    return;
-}
-
-sub first_runs { return scalar $backend->requests( timer => "$_[0]-first" ) }
-
-sub reload_all {
-    my ($nginx) = @_;
-    my @old = $nginx->reload;
-    $nginx->wait_gone( \@old );
-    return;
-}
+my $cases   = TimerTest::Cases->new($backend);
 
 sub new_nginx {
     my (%option) = @_;
@@ -57,9 +31,9 @@ sub new_nginx {
 # A whole file of another life.
 my $whole;
 {
-    my ( $nginx, $file ) = new_nginx( server => timers('whole') );
+    my ( $nginx, $file ) = new_nginx( server => $cases->timers('whole') );
     $nginx->start;
-    goes_on( $nginx, 'whole', 'a new file' );
+    $cases->goes_on( $nginx, 'whole', 'a new file' );
     $nginx->stop;
     $whole = slurp($file);
 }
@@ -67,27 +41,27 @@ my $whole;
 # The file is deleted while nginx runs: workers go on with what the master holds open, respawned ones
 # too; the next reload makes a new file, with all records, and says so once.
 {
-    my ( $nginx, $file ) = new_nginx( server => timers('deleted'), allow => [qr/exited on signal 9/] );
+    my ( $nginx, $file ) = new_nginx( server => $cases->timers('deleted'), allow => [qr/exited on signal 9/] );
     $nginx->start;
-    goes_on( $nginx, 'deleted', 'before' );
+    $cases->goes_on( $nginx, 'deleted', 'before' );
     my $before = read_records($file)->{'deleted-tick'}{runs};
     unlink $file;
-    goes_on( $nginx, 'deleted', 'a deleted file' );
+    $cases->goes_on( $nginx, 'deleted', 'a deleted file' );
     my $zero = $nginx->worker_in_slot(0);
     kill 'KILL', $zero;
     ok( wait_until( sub { requests_by( $nginx->worker_in_slot(0) // 0, $backend->requests( timer => 'deleted-tick' ) ) >= 2 } ), 'a respawned worker goes on' );
     ok( !-e $file, 'without the file' );
     logged_times( $nginx, qr/\[crit\]/, 0, 'nobody complains yet' );
     no_doubles( 'a deleted file', $backend->requests( timer => 'deleted-tick' ), $backend->requests( timer => 'deleted-any' ) );
-    reload_all($nginx);
+    $nginx->reload_all;
     my @after = $backend->requests;
-    goes_on( $nginx, 'deleted', 'after a reload' );
+    $cases->goes_on( $nginx, 'deleted', 'after a reload' );
     ok( -s $file, 'the file is there again' );
     logged_times( $nginx, qr/\[crit\].*state file "\Q$file\E"/, 1, 'it is said once' );
-    reload_all($nginx);
-    goes_on( $nginx, 'deleted', 'after another' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'deleted', 'after another' );
     logged_times( $nginx, qr/\[crit\]/, 1, 'and not again' );
-    is( first_runs('deleted'), 1, 'no first run again' );
+    is( $cases->first_runs('deleted'), 1, 'no first run again' );
     cmp_ok( read_records($file)->{'deleted-tick'}{runs}, '>', $before, 'the records were kept' );
     # While old and new workers live side by side at that reload they do not know of each other.
     my @all = $backend->requests;
@@ -97,67 +71,51 @@ my $whole;
 
 # The same with another file, a whole one, in its place.
 {
-    my ( $nginx, $file ) = new_nginx( server => timers('replaced') );
+    my ( $nginx, $file ) = new_nginx( server => $cases->timers('replaced') );
     $nginx->start;
-    goes_on( $nginx, 'replaced', 'before' );
+    $cases->goes_on( $nginx, 'replaced', 'before' );
     my $before = read_records($file)->{'replaced-tick'}{runs};
     spew( "$file.other", $whole );
     chmod 0600, "$file.other";
     rename "$file.other", $file;
-    goes_on( $nginx, 'replaced', 'a replaced file' );
+    $cases->goes_on( $nginx, 'replaced', 'a replaced file' );
     logged_times( $nginx, qr/\[crit\]/, 0, 'nobody complains yet' );
-    reload_all($nginx);
-    goes_on( $nginx, 'replaced', 'after a reload' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'replaced', 'after a reload' );
     logged_times( $nginx, qr/\[crit\].*state file "\Q$file\E" was replaced while in use/, 1, 'it is said once' );
     my $records = read_records($file);
     cmp_ok( $records->{'replaced-tick'}{runs}, '>', $before, 'our records were written into it' );
     ok( $records->{'whole-tick'}, 'beside those that it had' );
-    is( first_runs('replaced'), 1, 'no first run again' );
+    is( $cases->first_runs('replaced'), 1, 'no first run again' );
     $nginx->stop;
 }
 
 # A file cut short while nginx runs is not a crash.
 {
-    my ( $nginx, $file ) = new_nginx( server => timers('cut') );
+    my ( $nginx, $file ) = new_nginx( server => $cases->timers('cut') );
     $nginx->start;
-    goes_on( $nginx, 'cut', 'before' );
+    $cases->goes_on( $nginx, 'cut', 'before' );
     truncate $file, 0;
-    goes_on( $nginx, 'cut', 'a file that was cut to nothing' );
-    reload_all($nginx);
-    goes_on( $nginx, 'cut', 'after a reload' );
+    $cases->goes_on( $nginx, 'cut', 'a file that was cut to nothing' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'cut', 'after a reload' );
     $nginx->stop;
 }
 
 # A full disk: at the start, when growing, at run time.
-sub small_disk {
-    my ($kilobytes) = @_;
-    my $disk = scratch_dir() . '/disk';
-    mkdir $disk;
-    my ( $status, $out ) = run_command( 'mount', '-t', 'tmpfs', '-o', "size=${kilobytes}k,mode=755", 'none', $disk );
-    is( $status, 0, "a disk of ${kilobytes}k" ) or diag $out;
-    return $disk;
-}
-
-sub fill {
-    my ($disk) = @_;
-    open my $fh, '>', "$disk/filler" or return;
-    1 while syswrite $fh, "\0" x 4096;
-    return;
-}
-
 {
     my $disk = small_disk(256);
-    fill($disk);
+    fill_disk($disk);
     my $file = "$disk/full.state";
     my ($nginx) = new_nginx();
-    $nginx->write_conf( state => $file, server => timers('full') );
+    $nginx->write_conf( state => $file, server => $cases->timers('full') );
     $nginx->start;
-    goes_on( $nginx, 'full', 'a full disk at the start' );
+    $cases->goes_on( $nginx, 'full', 'a full disk at the start' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" \w+ failed \(28: No space left on device\)/, 'it is said' );
     cmp_ok( scalar( $nginx->log_lines(qr/\[crit\]/) ), '<=', 3 * $TimerTest::SLOW, 'not again and again' );
     unlink "$disk/filler";
-    reload_all($nginx);
-    goes_on( $nginx, 'full', 'with space again' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'full', 'with space again' );
     ok( -s $file, 'the file is made' );
     $nginx->stop;
 }
@@ -165,22 +123,22 @@ sub fill {
     my $disk = small_disk(256);
     my $file = "$disk/grows.state";
     my ($nginx) = new_nginx();
-    $nginx->write_conf( state => $file, server => timers('grows') );
+    $nginx->write_conf( state => $file, server => $cases->timers('grows') );
     $nginx->start;
-    goes_on( $nginx, 'grows', 'a disk with space' );
-    fill($disk);
-    goes_on( $nginx, 'grows', 'a disk that is full at run time' );
+    $cases->goes_on( $nginx, 'grows', 'a disk with space' );
+    fill_disk($disk);
+    $cases->goes_on( $nginx, 'grows', 'a disk that is full at run time' );
     logged_times( $nginx, qr/\[crit\]/, 0, 'which harms nothing that has its place' );
-    $nginx->write_conf( server => timers( 'grows', join '', map { timer( $backend, "grows-more$_", 'every=200ms', 'ok', $_ % 2 ? '' : 'timer_worker any;' ) } 1 .. 40 ) );
-    reload_all($nginx);
-    goes_on( $nginx, 'grows', 'a disk that is full when growing' );
+    $nginx->write_conf( server => $cases->timers( 'grows', join '', map { timer( $backend, "grows-more$_", 'every=200ms', 'ok', $_ % 2 ? '' : 'timer_worker any;' ) } 1 .. 40 ) );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'grows', 'a disk that is full when growing' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" growing failed \(28: No space left on device\)/, 'it is said' );
     my $run = wait_until { 40 == grep { $backend->requests( timer => "grows-more$_" ) } 1 .. 40 };
     ok( $run, 'timers without a record run all the same' );
     no_doubles( 'without a record', grep { $_->{headers}{'x-timer'} =~ /^grows/ } $backend->requests );
     unlink "$disk/filler";
-    reload_all($nginx);
-    goes_on( $nginx, 'grows', 'with space again' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'grows', 'with space again' );
     is( scalar( grep {/^grows/} keys %{ read_records($file) } ), 43, 'each has a record' );
     $nginx->stop;
 }
@@ -190,20 +148,20 @@ sub fill {
     my $disk = small_disk(256);
     my $file = "$disk/fails.state";
     my ($nginx) = new_nginx();
-    $nginx->write_conf( state => $file, server => timers('fails') );
+    $nginx->write_conf( state => $file, server => $cases->timers('fails') );
     $nginx->start;
-    goes_on( $nginx, 'fails', 'a disk with space' );
+    $cases->goes_on( $nginx, 'fails', 'a disk with space' );
     truncate $file, 0;
-    fill($disk);
-    goes_on( $nginx, 'fails', 'a file that cannot be written' );
+    fill_disk($disk);
+    $cases->goes_on( $nginx, 'fails', 'a file that cannot be written' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" write failed \(28: No space left on device\)/, 'it is said' );
-    goes_on( $nginx, 'fails', 'and then' );
+    $cases->goes_on( $nginx, 'fails', 'and then' );
     cmp_ok( scalar( $nginx->log_lines(qr/\[crit\]/) ), '<=', 4, 'once a minute by each worker' );
     no_doubles( 'without a state', grep { $_->{headers}{'x-timer'} eq 'fails-tick' } $backend->requests );
     unlink "$disk/filler";
-    reload_all($nginx);
-    goes_on( $nginx, 'fails', 'with space again' );
-    is( first_runs('fails'), 1, 'no first run again' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'fails', 'with space again' );
+    is( $cases->first_runs('fails'), 1, 'no first run again' );
     $nginx->stop;
 }
 
@@ -212,28 +170,28 @@ sub fill {
     my $disk = small_disk(1024);
     my $file = "$disk/ro.state";
     my ($nginx) = new_nginx( allow => [qr/exited on signal 9/] );
-    $nginx->write_conf( state => $file, server => timers('ro') );
+    $nginx->write_conf( state => $file, server => $cases->timers('ro') );
     $nginx->start;
-    goes_on( $nginx, 'ro', 'a disk' );
+    $cases->goes_on( $nginx, 'ro', 'a disk' );
     my ( $status, $out ) = run_command( 'mount', '--bind', $disk, $disk );
     ( $status, $out ) = run_command( 'mount', '-o', 'remount,bind,ro', $disk ) if $status eq '0';
     is( $status, 0, 'is made read-only' ) or diag $out;
-    reload_all($nginx);
-    goes_on( $nginx, 'ro', 'after a reload' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'ro', 'after a reload' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" \w+ failed \(30: Read-only file system\)/, 'it is said' );
     kill 'KILL', $nginx->worker_in_slot(0);
-    goes_on( $nginx, 'ro', 'with a respawned worker' );
-    is( first_runs('ro'), 1, 'no first run again' );
+    $cases->goes_on( $nginx, 'ro', 'with a respawned worker' );
+    is( $cases->first_runs('ro'), 1, 'no first run again' );
     no_doubles( 'a read-only disk', grep { $_->{headers}{'x-timer'} =~ /^ro-/ } $backend->requests );
     $nginx->stop;
 
     # And a start on it.
     $nginx->start;
-    goes_on( $nginx, 'ro', 'a start on a read-only disk' );
+    $cases->goes_on( $nginx, 'ro', 'a start on a read-only disk' );
     $nginx->stop;
     run_command( 'mount', '-o', 'remount,bind,rw', $disk );
     $nginx->start;
-    goes_on( $nginx, 'ro', 'writable again' );
+    $cases->goes_on( $nginx, 'ro', 'writable again' );
     $nginx->stop;
 }
 

@@ -205,6 +205,14 @@ sub reload {
     return @old;
 }
 
+# The same, and waits until the old generation is gone.
+sub reload_all {
+    my ($self) = @_;
+    my @old = $self->reload;
+    $self->wait_gone( \@old ) or croak 'old workers stay';
+    return @old;
+}
+
 # The pids of the workers that are not shutting down, in the order in which they were started; from
 # the log (notice), as under valgrind nginx's process titles are not to be seen.
 sub workers {

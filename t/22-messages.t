@@ -62,8 +62,8 @@ cmp_ok( $left_out, '<=', scalar $backend->requests( timer => 'slow' ), 'one line
 is( $backend->most_at_once( timer => 'slow' ), 1, 'one at a time' );
 
 # nginx's own lines of a run carry its context, too.
-is( scalar $nginx->log_lines(qr/run (?:failed|succeeded)/), scalar $nginx->log_lines(qr/run (?:failed|succeeded).*timer: "\w+", run: [0-9a-f]{32}/),
-    'no line of a run without its context' );
+my @bare = grep { !/timer: "\w+", run: [0-9a-f]{32}/ } $nginx->log_lines(qr/run (?:failed|succeeded)/);
+is( scalar @bare, 0, 'no line of a run without its context' ) or diag "@bare";
 
 $nginx->stop;
 

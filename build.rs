@@ -1,6 +1,8 @@
 //! Hands what nginx-sys read from the configured nginx on to the compiler: `ngx_feature = "..."`
 //! for each capability this nginx was built with (`"threads"`, `"http_cache"`, `"pcre2"`, ...).
 //! Without the feature `nginx` there is no nginx-sys, and no capability is set.
+//!
+//! Compiles `src/nginx/bits.c` with that nginx's headers.
 
 use std::env;
 
@@ -17,4 +19,24 @@ fn main() {
             println!("cargo::rustc-cfg=ngx_feature=\"{feature}\"");
         }
     }
+
+    #[cfg(feature = "nginx")]
+    compile_bits();
+}
+
+#[cfg(feature = "nginx")]
+fn compile_bits() {
+    let source = "src/nginx/bits.c";
+    println!("cargo::rerun-if-changed={source}");
+    println!("cargo::rerun-if-env-changed=DEP_NGINX_INCLUDE");
+    println!("cargo::rerun-if-env-changed=DEP_NGINX_CFLAGS");
+    let include = env::var_os("DEP_NGINX_INCLUDE").unwrap_or_default();
+    let flags = env::var("DEP_NGINX_CFLAGS").unwrap_or_default();
+
+    let mut build = cc::Build::new();
+    build.file(source).includes(env::split_paths(&include));
+    for flag in flags.split_whitespace() {
+        build.flag(flag);
+    }
+    build.compile("ngx_http_timer_bits");
 }

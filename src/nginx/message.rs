@@ -9,7 +9,7 @@ use nginx_sys::{
 
 use super::location::Location;
 use super::request::{Request, StartError, Uri};
-use super::{borrowed, bytes, pool, rc, uri};
+use super::{bits, borrowed, bytes, pool, rc, uri};
 
 /// An HTTP method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,18 +67,19 @@ pub(super) fn fill(
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let making = unsafe { &mut *r };
-        making.set_stat_reading(0);
-        making.set_stat_writing(1);
-        making.set_internal(1);
-        making.set_keepalive(0);
-        making.set_limit_rate_set(1);
-        making.set_limit_rate_after_set(1);
-        making.set_logged(u32::from(location.conf().log_subrequest != 1));
-        making.set_http_major(1);
-        making.set_http_minor(1);
+        bits::set_stat_reading(making, 0);
+        bits::set_stat_writing(making, 1);
+        bits::set_internal(making, 1);
+        bits::set_keepalive(making, 0);
+        bits::set_limit_rate_set(making, 1);
+        bits::set_limit_rate_after_set(making, 1);
+        bits::set_logged(making, usize::from(location.conf().log_subrequest != 1));
+        bits::set_http_major(making, 1);
+        bits::set_http_minor(making, 1);
         making.http_version = NGX_HTTP_VERSION_11 as usize;
         making.method = request.method.code() as usize;
-        making.set_http_state(nginx_sys::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE);
+        let state = nginx_sys::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE;
+        bits::set_http_state(making, state as usize);
         if request.method.has_body() {
             making.headers_in.content_length_n = 0;
         }

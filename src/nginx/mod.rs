@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod bell;
+mod bits;
 pub mod conf;
 mod connection;
 pub mod event;

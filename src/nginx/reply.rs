@@ -34,7 +34,7 @@ use super::module::{self, HttpModule};
 use super::response::{
     Answer, AskAgain, Begun, More, Pieces, fill, new_buffer, respond, send, turn_ends,
 };
-use super::{pool, rc};
+use super::{bits, pool, rc};
 
 /// The next turn comes after this time.
 const NEXT_TURN: Duration = Duration::from_millis(1);
@@ -93,7 +93,7 @@ fn hold(r: *mut ngx_http_request_t) {
     let main = unsafe { (*r).main };
     // SAFETY: as above; ends here.
     let main = unsafe { &mut *main };
-    main.set_count(main.count() + 1);
+    bits::set_count(main, bits::count(main) + 1);
 }
 
 /// A reply that the pool of `r` keeps, and that the events of `r` find.
@@ -384,7 +384,7 @@ fn is_buffered(r: *mut ngx_http_request_t) -> bool {
     let request = unsafe { &*r };
     // SAFETY: it has an open connection.
     let connection = unsafe { &*request.connection };
-    request.buffered() != 0
+    bits::buffered(request) != 0
         || !request.postponed.is_null()
         || ((ptr::eq(r, request.main) || ptr::eq(connection.data, r.cast()))
             && connection.buffered() != 0)

@@ -28,7 +28,7 @@ use super::event::Posted;
 use super::frame::Frame;
 use super::guard::guard;
 use super::location::Location;
-use super::{connection, message, pool, rc, stat};
+use super::{bits, connection, message, pool, rc, stat};
 
 pub use super::message::Method;
 
@@ -289,7 +289,7 @@ fn begin(r: *mut ngx_http_request_t, location: Location) {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
         request.loc_conf = location.conf().loc_conf;
-        request.set_valid_location(1);
+        bits::set_valid_location(request, 1);
     }
     // SAFETY: the location's configuration is set.
     unsafe { ngx_http_update_location_config(r) };
@@ -327,7 +327,7 @@ pub(super) unsafe fn cut_off(r: *mut ngx_http_request_t) {
         let main = unsafe { &mut *main };
         if !main.cleanup.is_null() {
             // A cleanup may give the last reference back, in the middle of its list.
-            main.set_count(main.count() + 1);
+            bits::set_count(main, bits::count(main) + 1);
         }
     }
     // SAFETY: as nginx does for a client whose connection it closes (RUN-12).

@@ -12,7 +12,7 @@ use nginx_sys::{
 };
 
 use super::handler::ClientRequest;
-use super::{borrowed, pool, rc};
+use super::{bits, borrowed, pool, rc};
 
 /// What a handler has to say.
 pub enum Answer {
@@ -110,8 +110,8 @@ pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
     }
     // SAFETY: an open request whose header was not sent yet.
     let sent = unsafe { ngx_http_send_header(r) };
-    // SAFETY: as above.
-    let header_only = unsafe { (*r).header_only() } != 0;
+    // SAFETY: as above; ends here.
+    let header_only = bits::header_only(unsafe { &*r }) != 0;
     if sent == rc::ERROR || sent > rc::OK || header_only {
         return Begun::Ended(sent);
     }

@@ -7,9 +7,8 @@ use nginx_sys::{
     ngx_pnalloc, ngx_str_t,
 };
 
-use super::bytes;
 use super::log::Log;
-use super::rc;
+use super::{bits, bytes, rc};
 
 /// A URI that nginx could not parse, or no memory.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
     request.uri_start = uri.data;
     request.uri_end = uri.data.wrapping_add(uri.len);
     request.unparsed_uri = uri;
-    request.set_valid_unparsed_uri(1);
+    bits::set_valid_unparsed_uri(request, 1);
 
     // SAFETY: the URI's bounds are set.
     if unsafe { ngx_http_parse_uri(r) } != rc::OK {

@@ -23,7 +23,7 @@ my $nginx = TimerTest::Nginx->new(
     location \@turns { timer turns every=50ms uri=/turns/503/503/503/200; proxy_pass http://127.0.0.1:$port; }
     location \@slow { timer slow every=100ms uri=/delay/1.2/ok; proxy_pass http://127.0.0.1:$port; }
     location \@never { timer never every=1h enabled=off; return 204; }
-    location \@daily { timer daily every=24h; return 204; }
+    location \@daily { timer daily every=366d; return 204; }
 CONF
 );
 $nginx->start;

@@ -37,7 +37,7 @@ my $nginx = TimerTest::Nginx->new(
         . location( jitter  => 'every=400ms offset=0 jitter=300ms' )
         . location( now     => 'every=300ms first=now' )
         . location( due     => 'every=300ms first=due' )
-        . location( daily   => 'every=24h first=now' )
+        . location( daily   => 'every=366d first=now' )
         . location( off     => 'every=10ms first=now enabled=off' )
         . join( '', map { location( "default$_" => 'every=1s' ) } 1 .. 8 ),
 );

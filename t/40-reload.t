@@ -33,7 +33,7 @@ my $nginx = TimerTest::Nginx->new(
     workers => 2,
     server  => location( often => 'every=50ms', 'ok' )
         . location( long  => 'every=366d first=now', 'delay/3/ok' )
-        . location( daily => 'every=24h', 'ok' ),
+        . location( daily => 'every=366d', 'ok' ),
 );
 $nginx->start;
 ok( $backend->wait_requests( 1, timer => 'long' ),  'a long run is in progress' );

@@ -39,7 +39,7 @@ sub printable {
 
 # nginx's own lines: its context, and the run's, once.
 {
-    my $once  = 'every=10h first=now';
+    my $once  = 'every=366d first=now';
     my $nginx = TimerTest::Nginx->new(
         server => join '',
         timer( $backend, 'times-out', $once, 'hang', 'proxy_read_timeout 200ms; timer_retry 2 backoff=20ms;' ),
@@ -121,7 +121,7 @@ sub printable {
 # A log of its own has all that is said of its timer.
 {
     my $server = 'location /status/ { timer_api write=on; }'
-        . timer( $backend, 'own', 'every=10h first=now', 'hang', 'error_log logs/own.log info; timer_retry 1 on=interrupted backoff=1h max=1h;' );
+        . timer( $backend, 'own', 'every=366d first=now', 'hang', 'error_log logs/own.log info; timer_retry 1 on=interrupted backoff=1h max=1h;' );
     my $nginx = TimerTest::Nginx->new( server => $server, allow => [qr/exited on signal 9/] );
     my $own   = sub {
         my ( $pattern, $title ) = @_;
@@ -138,7 +138,7 @@ sub printable {
     ok( wait_until { $nginx->get( '/status/timers/own/run', method => 'POST' )->{status} == 202 }, 'and run anew' );
     ok( $backend->wait_requests( 2, timer => 'own' ) >= 2, 'by hand' );
     is( $nginx->get( '/status/timers/own/pause', method => 'POST' )->{status}, 200, 'and paused' );
-    $nginx->write_conf( server => $server =~ s/every=10h/every=9h/r =~ s/timer_retry [^;]*;//r );
+    $nginx->write_conf( server => $server =~ s/every=366d/every=365d/r =~ s/timer_retry [^;]*;//r );
     my @old = $nginx->reload;
     $own->( qr/\[warn\] \d+#\d+: timer "own": is paused since /, 'a pause that a reload finds' );
     $own->( qr/\[notice\] \d+#\d+: timer "own": schedule has changed, next due /, 'a changed schedule' );
@@ -153,7 +153,7 @@ sub printable {
 {
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
-        server  => 'location /status/ { timer_api write=on; }' . timer( $backend, 'steered', 'every=10h first=now', 'hang' ),
+        server  => 'location /status/ { timer_api write=on; }' . timer( $backend, 'steered', 'every=366d first=now', 'hang' ),
     );
     $nginx->start;
     ok( $backend->wait_requests( 1, timer => 'steered' ), 'a run is in progress' );
@@ -191,13 +191,13 @@ sub printable {
 
 # What a load finds: what is paused, since when; a schedule that has changed.
 {
-    my $rest  = 'location /status/ { timer_api write=on; }' . timer( $backend, 'sleeps', 'every=10h' ) . timer( $backend, 'ticks', 'every=50ms' );
-    my $nginx = TimerTest::Nginx->new( server => $rest . timer( $backend, 'changes', 'every=10h' ) );
+    my $rest  = 'location /status/ { timer_api write=on; }' . timer( $backend, 'sleeps', 'every=366d' ) . timer( $backend, 'ticks', 'every=50ms' );
+    my $nginx = TimerTest::Nginx->new( server => $rest . timer( $backend, 'changes', 'every=366d' ) );
     $nginx->start;
     my $since = sub { return json( $nginx->get( "/status$_[0]", method => 'POST' ) )->{paused}{since} // 'none' };
     my $one   = $since->('/timers/sleeps/pause');
     my $all   = $since->('/pause');
-    $nginx->write_conf( server => $rest . timer( $backend, 'changes', 'every=9h' ) );
+    $nginx->write_conf( server => $rest . timer( $backend, 'changes', 'every=365d' ) );
     my @old = $nginx->reload;
     $nginx->wait_gone( \@old );
     one_line( $nginx, qr/\[warn\] \d+#\d+: timer "sleeps": is paused since \Q$one\E\z/, 'one is paused: said at a reload' );

@@ -191,7 +191,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
 
 # A worker that hangs in a run: the others say so.
 {
-    my $clock = start_nginx( timer( $backend, 'stuck', 'every=10h first=now', 'delay/1/ok', 'timer_worker any; timer_timeout 5s;' )
+    my $clock = start_nginx( timer( $backend, 'stuck', 'every=366d first=now', 'delay/1/ok', 'timer_worker any; timer_timeout 5s;' )
             . join( '', map { timer( $backend, "auto$_", 'every=50ms', 'ok', "timer_worker auto; $long" ) } 1 .. 6 ), workers => 2 );
     my $nginx = $clock->{nginx};
     my $stuck = qr/timer "stuck": run in progress for \d+ms in process \d+ does not end/;
@@ -265,7 +265,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
 # A file that cannot be written: beyond the first megabyte, as the process may have no larger files.
 {
     local $SIG{XFSZ} = 'IGNORE';
-    my $server = join '', ( map {"location \@rare$_ { timer rare$_ every=10h; return 204; }\n"} 1 .. 300 ), timer( $backend, 'last', 'every=100ms', 'ok', $long );
+    my $server = join '', ( map {"location \@rare$_ { timer rare$_ every=366d; return 204; }\n"} 1 .. 300 ), timer( $backend, 'last', 'every=100ms', 'ok', $long );
     my $clock  = start_nginx($server);
     my $nginx  = $clock->{nginx};
     my $file   = $nginx->prefix . '/timers.state';
@@ -279,7 +279,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
     cmp_ok( read_records($file)->{last}{page}, '>', 256, 'a record beyond the first megabyte' );
 
     # A load writes to all records; the worker that it starts may not write either.
-    $nginx->write_conf( server => $nginx->{server} =~ s/every=10h/every=9h/gr );
+    $nginx->write_conf( server => $nginx->{server} =~ s/every=366d/every=365d/gr );
     $limit->( $nginx->pid, 1 << 20 );
     my @old = $nginx->reload;
     $nginx->wait_gone( \@old );

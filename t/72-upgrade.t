@@ -29,7 +29,7 @@ my $nginx = TimerTest::Nginx->new(
     server  => join( '', map { timer( $backend, "t$_", "every=${_}ms offset=0" ) } 20, 100, 500 )
         . timer( $backend, 'busy', 'every=150ms offset=0', 'delay/0.2/ok' )
         . timer( $backend, 'any', 'every=100ms offset=0', 'ok', 'timer_worker any;' )
-        . timer( $backend, 'once', 'every=10h first=now' ),
+        . timer( $backend, 'once', 'every=366d first=now' ),
 );
 
 # Waits for a few more runs of all kinds by a generation of workers.

@@ -19,8 +19,8 @@ my ( %killed, @killed_dues );
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
     server  => timer( $backend, 'hangs', 'every=700ms offset=0', 'hang' )
-        . timer( $backend, 'once', 'every=10h first=now', 'hang' )
-        . timer( $backend, 'idle', 'every=10h first=now' )
+        . timer( $backend, 'once', 'every=366d first=now', 'hang' )
+        . timer( $backend, 'idle', 'every=366d first=now' )
         . timer( $backend, 'tick', 'every=50ms' ),
     allow => [qr/\[alert\].*worker process \d+ exited on signal 9/],
 );

@@ -30,7 +30,7 @@ my $nginx  = TimerTest::Nginx->new(
         . timer( $backend, 'changed', $at )
         . timer( $backend, 'off',     $at )
         . timer( $backend, 'on',      "$at enabled=off" )
-        . timer( $backend, 'first',   'every=10h first=now' )
+        . timer( $backend, 'first',   'every=366d first=now' )
         . timer( $backend, 'tick',    'every=100ms' ),
 );
 $nginx->start;
@@ -51,7 +51,7 @@ $nginx->write_conf( server => timer( $backend, 'new', $at )
         . timer( $backend, 'changed', $else )
         . timer( $backend, 'off',     "$at enabled=off" )
         . timer( $backend, 'on',      $at )
-        . timer( $backend, 'first',   'every=10h first=now' )
+        . timer( $backend, 'first',   'every=366d first=now' )
         . timer( $backend, 'tick',    'every=100ms' ) );
 my $back_at = time;
 $nginx->start;

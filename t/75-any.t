@@ -24,7 +24,7 @@ my $nginx = TimerTest::Nginx->new(
     main    => "working_directory $directory;",
     server  => 'timer_worker any;' . timer( $backend, 'a', 'every=1s offset=0' ) . timer( $backend, 'b', 'every=1s offset=500ms' )
         . timer( $backend, 'fast', 'every=40ms offset=0' ) . timer( $backend, 'slow', 'every=600ms offset=0', 'delay/0.9/ok' )
-        . timer( $backend, 'once', 'every=10h first=now' ),
+        . timer( $backend, 'once', 'every=366d first=now' ),
     allow => [
         qr/\[alert\].*worker process \d+ exited on signal 9/,
         qr/\[alert\].*chdir\(".*wd"\) failed/,

@@ -52,7 +52,7 @@ for my $case ( [ 'relative.state', 'conf/relative.state' ], [ scratch_dir() . '/
 }
 
 # Each name keeps its record: its last success is what the timer's next run is told.
-my $far   = 'every=10h first=now';
+my $far   = 'every=366d first=now';
 my $tick  = timer( $backend, 'tick', 'every=50ms' );
 my $nginx = TimerTest::Nginx->new(
     workers => 2,

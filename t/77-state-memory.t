@@ -15,7 +15,7 @@ use TimerTest::Series;
 in_namespace() if $> == 0;
 
 my $backend = TimerTest::Backend->start;
-my $far     = 'every=10h first=now';
+my $far     = 'every=366d first=now';
 
 sub next_run {
     my ($name) = @_;

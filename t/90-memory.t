@@ -67,7 +67,7 @@ my $nginx = TimerTest::Nginx->new(
     location \@denied { timer denied every=100ms access=on; deny all; }
     location /cached { timer cached every=100ms; proxy_cache c; proxy_cache_valid 1m; proxy_cache_bypass \$timer_name; $pass }
     location \@slotted { timer slotted every=100ms; timer_worker auto; return 204; }
-    location \@daily { timer daily every=24h first=now uri=/delay/2/ok; $pass }
+    location \@daily { timer daily every=366d first=now uri=/delay/2/ok; $pass }
 CONF
 );
 spew( $nginx->prefix . '/html/page.html', 'x' x 10_000 );

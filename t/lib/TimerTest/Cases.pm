@@ -25,7 +25,7 @@ sub timers {
     my $backend = $self->{backend};
     return timer( $backend, "$case-tick", 'every=50ms' )
         . timer( $backend, "$case-any", 'every=50ms', 'ok', 'timer_worker any;' )
-        . timer( $backend, "$case-first", 'every=10h first=now' )
+        . timer( $backend, "$case-first", 'every=366d first=now' )
         . ( $more // '' );
 }
 

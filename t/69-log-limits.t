@@ -245,7 +245,9 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
     close $lock;
     goes_on('held');
 
-    # The page of one has the contents of another's.
+    # The page of one has the contents of another's, while no run is in progress, whose end would write
+    # its own.
+    my $still = hold_lock( $file, 4096 * $records->{robbed}{page} );
     my $lost = qr/timer "robbed": record belongs to another timer/;
     open my $fh, '+<:raw', $file or die "$file: $!";
     sysseek $fh, 4096 * $records->{robber}{page}, 0;
@@ -253,11 +255,13 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
     sysseek $fh, 4096 * $records->{robbed}{page}, 0;
     syswrite $fh, $page;
     close $fh;
+    close $still;
     ($first) = lines_with( $nginx, $lost, 1, 'a record that is not its own' );
     like( $first, qr/\[error\] \d+#\d+: timer "robbed": record belongs to another timer\z/, 'is told of' );
     goes_on('robbed');
     lines_with( $nginx, $lost, 1, 'once' );
     pass_seconds( $clock, 61 );
+    goes_on('robbed');
     lines_with( $nginx, $lost, 2, 'a minute' );
     $nginx->stop;
 }

@@ -224,19 +224,21 @@ for my $name (qw( own any )) {
     $nginx->stop;
 }
 
-# A record that is damaged, and not looked at by its own worker for hours: it can be seen, and an order puts
-# it right.
+# A record that is damaged, in a timer that is due in hours: that can be seen, and an order puts it right, unless
+# its own worker has looked at it before. The lock keeps everybody from that as long as it is to be seen.
 {
     my $nginx = TimerTest::Nginx->new( workers => 2, server => $api . join '', map { timer( $backend, "bad-$_", $rare ) } qw( run control ) );
     my $file  = $nginx->prefix . '/timers.state';
     $nginx->start;
-    ok( $nginx->wait_log( qr/timer: 2 timers in this worker, slot 0/), 'timers are armed' );
     my $one = TimerTest::Api->new( $nginx, worker => [ $nginx->worker_in_slot(1) ] );
     for my $part (qw( run control )) {
         my $name = "bad-$part";
+        my $lock = lock_record( $file, $name, $part );
+        ok( $lock, "$name: nobody writes" );
         tear_record( $file, $name, $part );
         is( $one->show($name)->{status}, 'unknown', "a damaged $part part: the status is unknown" );
         like( $one->ask('/health')->{body}, qr/^$name: record cannot be read$/m, 'health says so' );
+        undef $lock;
         my ( $status, $said ) = $one->order("/timers/$name/run");
         is( $status, 202, 'it can be run by hand' );
         my @requests = $backend->wait_requests( 1, timer => $name );

@@ -324,6 +324,7 @@ JS
     $nginx->start;
     $browser->click('#lost button');
     ok( $browser->wait_js('return document.getElementById("linkText").textContent == "live"'), 'Try now' );
+    $browser->go('about:blank');
     $browser->console;
     $nginx->stop;
 }

@@ -65,7 +65,7 @@ sub printable {
 
     # The whole of one: what nginx says, the run, what nginx adds.
     my $port = $backend->port;
-    my @runs = $backend->requests( timer => 'times-out' );
+    my @runs = $backend->wait_requests( 3, timer => 'times-out' );
     is( scalar @runs, 3, 'three attempts' );
     my $run = $runs[0]{headers}{'x-run'};
     logged_times(
@@ -111,8 +111,11 @@ sub printable {
     $nginx->start;
     my @row = $backend->wait_requests( 4, timer => 'row' );
     is( scalar @row, 4, 'three failures, and a run in progress' );
+    # The worker alone: one that is slow is killed by a master that is to end.
+    my ( $due, $run, $pid ) = @{ $row[-1]{headers} }{qw( x-due x-run x-pid )};
+    $nginx->signal( 'TERM', $pid );
+    $nginx->wait_gone( [$pid] );
     $nginx->stop('TERM');
-    my ( $due, $run ) = @{ $row[-1]{headers} }{qw( x-due x-run )};
     logged_times( $nginx, qr/\[error\] \d+#\d+: timer "row": run failed: status 500, \d+ms, timer: "row", run: $id\z/, 1, 'of the failures the first is told' );
     logged_times( $nginx, qr/\[error\] \d+#\d+: timer "row": run interrupted: worker was told to stop, due \Q$due\E, timer: "row", run: $run\z/,
         1, 'and the interruption' );
@@ -252,8 +255,11 @@ sub printable {
     syswrite $fh, "\x55" x 8;
     one_line( $nginx, qr/\[warn\] \d+#\d+: timer: state file "\Q$file\E" has a damaged header\z/, 'a header that is damaged' );
     $goes_on->();
+    # While no run is in progress, whose end would mend it.
+    $lock = hold_lock( $file, $page );
     sysseek $fh, $page + 144, 0;
     syswrite $fh, "\x55" x 8;
+    close $lock;
     one_line( $nginx, qr/\[warn\] \d+#\d+: timer "mine": record is damaged, starting anew\z/, 'a record that is damaged' );
     $goes_on->();
     close $fh;

@@ -19,7 +19,7 @@ my $backend = TimerTest::Backend->start;
 # once, then with one that leaves, dies, comes back.
 my $file   = scratch_dir() . '/shared.state';
 my $server = join '', map { timer( $backend, "t$_", "every=${_}ms offset=0" ) } 50, 100, 500;
-$server .= timer( $backend, 'busy', 'every=100ms offset=0', 'delay/0.25/ok' ) . timer( $backend, 'once', 'every=10h first=now' );
+$server .= timer( $backend, 'busy', 'every=100ms offset=0', 'delay/0.25/ok' ) . timer( $backend, 'once', 'every=366d first=now' );
 my @nginx = map { TimerTest::Nginx->new( workers => 2, state => $file, server => $server ) } 1, 2;
 $_->start for @nginx;
 ok( -s $file, 'two instances share a named file' );

@@ -27,13 +27,15 @@ my $nginx = TimerTest::Nginx->new(
 $nginx->start;
 ok( $backend->wait_requests( 1, timer => $_ ), "a run of $_ is in progress" ) for qw( hangs once );
 
+ok( $nginx->wait_log(qr/timer "idle": run succeeded/), 'that of idle has ended' );
+
 for my $round ( 1 .. 3 ) {
     my $zero = $nginx->worker_in_slot(0);
     ok( wait_until( sub { requests_by( $zero, $backend->requests( timer => 'hangs' ) ) } ), "round $round: worker 0 has a run in progress" );
     my ($run) = requests_by( $zero, $backend->requests( timer => 'hangs' ) );
     my $due = $run->{headers}{'x-due'};
-    kill 'KILL', $zero;
     $killed{$zero} = time;
+    kill 'KILL', $zero;
     push @killed_dues, $due;
 
     logged( $nginx, qr/\[error\] (?!$zero#)\d+#.* timer "hangs": run interrupted: process $zero died, due \Q$due\E/,
@@ -54,9 +56,9 @@ logged_times( $nginx, qr/timer "idle": run interrupted/, 0, 'of which nothing is
 my $zero = $nginx->worker_in_slot(0);
 ok( wait_until( sub { requests_by( $zero, $backend->requests( timer => 'hangs' ) ) } ), 'a run is in progress' );
 my ($run)   = requests_by( $zero, $backend->requests( timer => 'hangs' ) );
-my @victims = ( $nginx->pid, $nginx->workers );
-kill 'KILL', @victims;
+my @victims = ( $nginx->pid, children_of( $nginx->pid ) );
 $killed{$_} = time for @victims;
+kill 'KILL', @victims;
 ok( wait_until( sub { !grep { is_alive($_) } @victims } ), 'nginx is killed' );
 $nginx->wait_exit;
 unlink $nginx->prefix . '/logs/nginx.pid';

@@ -29,10 +29,11 @@ my $began = ( $backend->requests( timer => 't500' ) )[0]{arrived};
 
 # One is killed with all its workers: the other goes on.
 my %killed;
-my @victims = ( $nginx[0]->pid, $nginx[0]->workers );
-kill 'KILL', @victims;
+my @victims = ( $nginx[0]->pid, children_of( $nginx[0]->pid ) );
 $killed{$_} = time for @victims;
+kill 'KILL', @victims;
 $nginx[0]->wait_exit;
+$nginx[0]->wait_gone( \@victims );
 my $count = $backend->requests;
 ok( wait_until( sub { requests_by( $zero[1], $backend->requests( timer => 't500' ) ) >= 3 } ), 'one is killed, the other goes on' );
 my $pid_file = $nginx[0]->prefix . '/logs/nginx.pid';
@@ -51,7 +52,8 @@ $nginx[0]->stop;
 no_doubles( 'two instances', $backend->requests );
 no_overlaps( 'two instances', \%killed, $backend->requests );
 my $excused = { map { %{ $_->{t500} // {} } } map { interrupted_dues( $_->log ) } @nginx };
-my @lost = grep { !$excused->{$_} } lost_dues( 500, $began, $ended, $backend->requests( timer => 't500' ) );
+my @own  = $backend->requests( timer => 't500' );
+my @lost = lost_awake( 500, [ grep { !$excused->{$_} } lost_dues( 500, $began, $ended, @own ) ], \@own, [ $backend->requests( timer => 't50' ) ] );
 is( scalar @lost, 0, 'no due time is lost' ) or diag "lost @lost";
 is( scalar( $backend->requests( timer => 'once' ) ), 1, 'first=now is for one of them' );
 for my $nginx (@nginx) {

@@ -93,7 +93,8 @@ $nginx->stop;
 is( scalar( $backend->requests( timer => 'once' ) ), 1, 'first=now once' );
 no_doubles( 'two upgrades', $backend->requests );
 no_overlaps( 'two upgrades', {}, $backend->requests );
-my @lost = lost_dues( 500, $began, $ended, $backend->requests( timer => 't500' ) );
+my @own  = $backend->requests( timer => 't500' );
+my @lost = lost_awake( 500, [ lost_dues( 500, $began, $ended, @own ) ], \@own, [ $backend->requests( timer => 't20' ) ] );
 is( scalar @lost, 0, 'no due time is lost' ) or diag "lost @lost";
 logged_times( $nginx, qr/\[(?:warn|crit)\](?!.* due times? )|run interrupted/, 0, 'nothing to complain of' );
 

@@ -21,7 +21,7 @@ use Time::HiRes qw( time );
 use TimerTest;
 
 our @EXPORT = qw(
-    timer due_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues interrupted_dues
+    timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake interrupted_dues
     start_upgrade in_namespace logged logged_times read_records accounted
     slots_in hold_lock
 );
@@ -52,6 +52,12 @@ sub due_ms {
     my ($request) = @_;
     my ( $seconds, $ms ) = ( $request->{headers}{'x-due'} // '' ) =~ /\A(\d+)\.(\d{3})\z/ or return -1;
     return $seconds * 1000 + $ms;
+}
+
+# When nginx began the attempt, by its own word.
+sub start_ms {
+    my ($request) = @_;
+    return due_ms($request) + 1000 * ( $request->{headers}{'x-late'} // 0 );
 }
 
 # The requests that a process made.
@@ -125,6 +131,25 @@ sub lost_dues {
         push @lost, $due if !$seen{$due};
     }
     return @lost;
+}
+
+# Of due times that are lost those that no machine that stands still for a while accounts for: the timer's
+# last run was not in progress, and whoever could have taken the due time ran something else in its time,
+# which ends with the next one. OTHERS are the requests of a timer in the same workers, of a much shorter
+# period; FROM and TO say in which part of the due time's period they are to be looked for.
+sub lost_awake {
+    my ( $every, $lost, $own, $others, $from, $to ) = @_;
+    $from //= 0.1;
+    $to   //= 0.9;
+    my @starts = map { start_ms($_) } @$others;
+    my @runs   = map { [ start_ms($_), defined $_->{ended} ? 1000 * $_->{ended} + 100 : 9e99 ] } @$own;
+    my @found;
+    for my $due (@$lost) {
+        next if grep { $_->[0] <= $due && $due <= $_->[1] } @runs;
+        push @found, $due if grep { $_ > $due + $from * $every && $_ < $due + $to * $every } @starts;
+    }
+    Test::More::note( sprintf 'lost while nobody could take them: %d of %d', @$lost - @found, scalar @$lost ) if @$lost > @found;
+    return @found;
 }
 
 # One test: the log has, or within the deadline gets, at least COUNT such lines.

@@ -151,8 +151,13 @@ my $whole;
     $nginx->write_conf( state => $file, server => $cases->timers('fails') );
     $nginx->start;
     $cases->goes_on( $nginx, 'fails', 'a disk with space' );
+    # Between the two nobody may get back what is cut off.
+    my @workers = children_of( $nginx->pid );
+    $nginx->signal( 'STOP', $_ ) for @workers;
+    wait_until { @workers == grep { slurp("/proc/$_/stat") =~ /\) T [^)]*\z/ } @workers };
     truncate $file, 0;
     fill_disk($disk);
+    $nginx->signal( 'CONT', $_ ) for @workers;
     $cases->goes_on( $nginx, 'fails', 'a file that cannot be written' );
     logged( $nginx, qr/\[crit\].*state file "\Q$file\E" write failed \(28: No space left on device\)/, 'it is said' );
     $cases->goes_on( $nginx, 'fails', 'and then' );

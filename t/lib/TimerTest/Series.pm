@@ -21,7 +21,7 @@ use Time::HiRes qw( time );
 use TimerTest;
 
 our @EXPORT = qw(
-    timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake interrupted_dues
+    timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake lateness silence interrupted_dues
     start_upgrade in_namespace logged logged_times read_records accounted
     slots_in hold_lock
 );
@@ -150,6 +150,24 @@ sub lost_awake {
     }
     Test::More::note( sprintf 'lost while nobody could take them: %d of %d', @$lost - @found, scalar @$lost ) if @$lost > @found;
     return @found;
+}
+
+# The longest time between FROM and TO, in seconds, in which none of these requests arrived; 0 if that is less
+# than a quarter of a second. With timers of short periods: how long this machine, or the witness, stood still.
+sub silence {
+    my ( $from, $to, @requests ) = @_;
+    my $longest = 0;
+    for my $at ( ( sort { $a <=> $b } grep { $_ > $from && $_ < $to } map { $_->{arrived} } @requests ), $to ) {
+        $longest = $at - $from if $at - $from > $longest;
+        $from    = $at;
+    }
+    return $longest > 0.25 ? $longest : 0;
+}
+
+# How late each of these requests arrived, in seconds, less the silence among all requests (a reference).
+sub lateness {
+    my ( $all, @requests ) = @_;
+    return map { my $due = due_ms($_) / 1000; $_->{arrived} - $due - silence( $due, $_->{arrived}, @$all ) } @requests;
 }
 
 # One test: the log has, or within the deadline gets, at least COUNT such lines.

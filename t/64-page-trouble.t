@@ -96,11 +96,14 @@ sub width {
 }
 
 # An order that is carried out, and seen to be.
+my $ordered = 0;
+
 sub works {
     my ($where) = @_;
     $browser->shows( 5, "$where: it shows the timers" );
     $browser->press_button( part( 'hourly', 'run' ) );
     $browser->says( qr/hourly: run ordered\./, "$where: and runs them" );
+    $nginx->wait_log( qr/timer "hourly": run succeeded/, ++$ordered );
     $browser->clean_console($where);
     return;
 }
@@ -218,7 +221,10 @@ JS
     is( $count->('paused'),  1, 'and pauses once' );
 
     $browser->js( 'const b = document.querySelector(arguments[0]); b.click(); b.click();', part( 'hourly', 'run' ) );
-    my $run = $count->('run by hand');
+    # Until it has ended, and the page has seen that: the fourth, with those of before.
+    ok( $nginx->wait_log( qr/timer "hourly": run succeeded/, ++$ordered ), 'it has ended' );
+    $browser->reads( 'hourly', runs => qr/^4$/ );
+    $browser->wait_js( 'return document.querySelector(arguments[0]).getAttribute("aria-disabled") === "true"', part( 'hourly', 'cancel' ) );
     $browser->wait_js( 'return document.querySelector(arguments[0]).getAttribute("aria-busy") === null', part( 'hourly', 'run' ) );
     $browser->press_button( part( 'hourly', 'cancel' ) );
     $browser->says( qr/hourly is not running\./, 'a double click on Run' );
@@ -251,6 +257,7 @@ JS
 
     $browser->go($page);
     $browser->shows( 5, 'offline: all are there' );
+    $browser->reads( 'often', next => qr/^(?:in|now)/ );
     my $offline = sub {
         $browser->cdp( 'Network.emulateNetworkConditions', offline => shift, latency => 0, downloadThroughput => -1, uploadThroughput => -1 );
     };
@@ -295,6 +302,7 @@ JS
 
 # What failed to come is asked for again, and one that runs is failing none the less.
 {
+    wait_until { timer('hang')->{status} eq 'idle' };
     # Its upstream takes what has been waiting, and goes away without a word.
     for my $count ( 1 .. 3 ) {
         is( act( 'hang', 'run' ), 202, "failure $count" );
@@ -317,7 +325,7 @@ JS
     $browser->reads( 'hang', word => qr/^running$/ );
     $browser->click('[data-show=failing]');
     $browser->shows( 1, 'one that is running is failing none the less' );
-    like( $browser->js('return document.title'), qr/^\(1\) /, 'and is counted' );
+    ok( wait_until { $browser->js('return document.title') =~ /^\(1\) / }, 'and is counted' );
     $browser->tells( 'found', qr/^1 of 5 timers$/, 'how many are shown is said' );
     $browser->press("\x{E00C}");
     $browser->shows( 5, 'Escape' );

@@ -54,17 +54,29 @@ sub tells {
     return Test::More::ok( $read, $what ) || Test::More::diag( $self->text($id) );
 }
 
+# What the page has said since the last button was pressed: it takes that away by itself, after some seconds.
+my $LISTEN = <<'JS';
+    if (!window.heard) {
+        new MutationObserver(list => list.forEach(({ addedNodes }) => addedNodes.forEach(node => heard.push(node.textContent))))
+            .observe(document.getElementById('says'), { childList: true });
+    }
+    window.heard = [];
+JS
+
 # Tests for the visible answer to an order.
 sub says {
     my ( $self, $pattern, $what ) = @_;
+    my $heard = sub { return join ' ', @{ $self->js('return window.heard || []') } };
+    my $said = wait_until { $heard->() =~ $pattern };
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return $self->tells( 'says', $pattern, $what );
+    return Test::More::ok( $said, $what ) || Test::More::diag( $heard->() );
 }
 
 # Clicks a button of the page as soon as it is free: an order is taken once.
 sub press_button {
     my ( $self, $selector ) = @_;
     $self->wait_js( 'return document.querySelector(arguments[0]).getAttribute("aria-busy") === null', $selector );
+    $self->js($LISTEN);
     return $self->click($selector);
 }
 

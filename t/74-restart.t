@@ -125,8 +125,11 @@ $nginx->start;
 my $began   = time;
 my $reloads = 0;
 my $next_at = time;
-ok( wait_until( sub { if ( time >= $next_at ) { $nginx->signal('HUP'); $reloads++; $next_at = time + 0.1 } $reloads >= 10 && $backend->requests( timer => 'slow' ) >= 4 } ),
-    'a reload every 100 ms, and a period of 1 s runs' );
+my $enough  = wait_until {
+    if ( time >= $next_at ) { $nginx->signal('HUP'); $reloads++; $next_at = time + 0.1 }
+    $reloads >= 10 && $backend->requests( timer => 'slow' ) >= 4;
+};
+ok( $enough, 'a reload every 100 ms, and a period of 1 s runs' );
 my $last = ( $backend->requests( timer => 'slow' ) )[-1];
 cmp_ok( $reloads, '>=', 10, "$reloads reloads" );
 my @lost = lost_dues( 1000, $began, due_ms($last) / 1000, $backend->requests( timer => 'slow' ) );

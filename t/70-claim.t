@@ -10,10 +10,12 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Two instances, with prefixes, ports and pid files of their own, on one named file: made by both at
 # once, then with one that leaves, dies, comes back.
@@ -53,7 +55,7 @@ no_doubles( 'two instances', $backend->requests );
 no_overlaps( 'two instances', \%killed, $backend->requests );
 my $excused = { map { %{ $_->{t500} // {} } } map { interrupted_dues( $_->log ) } @nginx };
 my @own  = $backend->requests( timer => 't500' );
-my @lost = lost_awake( 500, [ grep { !$excused->{$_} } lost_dues( 500, $began, $ended, @own ) ], \@own, [ $backend->requests( timer => 't50' ) ] );
+my @lost = lost_awake( 500, [ grep { !$excused->{$_} } lost_dues( 500, $began, $ended, @own ) ], \@own, $beat );
 is( scalar @lost, 0, 'no due time is lost' ) or diag "lost @lost";
 is( scalar( $backend->requests( timer => 'once' ) ), 1, 'first=now is for one of them' );
 for my $nginx (@nginx) {

@@ -11,10 +11,12 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Two worker 0s for 100 ms, ten times over.
 my $nginx = TimerTest::Nginx->new(
@@ -32,10 +34,10 @@ for ( 1 .. 10 ) {
 my $count = $backend->requests( timer => 't1000' );
 ok( $backend->wait_requests( $count + 2, timer => 't1000' ) >= $count + 2, 'they go on through ten reloads' );
 my ($last) = map { due_ms($_) / 1000 } ( $backend->requests( timer => 't1000' ) )[-1];
-my %own  = map { $_ => [ $backend->requests( timer => "t$_" ) ] } 20, 500, 1000;
-my @lost = lost_awake( 500, [ lost_dues( 500, $began, $last - 0.5, @{ $own{500} } ) ], @own{qw( 500 20 )} );
+my %own  = map { $_ => [ $backend->requests( timer => "t$_" ) ] } 500, 1000;
+my @lost = lost_awake( 500, [ lost_dues( 500, $began, $last - 0.5, @{ $own{500} } ) ], $own{500}, $beat );
 is( scalar @lost, 0, 'no due time is lost at 500ms' ) or diag "lost @lost\n", grep {/t500/} $nginx->log_lines('error|warn');
-@lost = lost_awake( 1000, [ lost_dues( 1000, $began, $last - 0.5, @{ $own{1000} } ) ], @own{qw( 1000 20 )} );
+@lost = lost_awake( 1000, [ lost_dues( 1000, $began, $last - 0.5, @{ $own{1000} } ) ], $own{1000}, $beat );
 is( scalar @lost, 0, 'nor at 1s' ) or diag "lost @lost";
 cmp_ok( 0 + ( grep { $_->{arrived} < due_ms($_) / 1000 - 0.001 } $backend->requests ), '==', 0, 'none before its time' );
 $nginx->stop;

@@ -10,10 +10,12 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # The default file where that is in the prefix: the second master has the same pid file.
 my ($configure) = ( run_command( nginx_binary(), '-V' ) )[1] =~ /^configure arguments: (.*)/m;
@@ -94,7 +96,7 @@ is( scalar( $backend->requests( timer => 'once' ) ), 1, 'first=now once' );
 no_doubles( 'two upgrades', $backend->requests );
 no_overlaps( 'two upgrades', {}, $backend->requests );
 my @own  = $backend->requests( timer => 't500' );
-my @lost = lost_awake( 500, [ lost_dues( 500, $began, $ended, @own ) ], \@own, [ $backend->requests( timer => 't20' ) ] );
+my @lost = lost_awake( 500, [ lost_dues( 500, $began, $ended, @own ) ], \@own, $beat );
 is( scalar @lost, 0, 'no due time is lost' ) or diag "lost @lost";
 logged_times( $nginx, qr/\[(?:warn|crit)\](?!.* due times? )|run interrupted/, 0, 'nothing to complain of' );
 

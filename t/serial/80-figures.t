@@ -15,6 +15,7 @@ use Test::More;
 use Time::HiRes qw( clock_gettime CLOCK_BOOTTIME sleep time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
@@ -27,6 +28,7 @@ note "STRESS_SEED=$seed";
 my %every = ( s50 => 50, s100 => 100, s500 => 500, s1000 => 1000, any100 => 100, any500 => 500, any1000 => 1000, busy => 200, auto500 => 500, jitter => 1000 );
 my %more = map { $_ => /^any/ ? 'timer_worker any;' : /^auto/ ? 'timer_worker auto;' : '' } keys %every;
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 my $nginx   = TimerTest::Nginx->new(
     workers => 4,
     server  => join( '', map { timer( $backend, $_, "every=$every{$_}ms offset=0" . ( /jitter/ ? ' jitter=800ms' : '' ), /busy/ ? 'delay/0.15/ok' : 'ok', $more{$_} ) } sort keys %every ),
@@ -124,9 +126,7 @@ for my $name (qw( s500 s1000 any500 any1000 auto500 jitter )) {
     my $excused = $interrupted->{$name} // {};
     my @own     = $backend->requests( timer => $name );
     my @lost    = grep { !$excused->{$_} } lost_dues( $every{$name}, $began, $over, @own );
-    # Jitter puts the start off by up to 800 ms; what "auto" is run by has no timer of a short period.
-    my @others = $backend->requests( timer => $name =~ /^any/ ? 'any100' : 's50' );
-    @lost = lost_awake( $every{$name}, \@lost, \@own, \@others, $name eq 'jitter' ? ( 0.85, 0.95 ) : () );
+    @lost = lost_awake( $every{$name}, \@lost, \@own, $beat, $name eq 'jitter' ? 200 : () );
     $lost_in_all += @lost;
     is( scalar @lost, 0, "$name: no due time lost but those whose run was killed (" . keys(%$excused) . ')' )
         or diag "lost: @lost\n", join "\n", grep { !/succeeded/ } $nginx->log_lines(qr/timer "$name"/);
@@ -149,8 +149,8 @@ for my $name ( sort keys %every ) {
     cmp_ok( $lost, '>=', -keys %killed, "$name: hardly any twice" );
 }
 
-# Less what this machine, or the witness, stood still: then not even the other workers' runs have arrived.
-my @late = sort { $a <=> $b } map { $_->[1] - $_->[0] - silence( @$_, @requests ) } @takeover;
+# Less the time in which this machine stood still.
+my @late = sort { $a <=> $b } map { $_->[1] - $_->[0] - $beat->still(@$_) } @takeover;
 cmp_ok( scalar @late, '>=', $kills * 0.5, 'takeovers were measured' );
 diag sprintf '%d reloads, %d kills: %d requests, %d overlaps, %d doubles, %d due times lost; '
     . 'from KILL of worker 0, or its respawn, to the next due time\'s start: median %.0f ms, 90 %% %.0f ms, max %.0f ms, of %d',

@@ -21,7 +21,7 @@ use Time::HiRes qw( time );
 use TimerTest;
 
 our @EXPORT = qw(
-    timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake lateness silence interrupted_dues
+    timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake interrupted_dues
     start_upgrade in_namespace logged logged_times read_records accounted
     slots_in hold_lock
 );
@@ -133,41 +133,21 @@ sub lost_dues {
     return @lost;
 }
 
-# Of due times that are lost those that no machine that stands still for a while accounts for: the timer's
-# last run was not in progress, and whoever could have taken the due time ran something else in its time,
-# which ends with the next one. OTHERS are the requests of a timer in the same workers, of a much shorter
-# period; FROM and TO say in which part of the due time's period they are to be looked for.
+# Of due times of "every=EVERY" that are lost (milliseconds) those for which there is no excuse: the timer's last
+# run was not in progress, nor did this machine stand still for half of the time that there was to take it in:
+# the last WINDOW milliseconds before the next one, or all of them.
 sub lost_awake {
-    my ( $every, $lost, $own, $others, $from, $to ) = @_;
-    $from //= 0.1;
-    $to   //= 0.9;
-    my @starts = map { start_ms($_) } @$others;
-    my @runs   = map { [ start_ms($_), defined $_->{ended} ? 1000 * $_->{ended} + 100 : 9e99 ] } @$own;
+    my ( $every, $lost, $own, $beat, $window ) = @_;
+    $window //= $every;
+    my @runs = map { [ start_ms($_), defined $_->{ended} ? 1000 * $_->{ended} + 100 : 9e99 ] } @$own;
     my @found;
     for my $due (@$lost) {
         next if grep { $_->[0] <= $due && $due <= $_->[1] } @runs;
-        push @found, $due if grep { $_ > $due + $from * $every && $_ < $due + $to * $every } @starts;
+        my $next = $due + $every;
+        push @found, $due if 2000 * $beat->still( ( $next - $window ) / 1000, $next / 1000 ) < $window;
     }
     Test::More::note( sprintf 'lost while nobody could take them: %d of %d', @$lost - @found, scalar @$lost ) if @$lost > @found;
     return @found;
-}
-
-# The longest time between FROM and TO, in seconds, in which none of these requests arrived; 0 if that is less
-# than a quarter of a second. With timers of short periods: how long this machine, or the witness, stood still.
-sub silence {
-    my ( $from, $to, @requests ) = @_;
-    my $longest = 0;
-    for my $at ( ( sort { $a <=> $b } grep { $_ > $from && $_ < $to } map { $_->{arrived} } @requests ), $to ) {
-        $longest = $at - $from if $at - $from > $longest;
-        $from    = $at;
-    }
-    return $longest > 0.25 ? $longest : 0;
-}
-
-# How late each of these requests arrived, in seconds, less the silence among all requests (a reference).
-sub lateness {
-    my ( $all, @requests ) = @_;
-    return map { my $due = due_ms($_) / 1000; $_->{arrived} - $due - silence( $due, $_->{arrived}, @$all ) } @requests;
 }
 
 # One test: the log has, or within the deadline gets, at least COUNT such lines.

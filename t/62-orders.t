@@ -11,6 +11,7 @@ use Test::More;
 use Time::HiRes qw( time );
 use Time::Local qw( timegm );
 use TimerTest;
+use TimerTest::Api qw( is_soon );
 use TimerTest::Backend;
 use TimerTest::Nginx;
 use TimerTest::Series;
@@ -137,7 +138,7 @@ is( $status,      202,           'cancel: 202' );
 is( $said->{run}, $hangs->{run}, 'with the id of the run' );
 my ($hung) = $backend->wait_requests( 1, timer => 'hangs', ended => 1 );
 is( $hung->{how}, 'peer', 'its connection is closed' );
-cmp_ok( $hung->{ended} - $sent, '<', 5, 'at once' );
+cmp_ok( $hung->{ended} - $sent, '<', 10 * $TimerTest::SLOW, 'at once' );
 ok( wait_until { ( show('hangs')->{last} // {} )->{outcome} }, 'and it is over' );
 my $shown = show('hangs');
 is_deeply(
@@ -182,7 +183,7 @@ is( $said->{paused}{until}, undef, 'without an end' );
 ok( wait_until { show('tick')->{status} eq 'paused' }, 'it is paused' );
 $shown = show('tick');
 is_deeply( [ @$shown{qw( next_due late_seconds paused )} ], [ undef, 0, $said->{paused} ], 'and shows it' );
-is( $nginx->get('/status/health')->{body}, "ok\n", 'which is well' );
+is_soon( sub { $nginx->get('/status/health')->{body} }, "ok\n", 'which is well' );
 like( $nginx->get('/status/text')->{body},    qr/^- +paused .* tick$/m,                 'the table shows it' );
 like( $nginx->get('/status/metrics')->{body}, qr/^nginx_timer_paused\{timer="tick"\} 1$/m, 'metrics, too' );
 time_passes('tock');
@@ -296,7 +297,7 @@ like( $answer->{headers}, qr/^$_\r?$/mi, $_ ) for 'Content-Type: application/jso
 sub insist {
     my ($path) = @_;
     my $taken;
-    wait_until { local $TimerTest::DEADLINE = 1; $taken = post($path); $taken->{status} } 8;
+    wait_until { local $TimerTest::DEADLINE = 1; $taken = post($path); $taken->{status} };
     return $taken;
 }
 wait_until { 2 == $nginx->workers };

@@ -13,6 +13,7 @@ use IO::Socket::UNIX ();
 use MIME::Base64 qw( encode_base64 );
 use Test::More;
 use TimerTest;
+use TimerTest::Api;
 use TimerTest::Nginx;
 
 my $here     = File::Spec->rel2abs( dirname(__FILE__) );
@@ -92,7 +93,7 @@ my $metrics;
     is( $answer->{status}, 200, 'metrics' );
     like( $answer->{headers}, qr{^Content-Type: text/plain; version=0\.0\.4}mi, 'metrics: their type' );
     $metrics = $answer->{body};
-    is( $nginx->get('/health')->{body}, "ok\n", 'health' );
+    is_soon( sub { $nginx->get('/health')->{body} }, "ok\n", 'health' );
 
     for my $path (qw( /timers/ /timers/timers /timers/metrics /timers/text / /timers )) {
         is( $nginx->get($path)->{status}, 404, "$path is not for Prometheus" );

@@ -67,7 +67,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     );
     $nginx->start;
     my @api = by_slot($nginx);
-    is( state_of( $api[$_] ), $OK, "slot $_: with space, the state is ok" ) for 0, 1;
+    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space, the state is ok" ) for 0, 1;
     fill_disk($disk);
     my @more = map {"more$_"} 1 .. 40;
     my $last = $more[-1];
@@ -86,7 +86,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
         is( scalar @{ $api[$slot]->all->{timers} }, 44, "slot $slot: all timers are there" );
         is( $api[$slot]->ask("/health/old")->{status}, 503, "slot $slot: for one timer, too" );
     }
-    is( $api[0]->show($last)->{status} =~ s/running/idle/r, 'idle', 'its own worker knows that it is well' );
+    is_soon( sub { $api[0]->show($last)->{status} =~ s/running/idle/r }, 'idle', 'its own worker knows that it is well' );
     cmp_ok( $api[0]->show($last)->{counters}{success}, '>=', 3, 'and how often it ran' );
 
     # Orders for a timer without a record: its own worker follows them, another one refuses them.
@@ -115,7 +115,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     unlink "$disk/filler";
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is( state_of( $api[$_] ), $OK, "slot $_: with space and a reload, all is well" ) for 0, 1;
+    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space and a reload, all is well" ) for 0, 1;
     ( $status, $said ) = $api[1]->order('/timers/idle/run');
     is( $status, 202, 'any worker takes orders' );
     ok( request_of( 'idle', $said->{run} ), 'which are followed' );
@@ -135,7 +135,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     $nginx->start;
     my @api = by_slot($nginx);
     goes_on( 'fails', 'a disk with space' );
-    is( state_of( $api[$_] ), $OK, "slot $_: is ok" ) for 0, 1;
+    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: is ok" ) for 0, 1;
     truncate "$disk/fails.state", 0;
     fill_disk($disk);
     goes_on( 'fails', 'without space it goes on' );
@@ -152,11 +152,11 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     unlink "$disk/filler";
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is( state_of( $api[$_] ), $RECOVERED, "slot $_: with space and a reload there is a new file" ) for 0, 1;
+    is_soon( sub { state_of( $api[$_] ) }, $RECOVERED, "slot $_: with space and a reload there is a new file" ) for 0, 1;
     goes_on( 'fails', 'and it goes on' );
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is( state_of( $api[$_] ), $OK, "slot $_: another reload, and all is well" ) for 0, 1;
+    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: another reload, and all is well" ) for 0, 1;
     $nginx->stop;
 }
 

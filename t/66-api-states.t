@@ -83,7 +83,7 @@ for my $name (qw( own any )) {
     my $all = $any->all;
     is( $all->{state}, 'ok', 'memory: the state is ok' );
     ok( exists $all->{state_file} && !defined $all->{state_file}, 'memory: and no file' );
-    is( $any->ask('/health')->{body}, "ok\n", 'memory: which is well' );
+    is_soon( sub { $any->ask('/health')->{body} }, "ok\n", 'memory: which is well' );
     is( $any->metrics->{nginx_timer_state_ok}, 1, 'memory: for metrics, too' );
     is( ( $any->order('/timers/m/pause') )[0], 200, 'memory: orders are taken' );
     my @old = $nginx->reload;
@@ -108,8 +108,7 @@ for my $name (qw( own any )) {
     my $recovered = sub {
         my ($title) = @_;
         is_deeply( [ @{ $any->all }{qw( state state_file )} ], [ 'recovered', $file ], "$title: it is said" );
-        my $health = $any->ask('/health');
-        is( "$health->{status} $health->{body}", "200 ok\n", "$title: it is well" );
+        is_soon( sub { my $health = $any->ask('/health'); "$health->{status} $health->{body}" }, "200 ok\n", "$title: it is well" );
         is( $any->metrics->{nginx_timer_state_ok}, 1, "$title: for metrics, too" );
         like( $any->ask('/text')->{body}, qr/^1 timer\n.*recovered\n\z/m, "$title: the table remarks it" );
     };
@@ -151,7 +150,7 @@ for my $name (qw( own any )) {
         my @told = grep { defined $shown->{$_} } qw( next_due last_due last running paused last_success );
         is( "@told", '', "$part: and nothing is made up" ) or diag explain $shown;
         my %all = map { $_->{name} => $_->{status} } @{ $any->all->{timers} };
-        is( join( ' ', map {"$_=$all{$_}"} sort keys %all ) =~ s/running/idle/gr, 'rec=unknown tick=idle tock=idle', "$part: the others are known" );
+        is( join( ' ', map {"$_=$all{$_}"} sort keys %all ) =~ s/running|late/idle/gr, 'rec=unknown tick=idle tock=idle', "$part: the others are known" );
         like( $any->ask('/text')->{body}, qr/^- +unknown +- +- +- +rec$/m, "$part: the table says so" );
         my $metrics = $any->metrics;
         is( join( ' ', sort grep {/timer="rec"/} keys %$metrics ), '', "$part: metrics have no sample of it" );
@@ -159,10 +158,9 @@ for my $name (qw( own any )) {
         is( $any->all->{state}, 'ok', "$part: the state is ok" );
         my $unwell = "rec: record cannot be read\n";
         for my $path (qw( /health /health/rec )) {
-            my $health = $any->ask($path);
-            is( "$health->{status} $health->{body}", "503 $unwell", "$part: $path says so" );
+            is_soon( sub { my $health = $any->ask($path); "$health->{status} $health->{body}" }, "503 $unwell", "$part: $path says so" );
         }
-        is( $any->ask('/health/tick')->{body}, "ok\n", "$part: the others are well" );
+        is_soon( sub { $any->ask('/health/tick')->{body} }, "ok\n", "$part: the others are well" );
         like( $any->ask( '/', headers => "Accept: text/html\r\n" )->{body}, qr/rec<.*unknown/s, "$part: the page says so" );
         for my $what (qw( run cancel pause resume )) {
             my ( $status, $said ) = $any->order("/timers/rec/$what");
@@ -182,7 +180,7 @@ for my $name (qw( own any )) {
     my $after = $any->show('rec');
     is( $after->{$_}, $before->{$_}, "nothing is lost: $_" ) for qw( next_due last_due consecutive_failures paused );
     is( $after->{counters}{success}, 3, 'nothing is lost: counters' );
-    is( $any->ask('/health')->{body}, "ok\n", 'all is well' );
+    is_soon( sub { $any->ask('/health')->{body} }, "ok\n", 'all is well' );
     logged_times( $nginx, qr/damaged|is locked for too long/, 0, 'nobody takes it for damage' );
 
     # Its edit lock, or the header's, is held by another process: an order waits, and is refused. The worker
@@ -191,25 +189,29 @@ for my $name (qw( own any )) {
     for my $slot ( 0, 1 ) {
         my $gives = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
         my $asks  = TimerTest::Api->new( $nginx, worker => [ $workers[$slot] ] );
-        my $meanwhile = 0;
-        for my $case (
+        my @cases = (
             ( map { [ control => "/timers/tick/$_" ] } qw( run pause resume ) ),
             ( map { [ header => $_ ] } qw( /pause /resume /timers/rec/run /timers/rec/pause ) )
-        ) {
-            my ( $part, $path ) = @$case;
-            my $lock = lock_record( $file, 'tick', $part );
-            ok( $lock, "slot $slot, $path: another process has the $part lock" );
-            $gives->say( 'POST', "/status$path" );
-            my $wait = IO::Select->new( $gives->socket );
-            while ( !$wait->can_read(0) ) {
-                last if $asks->ask('/timers/tock')->{status} != 200;
-                $meanwhile++ if !$wait->can_read(0);
+        );
+        # Where this process has to wait for a processor, an order's time is over when it asks: once more.
+        my $meanwhile = 0;
+        for ( my $rounds = 0; $meanwhile < 5 && $rounds < 10; $rounds++ ) {
+            for my $case (@cases) {
+                my ( $part, $path ) = @$case;
+                my $lock = lock_record( $file, 'tick', $part );
+                ok( $lock, "slot $slot, $path: another process has the $part lock" );
+                $gives->say( 'POST', "/status$path" );
+                my $wait = IO::Select->new( $gives->socket );
+                while ( !$wait->can_read(0) ) {
+                    last if $asks->ask('/timers/tock')->{status} != 200;
+                    $meanwhile++ if !$wait->can_read(0);
+                }
+                my $answer = $gives->hear;
+                is( $answer->{status}, 503, "slot $slot, $path: 503" );
+                ok( ( json($answer) // {} )->{error}, 'and says why' );
+                goes_on( 'tock', "slot $slot, $path: timers run" );
+                undef $lock;
             }
-            my $answer = $gives->hear;
-            is( $answer->{status}, 503, "slot $slot, $path: 503" );
-            ok( ( json($answer) // {} )->{error}, 'and says why' );
-            goes_on( 'tock', "slot $slot, $path: timers run" );
-            undef $lock;
         }
         cmp_ok( $meanwhile, '>=', 5, "slot $slot: other requests are answered meanwhile ($meanwhile)" );
         is( $any->all->{paused}, undef, "slot $slot: what was refused is not done: all are not paused" );
@@ -232,7 +234,7 @@ for my $name (qw( own any )) {
     logged( $nginx, qr/\[error\].* timer "tick": record is locked, due times left out are not counted/, 'the log tells what is lost' );
     undef $lock;
     logged_times( $nginx, qr/\[(?:crit|alert|emerg)\]/, 0, 'nothing above error is logged' );
-    is_deeply( [ $nginx->workers ], [ sort { $a <=> $b } @workers ], 'by the same workers' );
+    is_deeply( [ sort $nginx->workers ], [ sort @workers ], 'by the same workers' );
     $nginx->stop;
 }
 
@@ -280,7 +282,7 @@ for my $name (qw( own any )) {
     cmp_ok( $since, '>', 10 + $metrics->{"nginx_timer_timeout_seconds{timer=\"$name\"}"}, 'for longer than its timeout' );
     is( ( $other->order("/timers/$name/run") )[0], 409, 'it is not run a second time' );
 }
-is( $other->show('well')->{status} =~ s/running/idle/r, 'idle', 'a timer that another worker may run is well' );
+is_soon( sub { $other->show('well')->{status} =~ s/running/idle/r }, 'idle', 'a timer that another worker may run is well' );
 goes_on( 'well', 'and runs' );
 like( $other->ask('/health')->{body}, qr/^behind: late by \d+s$/m, q{one of the stuck worker's own is late} );
 logged( $stuck, qr/\[error\].* timer "any": run in progress for \d+ms in process $zero does not end/, 'the log tells of it' );

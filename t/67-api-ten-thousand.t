@@ -63,7 +63,7 @@ is( scalar( grep {/\Anginx_timer_runs_total\{/} keys %$metrics ), 6 * $count, 'm
 my $text = $api->ask('/text')->{body};
 like( $text, qr/^$count timers\n\z/m, 'text: how many' );
 all_of_them( 'text', map { /(\S+)\z/ } ( split /\n/, $text )[ 1 .. $count ] );
-is( $api->ask('/health')->{body}, "ok\n", 'health' );
+is_soon( sub { $api->ask('/health')->{body} }, "ok\n", 'health' );
 
 my $page = $api->ask( '/', headers => "Accept: text/html\r\n" );
 is( $page->{status}, 200, 'the page' );

@@ -21,7 +21,7 @@ use Test::More ();
 use Time::HiRes qw( time );
 use TimerTest;
 
-our @EXPORT = qw( json parse_metrics counters );
+our @EXPORT = qw( json parse_metrics counters is_soon );
 
 # The JSON of an answer; undef if it is not exactly one JSON text.
 sub json {
@@ -53,6 +53,17 @@ sub parse_metrics {
 sub counters {
     my ($metrics) = @_;
     return { map { $_ => $metrics->{$_} } grep {/\A\w+(?:_total|_sum|_count)(?:\{|\z)/} keys %$metrics };
+}
+
+# One test: what is asked for is this, or like this, now or soon. For what says that timers are well: where their
+# worker stood still for 5 s they are late, until it goes on.
+sub is_soon {
+    my ( $ask, $want, $title ) = @_;
+    my $got;
+    my $is = ref $want ? sub { $got =~ $want } : sub { $got eq $want };
+    wait_until { $got = $ask->() // ''; $is->() };
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return ref $want ? Test::More::like( $got, $want, $title ) : Test::More::is( $got, $want, $title );
 }
 
 sub new {

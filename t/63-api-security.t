@@ -22,7 +22,7 @@ my $port    = free_port();
 # One server that shows only, one that can be written to.
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
-    http    => 'client_header_timeout 2s; client_body_timeout 2s; lingering_timeout 1s;',
+    http    => 'client_header_timeout 20s; client_body_timeout 20s; lingering_timeout 20s;',
     server  => "listen 127.0.0.1:$port; location /status/ { timer_api; } location /admin/ { timer_api write=on; }"
         . timer( $backend, 'victim', $rare )
         . timer( $backend, 'off',    "$rare enabled=off" )

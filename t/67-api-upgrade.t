@@ -176,7 +176,8 @@ ok( wait_until { !$api{new}->show('hang')->{running} }, 'and ends' );
 is( scalar( $backend->requests( timer => 'first' ) ), 1, 'first=now once' );
 no_doubles( 'orders in an upgrade', $backend->requests );
 no_overlaps( 'orders in an upgrade', {}, $backend->requests );
-logged_times( $nginx, qr/order was taken by no worker|record is locked for too long/, 0, 'no order was lost' );
+# (That a worker stood still in the middle of a claim, which the other master's wanted, too, is no complaint of these.)
+logged_times( $nginx, qr/order was taken by no worker|timer "(?!tick|both)[^"]*": record is locked for too long/, 0, 'no order was lost' );
 $nginx->stop;
 
 done_testing;

@@ -189,7 +189,8 @@ SKIP: {
     skip 'the Lua module is for another nginx', 1 if !$fits && $why =~ /binary compatible|version \d+ instead of/;
 
     my $front = free_port();
-    my $nginx = example( 'lua-recipe.conf', port_change( 8080, $front ), port_change( 9000, $backend->port ), [ qr/every=10s/ => 'every=1s' ] );
+    my $nginx = example( 'lua-recipe.conf', port_change( 8080, $front ), port_change( 9000, $backend->port ), [ qr/every=10s/ => 'every=1s' ],
+        [ qr/timer_timeout +5s/ => 'timer_timeout 30s' ] );
     $nginx->{port} = $front;
     start($nginx);
     ok( wait_until( sub { $nginx->get('/rates')->{body} eq "ok\n" } ), 'lua-recipe: clients get what the timer has fetched' ) or diag $nginx->log;

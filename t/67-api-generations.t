@@ -21,7 +21,7 @@ my $hangs   = 'timer_timeout 1h; proxy_read_timeout 1h;';
 
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
-    http    => 'client_header_timeout 1h; keepalive_timeout 1h;',
+    http    => 'client_header_timeout 1h; keepalive_timeout 1h; keepalive_requests 1000000;',
     server  => 'location /status/ { timer_api write=on; } location = /stub { stub_status; }'
         . timer( $backend, 'idle', $rare )
         . timer( $backend, 'other', $rare )

@@ -118,6 +118,7 @@ for my $name (qw( own any )) {
     kill 'KILL', @workers;
     ok( $nginx->wait_gone( \@workers ), 'all workers are killed' );
     goes_on( 'r', 'their successors go on' );
+    ok( wait_until { 2 == $nginx->workers }, 'both of them' );
     $recovered->('after a crash');
     my @old = $nginx->reload;
     $nginx->wait_gone( \@old );

@@ -41,7 +41,7 @@ spew( "$prefix/html/parts/timers.html",  '[<!--#include virtual="/status/timers"
 spew( "$prefix/html/parts/metrics.html", '<!--#include virtual="/status/metrics" -->' );
 spew( "$prefix/html/parts/all.html",     join '|', map {"<!--#include virtual=\"/$_\" -->"} qw( ok status/text status/metrics ok status/timers status/ ) );
 $nginx->start;
-my ($worker) = $nginx->workers;
+my $worker = $nginx->worker_in_slot(0);
 
 sub connected {
     my ($port) = @_;

@@ -28,10 +28,10 @@ my $nginx = TimerTest::Nginx->new(
         . timer( $backend, $last, $rare ),
 );
 $nginx->start;
-my ($worker) = $nginx->workers;
-my $api   = TimerTest::Api->new( $nginx, worker => [$worker] );
-my $other = TimerTest::Api->new( $nginx, worker => [$worker] );
-my %names = map { $_ => 1 } 'tick', $last, map {"t$_"} 1 .. $count - 2;
+my $worker = $nginx->worker_in_slot(0);
+my $api    = TimerTest::Api->new( $nginx, worker => [$worker] );
+my $other  = TimerTest::Api->new( $nginx, worker => [$worker] );
+my %names  = map { $_ => 1 } 'tick', $last, map {"t$_"} 1 .. $count - 2;
 
 # One test: each name once, and no other.
 sub all_of_them {

@@ -23,8 +23,8 @@ struct Order {
     panel: Rc<Panel>,
     what: What,
     steps: Steps,
-    /// Whether the record had to be written anew for it.
-    repaired: bool,
+    /// How often it may still be tried when the steps have run out.
+    last_tries: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -94,7 +94,7 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
 
 impl Order {
     fn new(panel: &Rc<Panel>, what: What) -> Self {
-        Self { panel: Rc::clone(panel), what, steps: Steps::default(), repaired: false }
+        Self { panel: Rc::clone(panel), what, steps: Steps::default(), last_tries: 2 }
     }
 
     /// Writes the order down; where somebody else is writing, a little later.
@@ -118,17 +118,17 @@ impl Order {
         Answer::Now(self.done(request, &came))
     }
 
-    /// Writes a damaged record anew, once, and says when to come again: who runs the timer would not
-    /// before its next due time.
+    /// Writes a damaged record anew, as who runs the timer would not before its next due time, and says
+    /// when to come again: later if somebody else is about to do it, or is in the way.
     fn repair(&mut self) -> Option<Duration> {
         let number = self.number()?;
-        if self.repaired || self.panel.read(number).is_some() {
-            return None;
-        }
-        self.repaired = true;
-        let place = self.panel.timer(number)?.place;
-        let repaired = self.panel.store()?.repair(place, wall_clock());
-        (repaired == Recovered::Nothing).then_some(Duration::from_millis(1))
+        self.last_tries = self.last_tries.checked_sub(1)?;
+        // One that can be read by now may have been written anew since the last try.
+        let repaired = match self.panel.read(number) {
+            Some(_) => Recovered::Nothing,
+            None => self.panel.store()?.repair(self.panel.timer(number)?.place, wall_clock()),
+        };
+        Some(Duration::from_millis(if repaired == Recovered::Again { 64 } else { 1 }))
     }
 
     fn write(&self) -> Option<Edited<Came>> {

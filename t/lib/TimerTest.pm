@@ -286,7 +286,8 @@ $SIG{$_} = sub { $$ == $creator ? exit 1 : POSIX::_exit(1) } for qw( INT TERM HU
 END {
     if ( $$ == $creator ) {
         local ( $?, $!, $@ );
-        stop_process($_) for @spawned;
+        my @all = @spawned;
+        stop_process($_) for @all;
         remove_tree( @scratch, { error => \my $ignored } ) if !$ENV{TEST_NGINX_NO_CLEAN};
     }
 }

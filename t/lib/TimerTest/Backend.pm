@@ -158,7 +158,8 @@ sub stop {
 END {
     if ( $$ == $creator ) {
         local ( $?, $!, $@ );
-        $_->stop for @running;
+        my @all = @running;
+        $_->stop for @all;
     }
 }
 

@@ -375,7 +375,8 @@ my $creator = $$;
 END {
     if ( $$ == $creator ) {
         local ( $?, $!, $@ );
-        $_->kill_all for @running;
+        my @all = @running;
+        $_->kill_all for @all;
     }
 }
 

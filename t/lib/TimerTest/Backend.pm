@@ -10,7 +10,8 @@ package TimerTest::Backend;
 #
 # A record: arrived, ended (Unix seconds; undef while it is in progress), how ("answered", "peer":
 # nginx closed first, "reset": we did), protocol, method, uri, headers (names in lower case), body,
-# connection (a number).  For FastCGI and uwsgi the parameters stand in headers as they came.
+# connection (a number).  For FastCGI and uwsgi the parameters stand in headers as they came.  It ended
+# not before "ended", and not after "over".
 #
 # What it does is told by the path, or by a header X-Do, with the same words:
 #
@@ -18,6 +19,7 @@ package TimerTest::Backend;
 #     status/N               N, with a short body where one is allowed, Location for 3xx
 #     delay/S/...            ... after S seconds
 #     hang                   never answers
+#     held/NAME/...          ... once the test has called let_go( NAME )
 #     close, reset           closes, or resets, without a word
 #     stall                  header and a part of the body, then nothing
 #     truncate, cut          the body ends early: Content-Length not reached, no last chunk
@@ -100,7 +102,7 @@ sub requests {
             push @{ $self->{requests} }, $self->{by_id}{ $event->{id} } = $event;
         }
         else {
-            @{ $self->{by_id}{ $event->{id} } }{qw( ended how )} = @$event{qw( ended how )};
+            @{ $self->{by_id}{ $event->{id} } }{qw( ended over how )} = @$event{qw( ended over how )};
         }
     }
 
@@ -131,19 +133,29 @@ sub wait_requests {
 sub most_at_once {
     my ( $self, %match ) = @_;
 
-    # At one instant: ends of what was there before, beginnings, ends of what began right then.
+    # At one instant: ends of what was there before, beginnings, ends of what began right then.  A request
+    # whose peer had gone when it was seen first may have been over before any other of that instant began.
+    my @requests = $self->requests(%match) or return 0;
     my @edges;
-    for my $r ( $self->requests(%match) ) {
+    for my $r (@requests) {
+        next if $r->{ended} && $r->{ended} == $r->{arrived} && $r->{how} eq 'peer';
         push @edges, [ $r->{arrived}, 1, 1 ];
         push @edges, [ $r->{ended}, $r->{ended} == $r->{arrived} ? 2 : 0, -1 ] if $r->{ended};
     }
 
-    my ( $now, $most ) = ( 0, 0 );
+    my ( $now, $most ) = ( 0, 1 );
     for my $edge ( sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] } @edges ) {
         $now += $edge->[2];
         $most = $now if $now > $most;
     }
     return $most;
+}
+
+# Lets the requests go on, those to come too, that are held under this name.
+sub let_go {
+    my ( $self, $name ) = @_;
+    spew( "$self->{record}.$name", '' );
+    return;
 }
 
 sub stop {
@@ -165,7 +177,7 @@ END {
 
 # The upstream's side: one process, one loop.
 
-my ( $record, %connection, @later, $next_id, $next_connection, %seen );
+my ( $record, $record_path, %connection, @later, $next_id, $next_connection, %seen );
 
 # All that one turn of the loop finds has happened at one time: its order is not known.
 my $turn = time;
@@ -173,6 +185,7 @@ my $turn = time;
 sub _serve {
     my ( $listen, $path ) = @_;
 
+    $record_path = $path;
     open $record, '>>', $path or die "$path: $!";
     $record->autoflush(1);
     my %protocol_of = map { fileno( $listen->{$_} ) => $_ } keys %$listen;
@@ -199,7 +212,9 @@ sub _serve {
             _write($c) if $c;
         }
 
-        for my $socket ( @{ $readable // [] } ) {
+        # In the order in which they have connected.
+        my $number = sub { ( $connection{ fileno( $_[0] ) // -1 } // { number => 0 } )->{number} };
+        for my $socket ( sort { $number->($a) <=> $number->($b) } @{ $readable // [] } ) {
             my $fd = fileno($socket) // next;
             if ( my $protocol = $protocol_of{$fd} ) {
                 while ( my $peer = $socket->accept ) {
@@ -223,15 +238,20 @@ sub _serve {
 sub _read {
     my ($c) = @_;
 
-    my $got = sysread $c->{socket}, $c->{in}, 65536, length $c->{in};
-    if ( !defined $got ) {
-        return if $!{EAGAIN} || $!{EINTR};
-        return _close( $c, 'peer' );
+    # To the end of what is there: a peer that has gone already is not to be taken for one that waits.
+    my $got;
+    while (1) {
+        $got = sysread $c->{socket}, $c->{in}, 65536, length $c->{in};
+        next if !defined $got && $!{EINTR};
+        last if !$got;
     }
-    return _close( $c, 'peer' ) if !$got;
+    $c->{left} = defined $got || !$!{EAGAIN};
 
-    $c->{arrived} //= $turn;
-    $c->{step}->($c) if $c->{step};
+    if ( length $c->{in} ) {
+        $c->{arrived} //= $turn;
+        $c->{step}->($c) if $c->{step};
+    }
+    _close( $c, 'peer' ) if $c->{left};
     return;
 }
 
@@ -253,6 +273,7 @@ sub _write {
 # Sends text, then does something (nothing, if not told).
 sub _send {
     my ( $c, $text, $then ) = @_;
+    return if $c->{left};
     $c->{out} .= $text;
     $c->{drained} = $then // sub { };
     _write($c);
@@ -286,13 +307,14 @@ sub _arrived {
 sub _ended {
     my ( $c, $how ) = @_;
     my $id = delete $c->{id} or return;
-    _note( { event => 'end', id => $id, ended => $turn, how => $how } );
+    _note( { event => 'end', id => $id, ended => $turn, over => time, how => $how } );
     return;
 }
 
 sub _close {
     my ( $c, $how ) = @_;
     return if $c->{gone};
+    $how = 'peer' if $c->{left};
     $c->{gone} = 1;
     _ended( $c, $how );
     delete $connection{ fileno $c->{socket} };
@@ -382,6 +404,11 @@ sub _answer {
     if ( $do eq 'delay' ) {
         my $seconds = shift @more;
         return _after( $c, $seconds, sub { _answer( $c, @more ) } );
+    }
+    if ( $do eq 'held' ) {
+        my $name = shift @more;
+        return _answer( $c, @more ) if -e "$record_path.$name";
+        return _after( $c, 0.01, sub { _answer( $c, 'held', $name, @more ) } );
     }
     if ( $do eq 'turns' ) {
         return _answer( $c, 'status', $more[ $seen{ $c->{request}{uri} }++ % @more ] );

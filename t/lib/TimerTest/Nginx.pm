@@ -162,7 +162,9 @@ sub start {
         $self->{pid} = $self->{child} = $child;
     }
 
-    my $ready = $option{ready} // sub { $self->get('/ready')->{status} == 200 };
+    # Not by one worker only, while the master has still to start the others.
+    my $whole = sub { !$self->{master} || children_of( $self->{pid} ) >= $self->{workers} };
+    my $ready = $option{ready} // sub { $self->get('/ready')->{status} == 200 && $whole->() };
     wait_until { $ready->() || !$self->alive };
     if ( !$self->alive ) {
         my $output = $self->output;
@@ -198,7 +200,8 @@ sub signal {
 sub reload {
     my ($self) = @_;
     my @old = $self->workers;
-    my %old = map { $_ => 1 } @old;
+    # The master may not have told of the last of them yet.
+    my %old = map { $_ => 1 } @old, children_of( $self->{pid} );
     $self->signal('HUP');
     wait_until { ( grep { !$old{$_} } $self->workers ) >= $self->{workers} } or croak 'no reload';
     $self->{old} = \%old;

@@ -22,7 +22,8 @@ my %status = ( ok => 'succeeded: status 200', 500 => 'failed: status 500', empty
 my %path = ( 500 => 'status/500' );
 my $locations = join "\n", map {
     my $to = $_ eq 'refused' ? 1 : $backend->fastcgi_port;
-    "location \@$_ { timer $_ every=366d first=now uri=/${\( $path{$_} // $_ )}; timer_timeout 300ms; $params fastcgi_keep_conn on; fastcgi_pass 127.0.0.1:$to; }"
+    "location \@$_ { timer $_ every=366d first=now uri=/${\( $path{$_} // $_ )}; timer_timeout ${\( $_ eq 'hang' ? '300ms' : '30s' )};"
+        . " $params fastcgi_keep_conn on; fastcgi_pass 127.0.0.1:$to; }"
 } grep { $_ ne 'ok' } sort keys %status;
 $locations .= "location \@ok { timer ok every=50ms uri=/ok; $params fastcgi_keep_conn on; fastcgi_pass 127.0.0.1:${\ $backend->fastcgi_port }; }";
 

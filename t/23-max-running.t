@@ -25,7 +25,7 @@ sub nginx {
 }
 
 # Two places, six runs.
-my $nginx = nginx( 2, 6, '1h' );
+my $nginx = nginx( 2, 6, '366d' );
 $nginx->start;
 my @runs = $backend->wait_requests( 6, uri => qr{/l2/}, ended => 1 );
 is( scalar @runs, 6, 'all six run' );
@@ -47,7 +47,7 @@ is( $backend->most_at_once( uri => qr{/l1/} ), 1, 'one at a time' );
 $nginx->stop;
 
 # The default is 64.
-$nginx = nginx( '', 70, '1h' );
+$nginx = nginx( '', 70, '366d' );
 $nginx->start;
 @runs = $backend->wait_requests( 70, uri => qr{/l/}, ended => 1 );
 is( scalar @runs, 70, 'seventy run' );

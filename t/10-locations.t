@@ -215,7 +215,7 @@ timer "x": run succeeded
 === TEST 14: two servers, one snippet; each has its own name
 --- http_config
 server {
-    listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     server_name a.example.org *.example.org;
     location @cron {
         timer cron.$server_name every=366d first=now;
@@ -225,7 +225,7 @@ server {
     }
 }
 server {
-    listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     server_name b.example.org;
     location @cron {
         timer cron.$server_name every=366d first=now;
@@ -243,7 +243,7 @@ server {
 === TEST 15: a location that lies in a server with ssl, or with names that are not plain
 --- http_config
 server {
-    listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     server_name ~^www;
     location @x {
         timer x every=366d first=now;
@@ -253,7 +253,7 @@ server {
     }
 }
 server {
-    listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     location @y {
         timer y every=366d first=now;
         log_subrequest on;

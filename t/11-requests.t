@@ -40,7 +40,7 @@ location @x {
 === TEST 3: no plain server name, no Host
 --- http_config
 server {
-    listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     server_name *.example.org;
     location @x {
         timer x every=366d first=now;

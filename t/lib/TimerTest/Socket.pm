@@ -64,6 +64,7 @@ BEGIN {
     $ENV{TEST_NGINX_SERVROOT}     = $root;
     $ENV{TEST_NGINX_SERVER_PORT}  = $port;
     $ENV{TEST_NGINX_STREAM_PORT}  = free_port();
+    $ENV{TEST_NGINX_SECOND_PORT}  = free_port();
     $ENV{TEST_NGINX_TIMEOUT}      = 30 * $TimerTest::SLOW;
     $ENV{TEST_NGINX_LOG_LEVEL} //= 'debug';
     $ENV{TEST_NGINX_MASTER_PROCESS} //= 'on';

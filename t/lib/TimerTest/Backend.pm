@@ -20,6 +20,7 @@ package TimerTest::Backend;
 #     delay/S/...            ... after S seconds
 #     hang                   never answers
 #     held/NAME/...          ... once the test has called let_go( NAME )
+#     by-turns/...           ... for the first, third, ... request of this very path, "ok" for the others
 #     close, reset           closes, or resets, without a word
 #     stall                  header and a part of the body, then nothing
 #     truncate, cut          the body ends early: Content-Length not reached, no last chunk
@@ -409,6 +410,9 @@ sub _answer {
         my $name = shift @more;
         return _answer( $c, @more ) if -e "$record_path.$name";
         return _after( $c, 0.01, sub { _answer( $c, 'held', $name, @more ) } );
+    }
+    if ( $do eq 'by-turns' ) {
+        return _answer( $c, $seen{ $c->{request}{uri} }++ % 2 ? 'ok' : @more );
     }
     if ( $do eq 'turns' ) {
         return _answer( $c, 'status', $more[ $seen{ $c->{request}{uri} }++ % @more ] );

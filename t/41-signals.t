@@ -39,7 +39,7 @@ $nginx->start;
 ok( $backend->wait_requests( 1, timer => "long$case" ), 'QUIT: a run is in progress' );
 $nginx->signal('QUIT');
 is( $nginx->wait_exit, 0, 'nginx ends well' );
-my ($long) = $backend->requests( timer => "long$case" );
+my ($long) = $backend->wait_requests( 1, timer => "long$case", ended => 1 );
 is( $long->{how}, 'answered', 'after the run' );
 like( $nginx->log, qr/timer "long$case": run succeeded: status 200/, 'which succeeded' );
 $nginx->stop;
@@ -59,21 +59,25 @@ is( $nginx->wait_exit, 0, 'nginx ends well' );
 cmp_ok( time - $began, '<', 10 * $TimerTest::SLOW, 'at once' );
 $nginx->stop;
 
-# TERM: the run is interrupted, and it is said.
+# TERM: the run is interrupted, and it is said.  A worker that does not do it within a second and a half,
+# as it may be on a machine that stands still, is killed by nginx's master: then once more.
 for my $daemon ( 0, 1 ) {
-    $case++;
-    $nginx = TimerTest::Nginx->new(
-        workers => 2,
-        daemon  => $daemon,
-        server  => location( hangs => 'every=1s', 'hang' ) . location( stalls => 'every=366d first=now', 'stall' )
-            . location( often => 'every=20ms', 'ok' ),
-    );
-    $nginx->start;
-    ok( $backend->wait_requests( 1, timer => "$_$case" ), "TERM: a run $_" ) for qw( hangs stalls );
-    $began = time;
-    $nginx->signal('TERM');
-    ok( defined $nginx->wait_exit, 'nginx ends' );
-    cmp_ok( time - $began, '<', 10 * $TimerTest::SLOW, 'at once' );
+    for my $try ( 1 .. 3 ) {
+        $case++;
+        $nginx = TimerTest::Nginx->new(
+            workers => 2,
+            daemon  => $daemon,
+            server  => location( hangs => 'every=1s', 'hang' ) . location( stalls => 'every=366d first=now', 'stall' )
+                . location( often => 'every=20ms', 'ok' ),
+        );
+        $nginx->start;
+        ok( $backend->wait_requests( 1, timer => "$_$case" ), "TERM: a run $_" ) for qw( hangs stalls );
+        $began = time;
+        $nginx->signal('TERM');
+        ok( defined $nginx->wait_exit, 'nginx ends' );
+        cmp_ok( time - $began, '<', 10 * $TimerTest::SLOW, 'at once' );
+        last if $nginx->log !~ /exited on signal 9$/m;
+    }
     for my $name (qw( hangs stalls )) {
         my ($run) = $backend->wait_requests( 1, timer => "$name$case", ended => 1 );
         is( $run->{how}, 'peer', "$name: its connection is closed" );
@@ -87,7 +91,7 @@ $case++;
 $nginx = TimerTest::Nginx->new(
     workers => 2,
     http    => 'log_format run "$timer_name";',
-    server  => 'access_log logs/access.log run;' . location( long => 'every=366d first=now', 'delay/1.5/ok' )
+    server  => 'access_log logs/access.log run;' . location( long => 'every=366d first=now', 'held/usr1/ok' )
         . location( often => 'every=50ms', 'ok' )
         . 'location @logged { timer logged every=50ms; log_subrequest on; return 204; }',
 );
@@ -98,6 +102,8 @@ my $logs = $nginx->prefix . '/logs';
 rename "$logs/error.log",  "$logs/error.log.1";
 rename "$logs/access.log", "$logs/access.log.1";
 $nginx->signal('USR1');
+ok( wait_until { slurp("$logs/error.log") =~ / \Q$zero\E#/ }, 'its worker writes to the new log' );
+$backend->let_go('usr1');
 ok( wait_until { slurp("$logs/error.log") =~ /timer "long$case": run succeeded: status 200/ }, 'it ends, in the new log' );
 ok( wait_until { slurp("$logs/access.log") =~ /^logged$/m }, 'the access log, too' );
 is( scalar( grep { $_->{headers}{'x-pid'} != $zero } $backend->requests( timer => "often$case" ) ), 0, 'in the same worker' );
@@ -147,8 +153,8 @@ kill 'STOP', $zero;
 my $stopped = time;
 wait_until { time > $stopped + 1.5 };
 $count = $backend->requests( timer => "often$case" );
-kill 'CONT', $zero;
 my $continued = time;
+kill 'CONT', $zero;
 ok( $backend->wait_requests( $count + 8, timer => "often$case" ) >= $count + 8, 'CONT: it goes on' );
 my $took = ( $backend->requests( timer => "often$case" ) )[ $count + 7 ]{arrived} - $continued;
 cmp_ok( $took, '>', 0.5, 'at its pace' );

@@ -171,7 +171,7 @@ refuses( http => "timer_timezone UTC;\ntimer_timezone UTC; #!", qr/"timer_timezo
 
 # Which due times there are.  Expressions are made of the wall clock some seconds ahead in a zone: the
 # same expression in another zone is due at another time of the day.
-my $backend = TimerTest::Backend->start;
+my ( $backend, $at, %want );
 
 # The wall clock of a zone, in an expression that is due at AT on this day of the month only.
 sub cron_at {
@@ -185,26 +185,26 @@ sub cron_at {
 
 # None of them ever changes its clock by rule; each has a wall clock of its own.
 my @zones = qw( UTC Asia/Kolkata Asia/Kathmandu Asia/Tokyo America/Phoenix );
-my $at    = int( time + 8 * $TimerTest::SLOW );
-my @timers;
-my %want;
-for my $zone (@zones) {
-    my $name = $zone =~ s{/}{-}r;
-    my $cron = cron_at( $zone, $at );
-    for my $other (@zones) {
-        my $timer = "$name.in." . ( $other =~ s{/}{-}r );
-        $want{$timer} = $zone eq $other;
-        push @timers, timer( $backend, $timer, qq{"cron=$cron" tz=$other} );
-    }
-}
-tzset();
-my $kolkata = cron_at( 'Asia/Kolkata', $at );
-my $utc     = cron_at( 'UTC', $at );
-tzset();
-my %inherits = ( 'i.utc' => 1, 'i.http' => 0, 'i.server' => 1, 'i.tz' => 1, 'i.location' => 1, 'l.local' => 1, 'l.utc' => 0 );
-@want{ keys %inherits } = values %inherits;
 
-my $nginx = do {
+sub start {
+    $backend = TimerTest::Backend->start;
+    $at      = int( time + 8 * $TimerTest::SLOW );
+    %want    = ( 'i.utc' => 1, 'i.http' => 0, 'i.server' => 1, 'i.tz' => 1, 'i.location' => 1, 'l.local' => 1, 'l.utc' => 0 );
+    my @timers;
+    for my $zone (@zones) {
+        my $name = $zone =~ s{/}{-}r;
+        my $cron = cron_at( $zone, $at );
+        for my $other (@zones) {
+            my $timer = "$name.in." . ( $other =~ s{/}{-}r );
+            $want{$timer} = $zone eq $other;
+            push @timers, timer( $backend, $timer, qq{"cron=$cron" tz=$other} );
+        }
+    }
+    tzset();
+    my $kolkata = cron_at( 'Asia/Kolkata', $at );
+    my $utc     = cron_at( 'UTC', $at );
+    tzset();
+
     local $ENV{TZ} = 'Asia/Tokyo';
     my $second = free_port();
     my $it = TimerTest::Nginx->new(
@@ -227,8 +227,17 @@ my $nginx = do {
         timer( $backend, 'list',   qq{"cron=\t1,3,5-59/2   *\t* * * ?"} ),
         timer( $backend, 'jitter', '"cron=* * * * * *" jitter=10s' ),
     );
-    $it->start;
-};
+    return $it->start;
+}
+
+# On a machine so slow that the time has passed by then it would not come again this year.
+my $nginx = start();
+for ( 1 .. 3 ) {
+    last if time < $at;
+    $nginx->kill_all;
+    $backend->stop;
+    $nginx = start();
+}
 tzset();
 
 my $wanted = grep {$_} values %want;
@@ -243,7 +252,7 @@ is( scalar @off, 0, 'to the second' ) or diag map {"$_->{headers}{'x-timer'} $_-
 # Seconds.
 my %dues = map {
     my $timer = $_;
-    $timer => [ map { due_ms($_) } $backend->requests( timer => $timer ) ]
+    $timer => [ map { due_ms($_) } $backend->wait_requests( 3, timer => $timer ) ]
 } qw( even every list jitter );
 cmp_ok( scalar @{ $dues{$_} }, '>=', 3, "$_: runs" ) for sort keys %dues;
 is( ( grep { $_ % 2000 } @{ $dues{even} } ), 0, 'even: on even seconds' );
@@ -260,7 +269,8 @@ cmp_ok( $late[0], '<', 0.5 * $TimerTest::SLOW, 'and not long after it' );
 # A jitter that is longer than the distance of two due times is cut at the next one.
 my @beyond = grep { $_->{headers}{'x-late'} > 1 + 0.9 * $TimerTest::SLOW } $backend->requests( timer => 'jitter' );
 cmp_ok( scalar @beyond, '<=', @{ $dues{jitter} } / 2, 'jitter is cut at the next due time' );
-is( ( grep { $_->{headers}{'x-trigger'} ne 'schedule' } $backend->requests( timer => 'i.utc' ) ), 0, 'by schedule' );
+# By schedule, but for what is seen more than a second later: that was missed.
+is( ( grep { $_->{headers}{'x-trigger'} ne 'schedule' && $_->{headers}{'x-late'} <= 1 } $backend->requests( timer => 'i.utc' ) ), 0, 'by schedule' );
 
 $nginx->stop;
 no_doubles( 'cron', $backend->requests );

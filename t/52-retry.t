@@ -119,6 +119,8 @@ logged_times( $nginx, qr/\[warn\].*timer "$_": attempt/, 0, "$_: is not repeated
 # How often, by the witness.
 my %count = ( fails => 3, doubles => 6, recovers => 3, off => 1, only => 1, slow => 2, hangs => 1, cut => 2 );
 for my $timer ( sort keys %count ) {
+    # What was cut off may be known to nginx before the witness has seen it.
+    $backend->wait_requests( $count{$timer}, timer => $timer );
     my @runs = runs($timer);
     is( scalar @runs, 1, "$timer: one run" );
     my @attempts = map { $_->{headers}{'x-attempt'} } @{ $runs[0] };
@@ -128,23 +130,25 @@ for my $timer ( sort keys %count ) {
 }
 
 # When.  By +-10 %, on the upper side as much more as a slow machine needs.
-my @pauses = pauses( @{ ( runs('doubles') )[0] } );
-my @base   = ( 200, 400, 800, 900, 900 );
+my @doubles = @{ ( runs('doubles') )[0] };
+my @pauses  = pauses(@doubles);
+my @base    = ( 200, 400, 800, 900, 900 );
 for my $n ( 0 .. 4 ) {
     cmp_ok( $pauses[$n], '>=', $base[$n] * 0.9 - 3, "doubles: pause $n is not too short" );
-    cmp_ok( $pauses[$n], '<=', $base[$n] * 1.1 + 300 * $TimerTest::SLOW, "doubles: nor too long" );
+    my $still = stood_still( $backend, 'tick', 0.1, map { $_->{arrived} } @doubles[ $n, $n + 1 ] );
+    cmp_ok( $pauses[$n], '<=', $base[$n] * 1.1 + 300 * $TimerTest::SLOW + 1000 * $still, "doubles: nor too long" );
 }
 my $lateness = ( runs('doubles') )[0][-1]{headers}{'x-late'};
 cmp_ok( $lateness, '>=', 2.8, 'lateness counts from the due time' );
 
-# Never past the next due time.
-$backend->wait_requests( 12, timer => 'next' );
+# Never past the next due time.  When an attempt started is what it says; it may be seen later.
+wait_until { 3 <= ( () = runs('next') ) };
 $backend->wait_requests( 6,  timer => 'queue', ended => 1 );
 my @next = runs('next');
 my $last = pop @next;
 cmp_ok( scalar @next, '>=', 2, 'next: run after run' );
 for my $run (@next) {
-    my @late = grep { $_->{arrived} * 1000 > due_ms($_) + 1000 + 250 * $TimerTest::SLOW } @$run;
+    my @late = grep { $_->{headers}{'x-late'} > 1 } @$run;
     is( scalar @late, 0, 'next: no attempt after the next due time' );
 }
 cmp_ok( max( map { scalar @$_ } @next ), '>=', 3, 'next: but attempts before it' );
@@ -174,17 +178,13 @@ $nginx->stop;
 
 # The account in the state of what is told here is in t/serial/84-account.t.
 
-# Never after the next due time, neither where that one was missed and is left out.  And a reload that
-# brings another schedule, or none, neither hurries the next attempt nor takes its time for a step of
-# the clock.
+# Never after the next due time, neither where that one was missed and is left out.
 $backend->stop;
 $backend = TimerTest::Backend->start;
 my $tick = timer( $backend, 'tick', 'every=100ms' );
 $nginx = TimerTest::Nginx->new(
     workers => 1,
     server  => timer( $backend, 'misses', 'every=3s offset=0', 'status/502', 'timer_missed skip; timer_retry 3 backoff=1s;' )
-        . timer( $backend, 'changes',  $once, 'status/502', 'timer_retry 3 backoff=20s;' )
-        . timer( $backend, 'disabled', $once, 'status/502', 'timer_retry 3 backoff=9s;' )
         . $tick,
 );
 $nginx->start;
@@ -199,25 +199,37 @@ my $later = wait_until {
     $it;
 };
 ok( $later, 'a due time was missed, and the one after it runs' );
-my @too_late = grep { $_->{headers}{'x-run'} eq $missing->{headers}{'x-run'} && $_->{arrived} * 1000 > due_ms($missing) + 3000 } $backend->requests( timer => 'misses' );
+my @too_late = grep { $_->{headers}{'x-run'} eq $missing->{headers}{'x-run'} && $_->{headers}{'x-late'} > 3 } $backend->requests( timer => 'misses' );
 is( scalar @too_late, 0, 'no attempt comes after the missed one' );
+$nginx->stop;
 
-my ($changed) = $backend->requests( timer => 'changes' );
+# A reload that brings another schedule, or none, neither hurries the next attempt nor takes its time for a
+# step of the clock.
+$backend->stop;
+$backend = TimerTest::Backend->start;
+$tick    = timer( $backend, 'tick', 'every=100ms' );
+$nginx   = TimerTest::Nginx->new(
+    workers => 1,
+    server  => timer( $backend, 'changes', $once, 'status/502', 'timer_retry 3 backoff=50s;' )
+        . timer( $backend, 'disabled', $once, 'status/502', 'timer_retry 1000 backoff=4s max=4s;' )
+        . $tick,
+);
+$nginx->start;
+my ($changed) = $backend->wait_requests( 1, timer => 'changes' );
+logged( $nginx, qr/timer "$_": attempt 1 of \d+ failed/, "$_: is to be repeated" ) for qw( changes disabled );
 $nginx->write_conf(
-    server => timer( $backend, 'changes', 'every=2s offset=0', 'status/502', 'timer_retry 3 backoff=20s;' )
-        . timer( $backend, 'disabled', "$once enabled=off", 'status/502', 'timer_retry 3 backoff=9s;' )
+    server => timer( $backend, 'changes', 'every=2s offset=0', 'status/502', 'timer_retry 3 backoff=50s;' )
+        . timer( $backend, 'disabled', "$once enabled=off", 'status/502', 'timer_retry 1000 backoff=4s max=4s;' )
         . $tick
 );
-$nginx->reload;
-$nginx->worker_in_slot(0);
-my $reloaded = Time::HiRes::time();
+# The old worker may still make an attempt, until it leaves.
+$nginx->reload_all;
+my @before = $backend->requests( timer => 'disabled' );
 ok( wait_until { grep { $_->{headers}{'x-trigger'} eq 'schedule' } $backend->requests( timer => 'changes' ) }, 'a changed schedule: its next due time takes over' );
-my ($disabled) = $backend->requests( timer => 'disabled' );
-ok( wait_until { grep { $_->{arrived} > $disabled->{arrived} + 9 * 1.1 + 0.5 } $backend->requests( timer => 'tick' ) }, 'time passes' );
+ok( wait_until { grep { $_->{arrived} > $before[-1]{arrived} + 4 * 1.1 + 0.5 } $backend->requests( timer => 'tick' ) }, 'time passes' );
 is( ( grep { $_->{headers}{'x-run'} eq $changed->{headers}{'x-run'} } $backend->requests( timer => 'changes' ) ), 1, 'a changed schedule: the attempt is not hurried' );
 logged_times( $nginx, qr/clock was set back/, 0, 'a changed schedule: the clock was not set back' );
-my @further = grep { $_->{arrived} > $reloaded } $backend->requests( timer => 'disabled' );
-is( scalar @further, 0, 'enabled=off: there is no further attempt by schedule' );
+is( scalar( () = $backend->requests( timer => 'disabled' ) ), scalar @before, 'enabled=off: there is no further attempt by schedule' );
 $nginx->stop;
 
 done_testing;

@@ -19,29 +19,34 @@ my $backend = TimerTest::Backend->start;
 my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
 
 # Between two attempts the worker is killed, told to leave by HUP, or by QUIT: the successor
-# makes the next attempt, of the same run, in its time.
+# makes the next attempt, of the same run, in its time.  Once more where this machine took so long that
+# the old one may have made it.
 sub waits {
-    my ( $title, $wait_ms, $do, %option ) = @_;
+    my ( $title, $wait_ms, $do ) = @_;
 
-    $backend->stop;
-    $backend = TimerTest::Backend->start;
-    my $nginx = TimerTest::Nginx->new(
-        workers => 2,
-        allow   => [qr/worker process \d+ exited on signal 9/],
-        server  => timer( $backend, 'again', $once, 'turns/502/200', "timer_retry 3 backoff=${wait_ms}ms;" )
-            . timer( $backend, 'tick', 'every=50ms' ),
-    );
-    $nginx->start;
-    my ($first) = $backend->wait_requests( 1, timer => 'again', ended => 1 );
-    $nginx->wait_log(qr/timer "again": attempt 1 of 4 failed: status 502/);
-    my $old = $nginx->worker_in_slot(0);
-    is( $first->{headers}{'x-pid'}, $old, "$title: the first attempt is made by the old worker" );
+    my ( $nginx, $first, $old );
+    for my $try ( 1 .. 3 ) {
+        $backend->stop;
+        $backend = TimerTest::Backend->start;
+        $nginx   = TimerTest::Nginx->new(
+            workers => 2,
+            allow   => [qr/worker process \d+ exited on signal 9/],
+            server  => timer( $backend, 'again', $once, 'turns/502/200', "timer_retry 3 backoff=${wait_ms}ms;" )
+                . timer( $backend, 'tick', 'every=50ms' ),
+        );
+        $nginx->start;
+        ($first) = $backend->wait_requests( 1, timer => 'again', ended => 1 );
+        $nginx->wait_log(qr/timer "again": attempt 1 of 4 failed: status 502/);
+        $old = $nginx->worker_in_slot(0);
+        is( $first->{headers}{'x-pid'}, $old, "$title: the first attempt is made by the old worker" );
 
-    my $told = time;
-    $do->( $nginx, $old );
-    ok( $nginx->wait_gone( [$old] ), "$title: it leaves" );
-    my $left = time - $told;
-    cmp_ok( $left, '<', $wait_ms / 1000 - 0.2, "$title: before the next attempt" );
+        $do->( $nginx, $old );
+        ok( $nginx->wait_gone( [$old] ), "$title: it leaves" );
+        my $left = time - $first->{arrived};
+        last if $left < $wait_ms * 0.9 / 1000;
+        cmp_ok( $try, '<', 3, "$title: before the next attempt" ) or last;
+        $nginx->kill_all;
+    }
 
     my @attempts = $backend->wait_requests( 2, timer => 'again', ended => 1 );
     is( scalar @attempts, 2, "$title: the next attempt is made" );
@@ -52,8 +57,9 @@ sub waits {
     is( $second->{headers}{'x-due'}, $first->{headers}{'x-due'}, "$title: for the same due time" );
     # From arrival to arrival, as the answer comes at once.
     my $pause = ( $second->{arrived} - $first->{arrived} ) * 1000;
+    my $still = 1000 * stood_still( $backend, 'tick', 0.05, $first->{arrived}, $second->{arrived} );
     cmp_ok( $pause, '>=', $wait_ms * 0.9 - 3, "$title: not before its time" );
-    cmp_ok( $pause, '<=', $wait_ms * 1.1 + 1500 * $TimerTest::SLOW, "$title: nor long after it" );
+    cmp_ok( $pause, '<=', $wait_ms * 1.1 + 1500 * $TimerTest::SLOW + $still, "$title: nor long after it" );
     logged( $nginx, qr/\[info\] $second->{headers}{'x-pid'}#\d+: timer "again": run succeeded/, "$title: and succeeds" );
     logged_times( $nginx, qr/timer "again": run interrupted/, 0, "$title: nothing was interrupted" );
 
@@ -78,20 +84,24 @@ waits( 'restart between attempts', $wait, sub { $_[0]->signal('QUIT'); defined $
     $backend = TimerTest::Backend->start;
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
-        server  => timer( $backend, 'again', $once, 'delay/1.5/turns/502/200', 'timer_retry 3 backoff=300ms;' ),
+        server  => timer( $backend, 'again', $once, 'held/again/turns/502/200', 'timer_retry 3 backoff=300ms;' )
+            . timer( $backend, 'tick', 'every=50ms' ),
     );
     $nginx->start;
     my ($first) = $backend->wait_requests( 1, timer => 'again' );
     my $old = $first->{headers}{'x-pid'};
     $nginx->reload;
+    logged( $nginx, qr/ $old#\d+: gracefully shutting down/, 'HUP during an attempt: the old worker is told to leave' );
+    $backend->let_go('again');
     logged( $nginx, qr/\[warn\] $old#\d+: timer "again": attempt 1 of 4 failed: status 502/, 'HUP during an attempt: it fails in the old worker' );
     ok( $nginx->wait_gone( [$old] ), 'HUP during an attempt: which leaves then' );
-    my ( undef, $second ) = $backend->wait_requests( 2, timer => 'again', ended => 1 );
+    ( $first, my $second ) = $backend->wait_requests( 2, timer => 'again', ended => 1 );
     $second //= { headers => {} };
     isnt( $second->{headers}{'x-pid'}, $old, 'HUP during an attempt: the next one is made by the successor' );
     is( join( ' ', @{ $second->{headers} }{qw( x-run x-due )} ), join( ' ', @{ $first->{headers} }{qw( x-run x-due )} ), 'HUP during an attempt: of the same run' );
     is( $second->{headers}{'x-attempt'}, 2, 'HUP during an attempt: as its second' );
-    cmp_ok( $second->{arrived} - $first->{ended}, '<', 0.33 + 2 * $TimerTest::SLOW, 'HUP during an attempt: soon' );
+    my $still = stood_still( $backend, 'tick', 0.05, $first->{ended}, $second->{arrived} );
+    cmp_ok( $second->{arrived} - $first->{ended}, '<', 0.33 + 2 * $TimerTest::SLOW + $still, 'HUP during an attempt: soon' );
     logged( $nginx, qr/timer "again": run succeeded/, 'HUP during an attempt: it succeeds' );
     $nginx->stop;
 }
@@ -105,7 +115,7 @@ sub interrupted {
     my $nginx = TimerTest::Nginx->new(
         workers => 2,
         allow   => [qr/worker process \d+ exited on signal 9/],
-        server  => timer( $backend, 'dies', $once, 'fail-first/0/delay/1/ok', "timer_retry 2 on=$on backoff=300ms;" )
+        server  => timer( $backend, 'dies', $once, 'held/dies/ok', "timer_retry 2 on=$on backoff=300ms;" )
             . timer( $backend, 'tick', 'every=50ms' ),
     );
     $nginx->start;
@@ -114,6 +124,7 @@ sub interrupted {
     kill $signal, $old;
     logged( $nginx, qr/timer "dies": .*(?:process $old died|worker was told to stop)/, "$title: is told" );
     ok( $nginx->wait_gone( [$old] ), "$title: the old worker is gone" );
+    $backend->let_go('dies');
     my $next = $nginx->worker_in_slot(0);
     if ( $on =~ /interrupted/ ) {
         my @attempts = $backend->wait_requests( 2, timer => 'dies', ended => 1 );
@@ -153,7 +164,7 @@ for my $n ( 1 .. 3 ) {
 }
 my $before = $backend->requests( timer => 'over' );
 ok( $backend->wait_requests( $before + 5, timer => 'over' ) >= $before + 5, 'killed again and again: it goes on' );
-my @late = grep { $_->{arrived} * 1000 > due_ms($_) + 1000 + 250 * $TimerTest::SLOW } $backend->requests( timer => 'over' );
+my @late = grep { $_->{headers}{'x-late'} > 1 } $backend->requests( timer => 'over' );
 is( scalar @late, 0, 'and no attempt comes after the next due time' );
 $nginx->stop;
 no_doubles( 'killed again and again', $backend->requests( timer => 'over' ) );

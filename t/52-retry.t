@@ -11,11 +11,13 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Conf;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Once, at its first load: the next due time is nine hours away.
 my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
@@ -135,7 +137,7 @@ my @pauses  = pauses(@doubles);
 my @base    = ( 200, 400, 800, 900, 900 );
 for my $n ( 0 .. 4 ) {
     cmp_ok( $pauses[$n], '>=', $base[$n] * 0.9 - 3, "doubles: pause $n is not too short" );
-    my $still = stood_still( $backend, 'tick', 0.1, map { $_->{arrived} } @doubles[ $n, $n + 1 ] );
+    my $still = $beat->still( map { $_->{arrived} } @doubles[ $n, $n + 1 ] );
     cmp_ok( $pauses[$n], '<=', $base[$n] * 1.1 + 300 * $TimerTest::SLOW + 1000 * $still, "doubles: nor too long" );
 }
 my $lateness = ( runs('doubles') )[0][-1]{headers}{'x-late'};

@@ -13,12 +13,14 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Dns;
 use TimerTest::Nginx;
 use TimerTest::Series;
 use TimerTest::StateFile;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Once, at its first load: the next due time is nine hours away.
 my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
@@ -110,7 +112,7 @@ for my $timer ( sort keys %server ) {
     }
     my $others = $record->{runs} - $record->{timeout} - ( $record->{progress} ? 1 : 0 );
     cmp_ok( $others, '<=', ( $timer eq 'limit_req' ? 1 : 0 ), "$timer: and ends in no other way" );
-    my $still = stood_still( $backend, 'tick', 0.1, $began, time );
+    my $still = $beat->still( $began, time );
     cmp_ok( $record->{overlaps}, '<=', $record->{timeout} / 2 + $still, "$timer: the due times are not in each other's way" );
     my @took = map { $_->{duration} } grep { $_->{outcome} eq 'timeout' } @{ $record->{results} };
     # nginx counts from the beginning of the event loop's round, which may be older than the attempt.

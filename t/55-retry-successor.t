@@ -10,10 +10,12 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Once, at its first load: the next due time is nine hours away.
 my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now';
@@ -57,7 +59,7 @@ sub waits {
     is( $second->{headers}{'x-due'}, $first->{headers}{'x-due'}, "$title: for the same due time" );
     # From arrival to arrival, as the answer comes at once.
     my $pause = ( $second->{arrived} - $first->{arrived} ) * 1000;
-    my $still = 1000 * stood_still( $backend, 'tick', 0.05, $first->{arrived}, $second->{arrived} );
+    my $still = 1000 * $beat->still( $first->{arrived}, $second->{arrived} );
     cmp_ok( $pause, '>=', $wait_ms * 0.9 - 3, "$title: not before its time" );
     cmp_ok( $pause, '<=', $wait_ms * 1.1 + 1500 * $TimerTest::SLOW + $still, "$title: nor long after it" );
     logged( $nginx, qr/\[info\] $second->{headers}{'x-pid'}#\d+: timer "again": run succeeded/, "$title: and succeeds" );
@@ -100,7 +102,7 @@ waits( 'restart between attempts', $wait, sub { $_[0]->signal('QUIT'); defined $
     isnt( $second->{headers}{'x-pid'}, $old, 'HUP during an attempt: the next one is made by the successor' );
     is( join( ' ', @{ $second->{headers} }{qw( x-run x-due )} ), join( ' ', @{ $first->{headers} }{qw( x-run x-due )} ), 'HUP during an attempt: of the same run' );
     is( $second->{headers}{'x-attempt'}, 2, 'HUP during an attempt: as its second' );
-    my $still = stood_still( $backend, 'tick', 0.05, $first->{ended}, $second->{arrived} );
+    my $still = $beat->still( $first->{ended}, $second->{arrived} );
     cmp_ok( $second->{arrived} - $first->{ended}, '<', 0.33 + 2 * $TimerTest::SLOW + $still, 'HUP during an attempt: soon' );
     logged( $nginx, qr/timer "again": run succeeded/, 'HUP during an attempt: it succeeds' );
     $nginx->stop;

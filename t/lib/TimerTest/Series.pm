@@ -23,7 +23,7 @@ use TimerTest;
 our @EXPORT = qw(
     timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake interrupted_dues
     start_upgrade in_namespace logged logged_times read_records accounted
-    slots_in hold_lock stood_still
+    slots_in hold_lock
 );
 
 # A named location with a timer whose requests say all that the module's variables do.
@@ -148,21 +148,6 @@ sub lost_awake {
     }
     Test::More::note( sprintf 'lost while nobody could take them: %d of %d', @$lost - @found, scalar @$lost ) if @$lost > @found;
     return @found;
-}
-
-# For how many seconds between FROM and TO worker or witness stood still, as a timer tells that is due
-# every so many seconds and answered at once: what a slow machine may take longer.
-sub stood_still {
-    my ( $backend, $timer, $every, $from, $to ) = @_;
-    my @at;
-    wait_until { @at = sort { $a <=> $b } map { $_->{arrived} } $backend->requests( timer => $timer ); @at && $at[-1] > $to };
-    my $still = 0;
-    for my $n ( 1 .. $#at ) {
-        next if $at[$n] < $from || $at[ $n - 1 ] > $to;
-        my $more = $at[$n] - $at[ $n - 1 ] - $every;
-        $still += $more if $more > 0;
-    }
-    return $still;
 }
 
 # One test: the log has, or within the deadline gets, at least COUNT such lines.

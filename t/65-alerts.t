@@ -95,7 +95,7 @@ my $metrics;
     is( $answer->{status}, 200, 'metrics' );
     like( $answer->{headers}, qr{^Content-Type: text/plain; version=0\.0\.4}mi, 'metrics: their type' );
     $metrics = $answer->{body};
-    is_soon( sub { $nginx->get('/health')->{body} }, "ok\n", 'health' );
+    is_well( sub { $nginx->get('/health')->{body} }, "ok\n", 'health' );
 
     for my $path (qw( /timers/ /timers/timers /timers/metrics /timers/text / /timers )) {
         is( $nginx->get($path)->{status}, 404, "$path is not for Prometheus" );

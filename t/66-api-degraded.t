@@ -67,7 +67,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     );
     $nginx->start;
     my @api = by_slot($nginx);
-    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space, the state is ok" ) for 0, 1;
+    is_well( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space, the state is ok" ) for 0, 1;
     fill_disk($disk);
     my @more = map {"more$_"} 1 .. 40;
     my $last = $more[-1];
@@ -86,7 +86,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
         is( scalar @{ $api[$slot]->all->{timers} }, 44, "slot $slot: all timers are there" );
         is( $api[$slot]->ask("/health/old")->{status}, 503, "slot $slot: for one timer, too" );
     }
-    is_soon( sub { $api[0]->show($last)->{status} =~ s/running/idle/r }, 'idle', 'its own worker knows that it is well' );
+    is_well( sub { $api[0]->show($last)->{status} =~ s/running/idle/r }, 'idle', 'its own worker knows that it is well' );
     cmp_ok( $api[0]->show($last)->{counters}{success}, '>=', 3, 'and how often it ran' );
 
     # Orders for a timer without a record: its own worker follows them, another one refuses them.
@@ -115,7 +115,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     unlink "$disk/filler";
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space and a reload, all is well" ) for 0, 1;
+    is_well( sub { state_of( $api[$_] ) }, $OK, "slot $_: with space and a reload, all is well" ) for 0, 1;
     ( $status, $said ) = $api[1]->order('/timers/idle/run');
     is( $status, 202, 'any worker takes orders' );
     ok( request_of( 'idle', $said->{run} ), 'which are followed' );
@@ -135,7 +135,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     $nginx->start;
     my @api = by_slot($nginx);
     goes_on( 'fails', 'a disk with space' );
-    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: is ok" ) for 0, 1;
+    is_well( sub { state_of( $api[$_] ) }, $OK, "slot $_: is ok" ) for 0, 1;
     # Nobody writes in between: what is in the file by then can be written again.
     my @workers = map { $_->pid } @api;
     $nginx->signal( 'STOP', $_ ) for @workers;
@@ -145,7 +145,8 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     $nginx->signal( 'CONT', $_ ) for @workers;
     goes_on( 'fails', 'without space it goes on' );
     for my $slot ( 0, 1 ) {
-        is_soon( sub { state_of( $api[$slot] ) }, $DEGRADED, "slot $slot: JSON, health, metrics and the table say so" ) or diag explain $api[$slot]->all;
+        my $said;
+        ok( wait_until( sub { ( $said = state_of( $api[$slot] ) ) eq $DEGRADED }, 8 ), "slot $slot: JSON, health, metrics and the table say so" ) or diag $said, explain $api[$slot]->all;
     }
     my ( $status, $said ) = $api[0]->order('/timers/rare/run');
     is( $status, 202, 'its own worker takes an order' );
@@ -156,11 +157,11 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     unlink "$disk/filler";
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is_soon( sub { state_of( $api[$_] ) }, $RECOVERED, "slot $_: with space and a reload there is a new file" ) for 0, 1;
+    is_well( sub { state_of( $api[$_] ) }, $RECOVERED, "slot $_: with space and a reload there is a new file" ) for 0, 1;
     goes_on( 'fails', 'and it goes on' );
     $nginx->reload_all;
     @api = by_slot($nginx);
-    is_soon( sub { state_of( $api[$_] ) }, $OK, "slot $_: another reload, and all is well" ) for 0, 1;
+    is_well( sub { state_of( $api[$_] ) }, $OK, "slot $_: another reload, and all is well" ) for 0, 1;
     $nginx->stop;
 }
 

@@ -12,11 +12,13 @@ use Time::HiRes qw( sleep time );
 use TimerTest;
 use TimerTest::Api;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 use TimerTest::StateFile;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 
 # Due an hour ago, and in nine.
 my $rare = 'every=10h offset=' . ( ( time - 3600 ) % 36_000 ) . 's';
@@ -83,7 +85,7 @@ for my $name (qw( own any )) {
     my $all = $any->all;
     is( $all->{state}, 'ok', 'memory: the state is ok' );
     ok( exists $all->{state_file} && !defined $all->{state_file}, 'memory: and no file' );
-    is_soon( sub { $any->ask('/health')->{body} }, "ok\n", 'memory: which is well' );
+    is_well( sub { $any->ask('/health')->{body} }, "ok\n", 'memory: which is well' );
     is( $any->metrics->{nginx_timer_state_ok}, 1, 'memory: for metrics, too' );
     is( ( $any->order('/timers/m/pause') )[0], 200, 'memory: orders are taken' );
     my @old = $nginx->reload;
@@ -108,7 +110,7 @@ for my $name (qw( own any )) {
     my $recovered = sub {
         my ($title) = @_;
         is_deeply( [ @{ $any->all }{qw( state state_file )} ], [ 'recovered', $file ], "$title: it is said" );
-        is_soon( sub { my $health = $any->ask('/health'); "$health->{status} $health->{body}" }, "200 ok\n", "$title: it is well" );
+        is_well( sub { my $health = $any->ask('/health'); "$health->{status} $health->{body}" }, "200 ok\n", "$title: it is well" );
         is( $any->metrics->{nginx_timer_state_ok}, 1, "$title: for metrics, too" );
         like( $any->ask('/text')->{body}, qr/^1 timer\n.*recovered\n\z/m, "$title: the table remarks it" );
     };
@@ -159,9 +161,9 @@ for my $name (qw( own any )) {
         is( $any->all->{state}, 'ok', "$part: the state is ok" );
         my $unwell = "rec: record cannot be read\n";
         for my $path (qw( /health /health/rec )) {
-            is_soon( sub { my $health = $any->ask($path); "$health->{status} $health->{body}" }, "503 $unwell", "$part: $path says so" );
+            is_well( sub { my $health = $any->ask($path); "$health->{status} $health->{body}" }, "503 $unwell", "$part: $path says so" );
         }
-        is_soon( sub { $any->ask('/health/tick')->{body} }, "ok\n", "$part: the others are well" );
+        is_well( sub { $any->ask('/health/tick')->{body} }, "ok\n", "$part: the others are well" );
         like( $any->ask( '/', headers => "Accept: text/html\r\n" )->{body}, qr/rec<.*unknown/s, "$part: the page says so" );
         for my $what (qw( run cancel pause resume )) {
             my ( $status, $said ) = $any->order("/timers/rec/$what");
@@ -181,7 +183,7 @@ for my $name (qw( own any )) {
     my $after = $any->show('rec');
     is( $after->{$_}, $before->{$_}, "nothing is lost: $_" ) for qw( next_due last_due consecutive_failures paused );
     is( $after->{counters}{success}, 3, 'nothing is lost: counters' );
-    is_soon( sub { $any->ask('/health')->{body} }, "ok\n", 'all is well' );
+    is_well( sub { $any->ask('/health')->{body} }, "ok\n", 'all is well' );
     logged_times( $nginx, qr/damaged|is locked for too long/, 0, 'nobody takes it for damage' );
 
     # Its edit lock, or the header's, is held by another process: an order waits, and is refused. The worker
@@ -194,9 +196,11 @@ for my $name (qw( own any )) {
             ( map { [ control => "/timers/tick/$_" ] } qw( run pause resume ) ),
             ( map { [ header => $_ ] } qw( /pause /resume /timers/rec/run /timers/rec/pause ) )
         );
-        # Where this process has to wait for a processor, an order's time is over when it asks: once more.
-        my $meanwhile = 0;
-        for ( my $rounds = 0; $meanwhile < 5 && $rounds < 10; $rounds++ ) {
+        # Once more if this machine stood still.
+        my $meanwhile;
+        for ( 1 .. 10 ) {
+            my $began = time;
+            $meanwhile = 0;
             for my $case (@cases) {
                 my ( $part, $path ) = @$case;
                 my $lock = lock_record( $file, 'tick', $part );
@@ -213,6 +217,7 @@ for my $name (qw( own any )) {
                 goes_on( 'tock', "slot $slot, $path: timers run" );
                 undef $lock;
             }
+            last if $meanwhile >= 5 || !$beat->still( $began, time );
         }
         cmp_ok( $meanwhile, '>=', 5, "slot $slot: other requests are answered meanwhile ($meanwhile)" );
         is( $any->all->{paused}, undef, "slot $slot: what was refused is not done: all are not paused" );
@@ -291,14 +296,15 @@ for my $name (qw( own any )) {
     is( $health->{status}, 503, 'health: 503' );
     like( $health->{body}, qr/\A$name: stuck, attempt in progress for \d+s\n\z/, 'and why' );
     like( $other->ask('/health')->{body}, qr/^$name: stuck, attempt in progress for \d+s$/m, 'health of all, too' );
-    like( $other->ask('/text')->{body}, qr/^\S+ \S+ +stuck .* $name$/m, 'the table says so' );
+    my $last = @{ $runs{$name} } > 1 ? '\S+' : '-';
+    like( $other->ask('/text')->{body}, qr/^\S+ \S+ +stuck +$last .* $name$/m, 'the table says so' );
     my $metrics = $other->metrics;
     is( $metrics->{"nginx_timer_running{timer=\"$name\"}"}, 1, 'metrics: running' );
     my $since = time - $metrics->{"nginx_timer_last_start_timestamp_seconds{timer=\"$name\"}"};
     cmp_ok( $since, '>', 10 + $metrics->{"nginx_timer_timeout_seconds{timer=\"$name\"}"}, 'for longer than its timeout' );
     is( ( $other->order("/timers/$name/run") )[0], 409, 'it is not run a second time' );
 }
-is_soon( sub { $other->show('well')->{status} =~ s/running/idle/r }, 'idle', 'a timer that another worker may run is well' );
+is_well( sub { $other->show('well')->{status} =~ s/running/idle/r }, 'idle', 'a timer that another worker may run is well' );
 goes_on( 'well', 'and runs' );
 like( $other->ask('/health')->{body}, qr/^behind: late by \d+s$/m, q{one of the stuck worker's own is late} );
 logged( $stuck, qr/\[error\].* timer "any": run in progress for \d+ms in process $zero does not end/, 'the log tells of it' );

@@ -11,10 +11,12 @@ use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Api;
 use TimerTest::Backend;
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
 my $backend = TimerTest::Backend->start;
+my $beat    = TimerTest::Beat->start;
 my $rare    = 'every=10h offset=' . ( ( time - 3600 ) % 36_000 ) . 's';
 my $hangs   = 'timer_timeout 1h; proxy_read_timeout 1h;';
 
@@ -80,7 +82,7 @@ for my $round ( 1 .. 4 ) {
             ok( $request, 'and runs' ) or next;
             push @{ $orders{$name} }, $said->{run};
             note sprintf '%s: by the %s one, after %.0f ms', $title, $generation{ $request->{headers}{'x-pid'} } // '?', 1000 * ( $request->{arrived} - $sent );
-            cmp_ok( $request->{arrived} - $sent, '<', 10 * $TimerTest::SLOW, 'soon' );
+            cmp_ok( $request->{arrived} - $sent - $beat->still( $sent, $request->{arrived} ), '<', 5 * $TimerTest::SLOW, 'soon' );
             ok( wait_until { !$api{$to}->show($name)->{running} }, 'to its end' );
         }
     }
@@ -117,7 +119,8 @@ for my $round ( 1 .. 6 ) {
     ( $status, $said ) = $api{$other}->order('/timers/hang/cancel');
     is( "$status $said->{run}", "202 $ordered->{run}", 'the other one cancels it' );
     ok( wait_until { !$api{$other}->show('hang')->{running} }, 'it ends' );
-    cmp_ok( time - $sent, '<', 10 * $TimerTest::SLOW, 'soon' );
+    my $now = time;
+    cmp_ok( $now - $sent - $beat->still( $sent, $now ), '<', 5 * $TimerTest::SLOW, 'soon' );
     is( $api{$other}->show('hang')->{last}{outcome}, 'cancelled', 'as ordered' );
 }
 note join ', ', map {"$cancelled{$_} in the $_ master"} sort keys %cancelled;
@@ -176,8 +179,7 @@ ok( wait_until { !$api{new}->show('hang')->{running} }, 'and ends' );
 is( scalar( $backend->requests( timer => 'first' ) ), 1, 'first=now once' );
 no_doubles( 'orders in an upgrade', $backend->requests );
 no_overlaps( 'orders in an upgrade', {}, $backend->requests );
-# (That a worker stood still in the middle of a claim, which the other master's wanted, too, is no complaint of these.)
-logged_times( $nginx, qr/order was taken by no worker|timer "(?!tick|both)[^"]*": record is locked for too long/, 0, 'no order was lost' );
+logged_times( $nginx, qr/order was taken by no worker|record is locked for too long/, 0, 'no order was lost' );
 $nginx->stop;
 
 done_testing;

@@ -341,17 +341,7 @@ sub bad_lines {
     for my $allowed ( @{ $self->{allow} } ) {
         @bad = grep { !/$allowed/ } @bad;
     }
-    return grep { !$self->_was_too_slow($_) } @bad;
-}
-
-# A master that was told to TERM kills whom it has waited for 3 s. Of a worker that has not even begun to
-# leave by then this is the machine's doing.
-sub _was_too_slow {
-    my ( $self, $line ) = @_;
-    my ( $master, $pid ) = $line =~ /\[alert\] (\d+)#\d+: worker process (\d+) exited on signal 9$/ or return 0;
-    my $log = $self->log;
-    return 0 if $log =~ / $pid#\d+: (?:exiting|gracefully shutting down)$/m;
-    return $log =~ / $master#\d+: signal 15 \(SIGTERM\) received\b.*^\Q$line\E$/ms;
+    return @bad;
 }
 
 sub _tail {

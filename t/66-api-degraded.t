@@ -138,8 +138,7 @@ my $http = 'keepalive_timeout 1h; keepalive_requests 1000000;';
     is_well( sub { state_of( $api[$_] ) }, $OK, "slot $_: is ok" ) for 0, 1;
     # Nobody writes in between: what is in the file by then can be written again.
     my @workers = map { $_->pid } @api;
-    $nginx->signal( 'STOP', $_ ) for @workers;
-    ok( wait_until { @workers == grep { slurp("/proc/$_/stat") =~ /\) T / } @workers }, 'for a moment nobody writes' );
+    ok( stand_still(@workers), 'for a moment nobody writes' );
     truncate "$disk/fails.state", 0;
     fill_disk($disk);
     $nginx->signal( 'CONT', $_ ) for @workers;

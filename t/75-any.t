@@ -65,8 +65,7 @@ my $state = $nginx->prefix . '/timers.state';
 wait_until {
     my $seen = grep { $_->{ended} } $backend->requests( timer => 'a' );
     $backend->wait_requests( $seen + 1, timer => 'a', ended => 1 );
-    kill 'STOP', $zero;
-    wait_until { slurp("/proc/$zero/stat") =~ /\) T [^)]*\z/ };
+    stand_still($zero);
     my $records = read_state($state);
     return 1 if !grep { $records->{$_}{progress} && $records->{$_}{pid} == $zero } qw( a b fast );
     kill 'CONT', $zero;

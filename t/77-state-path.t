@@ -164,8 +164,7 @@ ok( !-e "$later.new", 'and nothing is left of its making' );
 
 # nginx -t, -T, -s write nothing.
 SKIP: {
-    $nginx->signal('STOP', $_) for @workers = $nginx->workers;
-    wait_until { @workers == grep { slurp("/proc/$_/stat") =~ /\) T [^)]*\z/ } @workers };
+    stand_still( @workers = $nginx->workers );
     my $before = shape($later) . slurp($later);
     for my $option ( ['-t'], ['-T'], [qw( -s reopen )] ) {
         my ( $status, $out ) = run_command( nginx_binary(), '-p', $nginx->prefix . '/', '-c', $nginx->conf_file, '-e', $nginx->error_log, @$option );

@@ -153,8 +153,7 @@ my $whole;
     $cases->goes_on( $nginx, 'fails', 'a disk with space' );
     # Between the two nobody may get back what is cut off.
     my @workers = children_of( $nginx->pid );
-    $nginx->signal( 'STOP', $_ ) for @workers;
-    wait_until { @workers == grep { slurp("/proc/$_/stat") =~ /\) T [^)]*\z/ } @workers };
+    stand_still(@workers);
     truncate $file, 0;
     fill_disk($disk);
     $nginx->signal( 'CONT', $_ ) for @workers;

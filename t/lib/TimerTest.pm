@@ -24,7 +24,7 @@ use POSIX qw( WNOHANG );
 use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
-    wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive children_of
+    wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
     spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module
 );
 
@@ -224,11 +224,23 @@ sub reap {
     return $status;
 }
 
+# Stops processes, and waits until they stand still; true if they do.
+sub stand_still {
+    my @pids = @_;
+    kill 'STOP', @pids;
+    return wait_until { @pids == grep { _state($_) eq 'T' } @pids };
+}
+
 # Is there such a process, and not as a zombie?
 sub is_alive {
     my ($pid) = @_;
-    my ($state) = slurp("/proc/$pid/stat") =~ /\) (\S) [^)]*\z/ or return 0;
-    return $state !~ /[ZX]/;
+    return _state($pid) =~ /[^ZX]/;
+}
+
+sub _state {
+    my ($pid) = @_;
+    my ($state) = slurp("/proc/$pid/stat") =~ /\) (\S) [^)]*\z/;
+    return $state // '';
 }
 
 # The pids of a process' living children, oldest first.

@@ -179,7 +179,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
 
     $misses->(10);
     my ($first) = lines_with( $nginx, $lines, 1, 'which is said' );
-    like( $first, qr/\[error\] \d+#\d+: timer "misses": missed \d+ due times?, left out\z/, 'in these words' );
+    like( $first, qr/\[error\] \d+#\d+: timer "misses": missed \d+ due times, left out\z/, 'in these words' );
     $misses->(15) for 1 .. 2;
     lines_with( $nginx, $lines, 1, 'of more that are, nothing' );
     my $before = $missed->();

@@ -267,7 +267,7 @@ JS
     $browser->says( qr/hourly: pause: no connection; it may have been taken all the same/, 'no answer is no refusal' );
     $browser->tells( 'linkText', qr/^connection lost$/, 'and the connection is lost' );
     like( $browser->js('return document.title'), qr/^connection lost · Timers on /, 'as the title says' );
-    like( $browser->text('lost'), qr/^Connection lost \(no connection\)\. What is shown is of \d\d:\d\d:\d\d\./, 'and of when it is what is shown' );
+    like( $browser->text('lost'), qr/^Connection lost \(no connection\)\. What is shown is of @{[ $browser->MOMENT ]}\./, 'and of when it is what is shown' );
 
     # Time stands still: what was due meanwhile is not known to be late.
     my $shown = $browser->js( <<'JS', part( 'often', 'next' ) );
@@ -342,6 +342,19 @@ JS
     $browser->click( part( 'spread', 'open' ) );
     like( $browser->js('return document.querySelector("[data-timer=spread] .more").textContent'), qr/Next due\S+Z \(due\)/, 'nor in its details' );
     $browser->console;
+
+    # A time is written as near as it is.
+    my %due = ( hourly => '2027-03-09T23:50:00', hang => '2027-03-10T00:20:00', often => '2027-07-01T12:00:00', spread => '2027-12-31T12:00:00' );
+    $old->{now} = '2027-03-09T23:40:00.000Z';
+    $_->{next_due} = "$due{ $_->{name} }.000Z" for grep { $due{ $_->{name} } } @{ $old->{timers} };
+    spew( $nginx->prefix . '/old/timers', JSON::PP::encode_json($old) );
+    $browser->go('about:blank');
+    $browser->go("http://127.0.0.1:$port/old/");
+    $browser->reads( 'hourly', nextAt => qr/^23:50:00$/,      'later today' );
+    $browser->reads( 'hang',   nextAt => qr/^10 Mar, 00:20$/, 'soon, but tomorrow' );
+    $browser->reads( 'often',  nextAt => qr/^1 Jul, 12:00$/,  'in this half of a year' );
+    $browser->reads( 'spread', nextAt => qr/^31 Dec 2027$/,   'later' );
+    $browser->console;
 }
 
 # That it can be read, and hit; in light and dark, at rest and without connection.
@@ -412,7 +425,7 @@ JS
     is( $nginx->get( '/status/pause', method => 'POST' )->{status}, 200, 'all are paused' );
     $browser->go($page);
     $browser->tells( 'state',     qr/^The state file was damaged and has been replaced/, 'the page says that the state is recovered' );
-    $browser->tells( 'allPaused', qr/^All timers are paused since \d\d:\d\d:\d\d\.$/,     'and that all are paused' );
+    $browser->tells( 'allPaused', qr/^All timers are paused since @{[ $browser->MOMENT ]}\.$/, 'and that all are paused' );
     my $static = $nginx->get( '/status/', headers => "Accept: text/html\r\n" )->{body};
     like( $static, qr{<noscript>.*<p>all timers are paused since .*<p>the state is recovered</p>.*<table}s, 'without scripts, too' );
     is( $nginx->stop, 0, 'it ends' );

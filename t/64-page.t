@@ -111,7 +111,7 @@ my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
     $browser->reads( 'off',   last     => qr/^never$/ );
     $browser->reads( 'night', schedule => qr/^cron=30 3 \* \* MON-FRI/ );
     $browser->reads( 'night', zone     => qr{^Europe/Berlin$} );
-    $browser->reads( 'night', nextAt   => qr/\d\d:\d\d/ );
+    $browser->reads( 'night', nextAt   => qr/^@{[ $browser->MOMENT ]}$/ );
 
     my $runs = $browser->text_of( 'sound', 'runs' );
     ok( wait_until { $browser->text_of( 'sound', 'runs' ) ne $runs }, 'it keeps itself up to date' );
@@ -224,7 +224,7 @@ JS
     like( $browser->js('return document.querySelector("[data-timer=sound] .more").textContent'), qr/nginx\.conf:\d+/, 'and where it is configured' );
     $browser->press_button('[data-timer=sound] [data-for="1h"]');
     $browser->says( qr/sound: paused for 1 hour\./, 'Pause for an hour' );
-    $browser->reads( 'sound', why => qr/^until \d\d:\d\d/ );
+    $browser->reads( 'sound', why => qr/^until @{[ $browser->MOMENT ]}$/ );
     picture('details');
 
     $browser->press_button('[data-all=pause]');

@@ -18,6 +18,9 @@ use parent 'TimerTest::Browser';
 use Test::More ();
 use TimerTest;
 
+# How the page writes a point in time that is near: with its day if that is not today's.
+use constant MOMENT => qr/(?:\d\d:\d\d:\d\d|\d{1,2} [A-Z][a-z]{2,3}, \d\d:\d\d)/;
+
 my $ROWS = 'return document.querySelectorAll(".timer:not([hidden]) > .line").length';
 my $TEXT = 'const node = document.querySelector(`[data-timer="${arguments[0]}"] [data-c=${arguments[1]}]`);'
     . 'return node ? node.textContent : null';

@@ -36,6 +36,12 @@ our $SLOW     = $ENV{TEST_NGINX_SLOW} || ( $ENV{TEST_NGINX_WRAPPER} ? 4 : 1 );
 # How many answers http_request has had.
 our $REQUESTS = 0;
 
+# Whose machine this is makes no difference: messages are English, all traffic stays here, and what is
+# written can be read by nginx's workers.
+$ENV{LC_ALL} = 'C';
+delete @ENV{ grep {/\A(?:http|https|all|no)_proxy\z/i} keys %ENV };
+umask 022;
+
 my $creator = $$;
 my @scratch;
 my @port_locks;

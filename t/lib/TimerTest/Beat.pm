@@ -20,8 +20,10 @@ my $PAUSE = 0.1;
 sub start {
     my ($class) = @_;
     my $self = bless { file => scratch_dir() . '/beat' }, $class;
-    spawn( $self->{file}, $^X, '-MTime::HiRes=time,sleep', '-e',
-        "while (getppid == $$) { syswrite STDOUT, pack 'd', time; sleep $EVERY }" );
+
+    # Not by its output: whatever perl itself has to say goes there, too.
+    spawn( "$self->{file}.log", $^X, '-MTime::HiRes=time,sleep', '-e',
+        "open OUT, '>', shift or die; while (getppid == $$) { syswrite OUT, pack 'd', time; sleep $EVERY }", $self->{file} );
     wait_until { -s $self->{file} };
     return $self;
 }

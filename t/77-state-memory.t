@@ -13,6 +13,7 @@ use TimerTest::Nginx;
 use TimerTest::Series;
 
 in_namespace() if $> == 0;
+share_binaries();
 
 my $backend = TimerTest::Backend->start;
 my $far     = 'every=366d first=now';

@@ -17,6 +17,8 @@ use TimerTest::Conf;
 use TimerTest::Nginx;
 use TimerTest::Series;
 
+share_binaries();
+
 my $backend = TimerTest::Backend->start;
 my $timer   = 'server { listen 127.0.0.1:1; location @y { timer y every=1s; return 204; } }';
 my $root    = scratch_dir();

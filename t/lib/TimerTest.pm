@@ -16,6 +16,8 @@ use Carp qw( croak );
 use Errno qw( EINTR );
 use Exporter qw( import );
 use Fcntl qw( :DEFAULT :flock );
+use File::Basename qw( basename );
+use File::Copy qw( copy );
 use File::Path qw( remove_tree );
 use File::Temp ();
 use IO::Select ();
@@ -25,7 +27,7 @@ use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
     wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
-    spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module
+    spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module share_binaries
 );
 
 # Seconds that anything may take before it counts as lost.  TEST_NGINX_SLOW multiplies it, for
@@ -90,6 +92,22 @@ sub nginx_is_watched {
     return 1 if $ENV{TEST_NGINX_WRAPPER};
     my ( undef, $out ) = run_command( nginx_binary(), '-V' );
     return $out =~ /-fsanitize/;
+}
+
+# Has nginx and the module used from where every user may read them: a checkout may be its owner's alone.
+my $shared;
+
+sub share_binaries {
+    $shared = File::Temp->newdir( 'timer-test-binaries-XXXXXXXX', TMPDIR => 1 );
+    chmod 0755, $shared or croak "chmod: $!";
+    my ($nginx) = grep {-x} map { m{/} ? $_ : map {"$_/nginx"} split /:/, $ENV{PATH} } nginx_binary();
+    my %copy = ( TEST_NGINX_BINARY => $nginx, TEST_NGINX_TIMER_MODULE => timer_module() );
+    for my $name ( sort keys %copy ) {
+        my $to = "$shared/" . basename( $copy{$name} );
+        copy( $copy{$name}, $to ) && chmod 0755, $to or croak "$copy{$name}: $!";
+        $ENV{$name} = $to;
+    }
+    return;
 }
 
 # A TCP and UDP port that is free on every address and stays ours until this process ends: it lies

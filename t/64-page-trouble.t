@@ -425,7 +425,7 @@ JS
     is( $nginx->get( '/status/pause', method => 'POST' )->{status}, 200, 'all are paused' );
     $browser->go($page);
     $browser->tells( 'state',     qr/^The state file was damaged and has been replaced/, 'the page says that the state is recovered' );
-    $browser->tells( 'allPaused', qr/^All timers are paused since @{[ $browser->MOMENT ]}\.$/, 'and that all are paused' );
+    $browser->tells( 'allPaused', qr/^All timers are paused since @{[ $browser->moment( answer()->{paused}{since} ) ]}\.$/, 'and that all are paused' );
     my $static = $nginx->get( '/status/', headers => "Accept: text/html\r\n" )->{body};
     like( $static, qr{<noscript>.*<p>all timers are paused since .*<p>the state is recovered</p>.*<table}s, 'without scripts, too' );
     is( $nginx->stop, 0, 'it ends' );

@@ -24,6 +24,7 @@ binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw( output failure_outpu
 my ( $true, $false ) = ( JSON::PP::true, JSON::PP::false );
 my $browser = TimerTest::Page->start( width => 1280, height => 900 );
 my $html    = "Accept: text/html,*/*;q=0.8\r\n";
+$browser->cdp( 'Emulation.setTimezoneOverride', timezoneId => 'UTC' );
 
 sub picture {
     my ($name) = @_;
@@ -71,6 +72,8 @@ my $silent = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $back
 $nginx->start;
 my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
 
+sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/timers/$name")->{body} ) }
+
 # The headers, and that the policy's hashes are those of what is sent.
 {
     my $answer = $nginx->get( '/status/', headers => $html );
@@ -111,7 +114,7 @@ my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
     $browser->reads( 'off',   last     => qr/^never$/ );
     $browser->reads( 'night', schedule => qr/^cron=30 3 \* \* MON-FRI/ );
     $browser->reads( 'night', zone     => qr{^Europe/Berlin$} );
-    $browser->reads( 'night', nextAt   => qr/^@{[ $browser->MOMENT ]}$/ );
+    $browser->reads( 'night', nextAt   => qr/^@{[ $browser->moment( timer('night')->{next_due} ) ]}$/ );
 
     my $runs = $browser->text_of( 'sound', 'runs' );
     ok( wait_until { $browser->text_of( 'sound', 'runs' ) ne $runs }, 'it keeps itself up to date' );
@@ -224,7 +227,7 @@ JS
     like( $browser->js('return document.querySelector("[data-timer=sound] .more").textContent'), qr/nginx\.conf:\d+/, 'and where it is configured' );
     $browser->press_button('[data-timer=sound] [data-for="1h"]');
     $browser->says( qr/sound: paused for 1 hour\./, 'Pause for an hour' );
-    $browser->reads( 'sound', why => qr/^until @{[ $browser->MOMENT ]}$/ );
+    $browser->reads( 'sound', why => qr/^until @{[ $browser->moment( timer('sound')->{paused}{until} ) ]}$/ );
     picture('details');
 
     $browser->press_button('[data-all=pause]');

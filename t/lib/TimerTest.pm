@@ -95,17 +95,13 @@ sub nginx_is_watched {
 }
 
 # Has nginx and the module used from where every user may read them: a checkout may be its owner's alone.
-my $shared;
-
+# A plain "nginx" is found by PATH, and everybody's.
 sub share_binaries {
-    $shared = File::Temp->newdir( 'timer-test-binaries-XXXXXXXX', TMPDIR => 1 );
-    chmod 0755, $shared or croak "chmod: $!";
-    my ($nginx) = grep {-x} map { m{/} ? $_ : map {"$_/nginx"} split /:/, $ENV{PATH} } nginx_binary();
-    my %copy = ( TEST_NGINX_BINARY => $nginx, TEST_NGINX_TIMER_MODULE => timer_module() );
-    for my $name ( sort keys %copy ) {
-        my $to = "$shared/" . basename( $copy{$name} );
-        copy( $copy{$name}, $to ) && chmod 0755, $to or croak "$copy{$name}: $!";
-        $ENV{$name} = $to;
+    my $dir  = scratch_dir();
+    my %file = ( TEST_NGINX_BINARY => nginx_binary(), TEST_NGINX_TIMER_MODULE => timer_module() );
+    for my $name ( grep { $file{$_} =~ m{/} } keys %file ) {
+        $ENV{$name} = "$dir/" . basename( $file{$name} );
+        copy( $file{$name}, $ENV{$name} ) && chmod 0755, $ENV{$name} or croak "$file{$name}: $!";
     }
     return;
 }

@@ -15,11 +15,20 @@ use warnings;
 
 use parent 'TimerTest::Browser';
 
+use Carp qw( croak );
 use Test::More ();
 use TimerTest;
 
 # How the page writes a point in time that is near: with its day if that is not today's.
 use constant MOMENT => qr/(?:\d\d:\d\d:\d\d|\d{1,2} [A-Z][a-z]{2,3}, \d\d:\d\d)/;
+
+# The same for an instant as the API has it, in a browser whose zone is UTC.
+sub moment {
+    my ( $self, $instant ) = @_;
+    my ( $month, $day, $clock, $seconds ) = $instant =~ /\A\d+-(\d\d)-(\d\d)T(\d\d:\d\d)(:\d\d)/ or croak "no instant: $instant";
+    my $name = (qw( Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec ))[ $month - 1 ];
+    return qr/(?:$clock$seconds|@{[ $day + 0 ]} $name, $clock)/;
+}
 
 my $ROWS = 'return document.querySelectorAll(".timer:not([hidden]) > .line").length';
 my $TEXT = 'const node = document.querySelector(`[data-timer="${arguments[0]}"] [data-c=${arguments[1]}]`);'

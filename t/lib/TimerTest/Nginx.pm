@@ -31,7 +31,7 @@ my @running;    # what END has to stop
 # Options: main, events, http, server (configuration text for these places), conf (a whole file
 # instead), workers (1), connections (512), log_level (info), daemon (off), master (on), allow
 # (patterns of log lines that may be alerts), wrapper, prefix, no_module, binary, state (the path of
-# timer_state, or "memory"; "default" writes none; else a file in the prefix).
+# timer_state, or "memory"; "default" writes none; else a file in the prefix), faults (a TimerTest::Faults).
 sub new {
     my ( $class, %option ) = @_;
 
@@ -85,7 +85,9 @@ sub _conf {
     my $state  = $self->{state} // "$self->{prefix}/timers.state";
     $state = $self->{no_module} || $state eq 'default' ? '' : "timer_state $state;";
     # A binary that nginx itself starts (USR2) has no other environment than this.
-    my $env    = join ' ', map {"env $_;"} grep { defined $ENV{$_} } qw( ASAN_OPTIONS LSAN_OPTIONS );
+    my @env    = grep { defined $ENV{$_} } qw( ASAN_OPTIONS LSAN_OPTIONS );
+    my %env    = ( ( map { $_ => 1 } @env ), $self->_environment );
+    my $env    = join ' ', map {"env $_;"} sort keys %env;
     my $temps  = join "\n    ",
         map {"${_}_temp_path $self->{prefix}/${_}_temp;"} qw( client_body proxy fastcgi uwsgi scgi );
 
@@ -118,6 +120,11 @@ http {
 CONF
 }
 
+sub _environment {
+    my ($self) = @_;
+    return $self->{faults} ? $self->{faults}->environment : ();
+}
+
 sub _command {
     my ( $self, @more ) = @_;
     return (
@@ -147,6 +154,7 @@ sub start {
         open STDOUT, '>>', $stderr;
         open STDERR, '>>', $stderr;
         my @command = $self->_command( '-g', "daemon $how;" );
+        %ENV = ( %ENV, $self->_environment );
         exec {$command[0]} @command or POSIX::_exit(127);
     }
     push @running, $self;

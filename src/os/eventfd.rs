@@ -4,6 +4,8 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::fault::{self, Call};
+
 /// A bell that any number of processes can ring, and that stays rung until it was heard.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
@@ -15,6 +17,7 @@ impl EventFd {
     ///
     /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
+        fault::check(Call::EventFd)?;
         // SAFETY: takes plain numbers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         if fd == -1 {

@@ -7,8 +7,10 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use super::fault::{self, Call};
 
 /// The permission bits of a file that nobody but its owner may see.
 const OWNER_ONLY: u32 = 0o600;
@@ -30,7 +32,7 @@ impl Identity {
     ///
     /// What fstat(2) reports.
     pub fn of(file: &File) -> io::Result<Self> {
-        Ok(Self::from(&file.metadata()?))
+        Ok(Self::from(&metadata(file)?))
     }
 
     /// The identity of what `path` leads to.
@@ -39,6 +41,7 @@ impl Identity {
     ///
     /// What lstat(2) reports.
     pub fn at(path: &Path) -> io::Result<Self> {
+        fault::check(Call::Stat)?;
         Ok(Self::from(&fs::symlink_metadata(path)?))
     }
 }
@@ -81,6 +84,7 @@ impl Refusal {
 ///
 /// What open(2) reports; `ELOOP` for a symbolic link.
 pub fn open_existing(path: &Path) -> io::Result<File> {
+    fault::check(Call::Open)?;
     OpenOptions::new().read(true).write(true).custom_flags(NO_SURPRISES).open(path)
 }
 
@@ -90,6 +94,7 @@ pub fn open_existing(path: &Path) -> io::Result<File> {
 ///
 /// What open(2) reports; `EEXIST` if there is anything at `path`.
 pub fn create_new(path: &Path) -> io::Result<File> {
+    fault::check(Call::Open)?;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -106,6 +111,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 ///
 /// What open(2) reports; `ENOENT` where there is no `/proc`.
 pub fn reopen(file: &File) -> io::Result<File> {
+    fault::check(Call::Open)?;
     // The magic link itself has to be followed, hence no O_NOFOLLOW.
     OpenOptions::new()
         .read(true)
@@ -120,11 +126,13 @@ pub fn reopen(file: &File) -> io::Result<File> {
 ///
 /// What fchown(2) or fchmod(2) reports.
 pub fn give_to(file: &File, owner: Owner) -> io::Result<()> {
-    let metadata = file.metadata()?;
+    let metadata = metadata(file)?;
     if (metadata.uid(), metadata.gid()) != (owner.uid, owner.gid) {
+        fault::check(Call::Own)?;
         std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))?;
     }
     if metadata.mode() & 0o7777 != OWNER_ONLY {
+        fault::check(Call::Mode)?;
         file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     }
     Ok(())
@@ -150,13 +158,102 @@ impl Owner {
     }
 }
 
+/// Reads into `bytes` from `offset` on, until they are full or the file ends; answers how many.
+///
+/// # Errors
+///
+/// What pread(2) reports.
+pub fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let len = fault::transfer(Call::Read, rest.len())?;
+        match file.read_at(rest.get_mut(..len).unwrap_or_default(), offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+///
+/// What pwrite(2) reports; some of the bytes may have been written.
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let len = fault::transfer(Call::Write, rest.len())?;
+        match file.write_at(rest.get(..len).unwrap_or_default(), offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What fstat(2) tells of `file`.
+///
+/// # Errors
+///
+/// What it reports.
+pub fn metadata(file: &File) -> io::Result<Metadata> {
+    fault::check(Call::Stat)?;
+    file.metadata()
+}
+
+/// Makes the content of `file` durable.
+///
+/// # Errors
+///
+/// What fsync(2) reports.
+pub fn sync(file: &File) -> io::Result<()> {
+    fault::check(Call::Sync)?;
+    file.sync_all()
+}
+
+/// Gives the file at `from` a second name; never replaces what is at `to`.
+///
+/// # Errors
+///
+/// What link(2) reports.
+pub fn link(from: &Path, to: &Path) -> io::Result<()> {
+    fault::check(Call::Link)?;
+    fs::hard_link(from, to)
+}
+
+/// Renames a file; what is at `to` is replaced.
+///
+/// # Errors
+///
+/// What rename(2) reports.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fault::check(Call::Rename)?;
+    fs::rename(from, to)
+}
+
+/// Removes the name of a file.
+///
+/// # Errors
+///
+/// What unlink(2) reports.
+pub fn unlink(path: &Path) -> io::Result<()> {
+    fault::check(Call::Unlink)?;
+    fs::remove_file(path)
+}
+
 /// Makes the entries of the directory that holds `path` durable.
 ///
 /// # Errors
 ///
 /// What open(2) or fsync(2) reports.
 pub fn sync_directory_of(path: &Path) -> io::Result<()> {
-    File::open(directory_of(path))?.sync_all()
+    fault::check(Call::Open)?;
+    sync(&File::open(directory_of(path))?)
 }
 
 /// What the system says of a path that leads through something else than a directory.
@@ -185,6 +282,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    use crate::os::fault::{Effect, Fault, Repeat, fired, with};
     use crate::os::scratch::Scratch;
 
     #[test]
@@ -228,5 +326,39 @@ mod tests {
         assert_eq!(directory_of(Path::new("timers.state")), Path::new("."));
         assert_eq!(directory_of(Path::new("/run/timers.state")), Path::new("/run"));
         assert_eq!(with_suffix(Path::new("/run/a"), ".bad"), Path::new("/run/a.bad"));
+    }
+
+    #[test]
+    fn what_is_transferred_in_parts_arrives_whole() {
+        let scratch = Scratch::new();
+        let file = create_new(&scratch.path("file")).unwrap();
+        let short =
+            Fault { call: None, after: 0, repeat: Repeat::FromThenOn, effect: Effect::Short(3) };
+        let mut bytes = [0; 12];
+        with(short, || {
+            write_at(&file, b"0123456789", 5).unwrap();
+            assert_eq!(read_at(&file, &mut bytes, 4).unwrap(), 11);
+        });
+        assert_eq!(&bytes, b"\x000123456789\0");
+        assert!(fired() > 6);
+    }
+
+    #[test]
+    fn a_fault_befalls_the_call_that_it_is_for() {
+        let scratch = Scratch::new();
+        let file = create_new(&scratch.path("file")).unwrap();
+        let fault = Fault {
+            call: Some(Call::Write),
+            after: 1,
+            repeat: Repeat::Once,
+            effect: Effect::Errno(libc::EIO),
+        };
+        with(fault, || {
+            write_at(&file, b"a", 0).unwrap();
+            sync(&file).unwrap();
+            assert_eq!(write_at(&file, b"b", 0).unwrap_err().raw_os_error(), Some(libc::EIO));
+            write_at(&file, b"c", 0).unwrap();
+        });
+        assert_eq!(fired(), 1);
     }
 }

@@ -9,6 +9,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::fault::{self, Call};
+
 /// How a byte is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -92,6 +94,7 @@ fn control(
     lock_type: libc::c_int,
     offset: u64,
 ) -> io::Result<libc::flock> {
+    fault::check(Call::Lock)?;
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let mut lock = libc::flock {
         l_type: libc::c_short::try_from(lock_type).map_err(invalid)?,

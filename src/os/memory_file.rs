@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use super::fault::{self, Call};
+
 /// Creates an empty file in memory, gone with its last descriptor; close-on-exec. `name` is for
 /// the reader of `/proc` only.
 ///
@@ -12,6 +14,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 ///
 /// What `memfd_create(2)` reports, or a `name` with a NUL in it.
 pub fn create_memory_file(name: &str) -> io::Result<File> {
+    fault::check(Call::MemoryFile)?;
     let name = CString::new(name)?;
     // SAFETY: `name` is a NUL-terminated string that lives until the call has returned.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };

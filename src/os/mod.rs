@@ -3,6 +3,7 @@
 pub mod boot;
 mod clock;
 mod eventfd;
+pub mod fault;
 pub mod file;
 pub mod lock;
 pub mod memory_file;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use crate::os::file::metadata;
 use crate::os::lock::Tried;
 use crate::schedule::UnixMs;
 
@@ -259,6 +260,6 @@ fn pages_of(pages: &Pages) -> io::Result<u32> {
     if let Ok(identity) = read_identity(pages)? {
         return Ok(identity.pages);
     }
-    let bytes = pages.file().metadata()?.len();
+    let bytes = metadata(pages.file())?.len();
     Ok(u32::try_from(bytes / PAGE_BYTES as u64).unwrap_or(0))
 }

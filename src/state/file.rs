@@ -1,13 +1,12 @@
 //! The state file as the master opens, makes and moves it.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::os::file::{
-    Identity as FileIdentity, Owner, create_new, give_to, open_existing, sync_directory_of,
-    with_suffix,
+    Identity as FileIdentity, Owner, create_new, give_to, link, metadata, open_existing, rename,
+    sync, sync_directory_of, unlink, with_suffix,
 };
 use crate::os::lock::{Kind, Tried, try_lock, unlock};
 use crate::os::memory_file::create_memory_file;
@@ -105,8 +104,8 @@ impl Opener<'_> {
             Err(error) => return Err(open_error(path, error)),
         };
         check_file(path, &file, self.workers)?;
-        if file.metadata().is_ok_and(|metadata| is_half_made(path, &metadata)) {
-            drop(fs::remove_file(temporary(path)));
+        if metadata(&file).is_ok_and(|metadata| is_half_made(path, &metadata)) {
+            drop(unlink(&temporary(path)));
         }
         Ok(Some(Pages::new(file)))
     }
@@ -124,7 +123,7 @@ impl Opener<'_> {
         };
         let pages = Pages::new(file);
         let made = self.fill(&pages, newness).and_then(|()| {
-            match fs::hard_link(&temporary, path) {
+            match link(&temporary, path) {
                 // Another master was faster with this name, or took ours for a stale one.
                 Err(error)
                     if matches!(
@@ -137,7 +136,7 @@ impl Opener<'_> {
                 linked => linked,
             }
         });
-        drop(fs::remove_file(&temporary));
+        drop(unlink(&temporary));
         made.map_err(OpenError::Fault)?;
         // A directory that cannot be synced costs the file at a power cut, no more.
         drop(sync_directory_of(path));
@@ -151,7 +150,7 @@ impl Opener<'_> {
             Identity { pages: 1, newness, created_at: self.now, pid_file: self.pid_file.clone() };
         pages.write(&identity.encode(), 0)?;
         give_to(pages.file(), self.workers)?;
-        pages.file().sync_all()
+        sync(pages.file())
     }
 
     /// Removes a temporary file that its maker left behind; a living maker is waited for.
@@ -163,7 +162,7 @@ impl Opener<'_> {
             (self.wait)(LOCK_WAIT);
             return Ok(());
         }
-        match fs::remove_file(temporary) {
+        match unlink(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(open_error(temporary, error))
             }
@@ -192,7 +191,7 @@ impl Opener<'_> {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
             if FileIdentity::at(path)? == FileIdentity::of(pages.file())? {
-                fs::rename(path, &moved_to)?;
+                rename(path, &moved_to)?;
             }
             Ok(moved_to)
         });
@@ -222,7 +221,7 @@ pub(super) fn grow(pages: &Pages, identity: &mut Identity, more: u32) -> Result<
     let failed = |action| move |error| Notice::Failed { action, error };
     pages.write(&identity.encode_part(), 0).map_err(failed(Action::Write))?;
     grown.map_err(failed(Action::Grow))?;
-    pages.file().sync_all().map_err(failed(Action::Sync))
+    sync(pages.file()).map_err(failed(Action::Sync))
 }
 
 /// The file grows by this many pages at a time.
@@ -230,7 +229,7 @@ const GROWTH: u32 = 16;
 
 /// Reads the header of a file.
 pub(super) fn read_identity(pages: &Pages) -> io::Result<Result<Identity, Bad>> {
-    let bytes = pages.file().metadata()?.len();
+    let bytes = metadata(pages.file())?.len();
     let page = pages.read_page(0)?;
     let there = usize::try_from(bytes).map_or(PAGE_BYTES, |bytes| bytes.min(PAGE_BYTES));
     Ok(Identity::decode(page.get(..there).unwrap_or(&page), bytes))

@@ -3,8 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use crate::os::file::{read_at, write_at};
 use crate::os::lock::{self, Held, Kind, Tried};
 
 use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
@@ -70,16 +70,7 @@ impl Pages {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        read_at(&self.file, bytes, offset).map(drop)
     }
 
     /// Writes one part of a page; the caller holds its lock.
@@ -99,7 +90,7 @@ impl Pages {
             }
             Fault::KilledAfter(writes) => self.fault.set(Fault::KilledAfter(writes - 1)),
         }
-        self.file.write_all_at(bytes, offset)
+        write_at(&self.file, bytes, offset)
     }
 
     /// The header's order number. Eight aligned bytes: a torn one would only be one look too many.

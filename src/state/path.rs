@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::file::{Identity, Owner, Refusal, directory_of, not_a_directory, with_suffix};
+use crate::os::file::{
+    Identity, Owner, Refusal, directory_of, metadata, not_a_directory, with_suffix,
+};
 
 use super::header::PidFile;
 use super::shown::Shown;
@@ -133,7 +135,7 @@ fn check_directory(path: &Path) -> Result<(), PathError> {
 
 /// Whether an open file may be a state file.
 pub(super) fn check_file(path: &Path, file: &File, workers: Owner) -> Result<(), OpenError> {
-    let metadata = file.metadata().map_err(OpenError::Fault)?;
+    let metadata = metadata(file).map_err(OpenError::Fault)?;
     check_metadata(path, &metadata, Some(workers)).map_err(OpenError::Path)
 }
 

@@ -2,8 +2,6 @@
 //!
 //! In the module itself nothing fails here, and the questions compile to nothing.
 
-use std::io;
-
 /// A system call of the state layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -42,7 +40,7 @@ pub enum Call {
 /// What a test has it fail with.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "in tests it may fail")]
-pub(super) const fn check(_call: Call) -> io::Result<()> {
+pub(super) const fn check(_call: Call) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -53,7 +51,7 @@ pub(super) const fn check(_call: Call) -> io::Result<()> {
 /// What a test has it fail with.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "in tests it may fail")]
-pub(super) const fn transfer(_call: Call, bytes: usize) -> io::Result<usize> {
+pub(super) const fn transfer(_call: Call, bytes: usize) -> std::io::Result<usize> {
     Ok(bytes)
 }
 

@@ -7,8 +7,12 @@
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
 //! - `api`: what is shown of the timers, and what is done with them by hand;
-//! - `runner`: on a due time, arm the next, then run this one; `throttle`: how often the log tells
-//!   the same; `variables`.
+//! - `runner`: on a due time, arm the next, then run this one;
+//!   `throttle`: how often the log tells the same; `variables`.
+
+/// Without memory it is this that keeps small things from ending the process.
+#[global_allocator]
+static ALLOCATOR: os::memory::Allocator = os::memory::Allocator;
 
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;

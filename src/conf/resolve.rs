@@ -7,6 +7,7 @@ use super::timer::{Definition, Rate};
 use super::{MainConf, TimerConf, TimerName, limits, missed, state};
 use crate::TimerModule;
 use crate::nginx::conf::{Parsing, Refused, Shown};
+use crate::os::memory;
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
 
@@ -14,11 +15,12 @@ use crate::state::{Jittered, OverlapPolicy};
 ///
 /// # Errors
 ///
-/// A name is taken already, or `$server_name` in it stands for none.
+/// A name is taken already, `$server_name` in it stands for none, or there is no memory.
 pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused> {
     if main.state.is_none() {
         main.state = Some(state::default_path(parsing)?);
     }
+    memory::enough_for(main.definitions.len().saturating_mul(EACH))?;
     let host_name = parsing.host_name();
     let mut seen: HashMap<TimerName, Rc<TimerConf>> = HashMap::new();
     for definition in std::mem::take(&mut main.definitions) {
@@ -31,6 +33,9 @@ pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused
     }
     Ok(())
 }
+
+/// What a timer takes here, its strings included, in bytes.
+const EACH: usize = 2048;
 
 fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused> {
     let name = name(&definition)?;

@@ -2,15 +2,17 @@
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use super::parameters::invalid;
 use super::{LocationConf, MainConf};
 use crate::TimerModule;
 use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::os::memory::push;
 
 /// The status codes that are success.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Success(Vec<RangeInclusive<u16>>);
+pub struct Success(Rc<Vec<RangeInclusive<u16>>>);
 
 impl Success {
     /// Whether `status` is one of them.
@@ -21,7 +23,7 @@ impl Success {
 
 impl Default for Success {
     fn default() -> Self {
-        Self(vec![200..=299])
+        Self(Rc::new(vec![200..=299]))
     }
 }
 
@@ -47,9 +49,9 @@ impl LocationDirective for TimerSuccess {
             let hint = "a status code between 100 and 599, or a range of them";
             let range =
                 range(word).ok_or_else(|| invalid(word, "timer_success", "directive", hint))?;
-            ranges.push(range);
+            push(&mut ranges, range)?;
         }
-        conf.success = Some(Success(ranges));
+        conf.success = Some(Success(Rc::new(ranges)));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! `timer`.
 
 use std::ffi::CStr;
+use std::iter;
 use std::time::Duration;
 
 use super::name::NameTemplate;
@@ -12,6 +13,7 @@ use crate::nginx::conf::{
 };
 use crate::nginx::location::{Kind, Location};
 use crate::nginx::request::{Access, Method, Uri};
+use crate::os::memory::push;
 use crate::schedule::{Cron, Every, EveryError, Zone};
 use crate::state::{First, Scheduled};
 
@@ -71,9 +73,8 @@ impl LocationDirective for TimerDirective {
         let name = words.next().unwrap_or_default();
         let name = NameTemplate::parse(name)
             .ok_or_else(|| Refused::Because(format!("invalid timer name \"{}\"", Shown(name))))?;
-        let words: Vec<_> = words.collect();
-        quoted_as_a_whole(&words)?;
-        let parameters = Parameters::read(words.into_iter(), &PARAMETERS)?;
+        quoted_as_a_whole(words.clone())?;
+        let parameters = Parameters::read(words, &PARAMETERS)?;
 
         let rate = rate(&parameters, main)?;
         let (bound, hint) = match &rate {
@@ -103,8 +104,7 @@ impl LocationDirective for TimerDirective {
             place: parsing.place(),
         };
         conf.timer = Some(definition.place.clone());
-        main.definitions.push(definition);
-        Ok(())
+        Ok(push(&mut main.definitions, definition)?)
     }
 }
 
@@ -159,19 +159,16 @@ fn cron_of(expression: &[u8]) -> Result<Cron, Refused> {
 
 /// nginx honours a quote only at the beginning of a word: `cron="0 3 * * *"` and `cron=0 3 * * *`
 /// arrive in pieces.
-fn quoted_as_a_whole(words: &[&[u8]]) -> Result<(), Refused> {
-    let Some(at) = words.iter().position(|word| word.starts_with(b"cron=")) else {
-        return Ok(());
-    };
-    let pieces: Vec<_> = words
-        .iter()
-        .skip(at)
-        .enumerate()
-        .take_while(|(n, word)| *n == 0 || !word.contains(&b'='))
-        .map(|(_, word)| String::from_utf8_lossy(word))
-        .collect();
-    let quoted = words.get(at).is_some_and(|word| matches!(word.get(5), Some(b'"' | b'\'')));
-    if pieces.len() == 1 && !quoted {
+fn quoted_as_a_whole<'a>(words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refused> {
+    // An expression has at most six fields.
+    const PIECES: usize = 8;
+
+    let mut words = words.skip_while(|word| !word.starts_with(b"cron="));
+    let Some(first) = words.next() else { return Ok(()) };
+    let others = words.take_while(|word| !word.contains(&b'=')).take(PIECES);
+    let pieces: Vec<_> =
+        iter::once(first).chain(others).map(|word| String::from_utf8_lossy(word)).collect();
+    if pieces.len() == 1 && !matches!(first.get(5), Some(b'"' | b'\'')) {
         return Ok(());
     }
     let whole = pieces.join(" ").replace(['"', '\''], "");

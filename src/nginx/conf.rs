@@ -22,6 +22,7 @@ use super::log::Log;
 use super::module::{self, HttpModule};
 use super::text::Text;
 use super::{borrowed, bytes, rc};
+use crate::os::memory::{self, NoMemory};
 
 /// A directive of the `http` block: its words become part of the module's main configuration.
 pub trait HttpDirective {
@@ -95,8 +96,16 @@ pub enum Refused {
     Because(String),
     /// A sentence that names its own file and line, since the place was read before.
     At(Place, String),
+    /// There is no memory.
+    NoMemory,
     /// nginx itself has said why.
     AlreadyLogged,
+}
+
+impl From<NoMemory> for Refused {
+    fn from(NoMemory: NoMemory) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl Refused {
@@ -177,7 +186,7 @@ impl<'a> Parsing<'a> {
     }
 
     /// The directive's arguments, without its name.
-    pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         // SAFETY: HOST-2: the array of a directive's words, valid in its handler.
         let words = unsafe { &*self.cf().args };
         // SAFETY: its elements are of this type (`ngx_conf_parse`).
@@ -287,6 +296,7 @@ impl<'a> Parsing<'a> {
             // nginx adds the directive's name, file and line.
             Refused::IsDuplicate => return c"is duplicate".as_ptr().cast_mut(),
             Refused::Because(why) => text.push(why.as_bytes()),
+            Refused::NoMemory => text.push(b"no memory"),
             Refused::At(place, why) => {
                 let line = format_args!("{why} in {place}");
                 self.log().write(super::log::Level::Emerg, line);
@@ -371,6 +381,9 @@ unsafe extern "C" fn set_http<D: HttpDirective>(
         let Some(cf) = NonNull::new(cf) else { return CONF_ERROR };
         // SAFETY: HOST-2.
         let mut parsing = unsafe { Parsing::new(cf) };
+        if !memory::enough() {
+            return parsing.refuse(NoMemory.into());
+        }
         // SAFETY: what `create_main_conf` made for this module; no other reference to it is alive
         // while a handler runs.
         let main = unsafe { &mut *conf.cast::<<D::Module as HttpModule>::Main>() };
@@ -387,6 +400,9 @@ unsafe extern "C" fn set_location<D: LocationDirective>(
         let Some(cf) = NonNull::new(cf) else { return CONF_ERROR };
         // SAFETY: HOST-2.
         let mut parsing = unsafe { Parsing::new(cf) };
+        if !memory::enough() {
+            return parsing.refuse(NoMemory.into());
+        }
         // SAFETY: what `create_loc_conf` made for this module; no other reference to it is alive
         // while a handler runs.
         let location = unsafe { &mut *conf.cast::<<D::Module as HttpModule>::Location>() };

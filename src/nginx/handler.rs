@@ -18,6 +18,7 @@ use super::module::{self, HttpModule};
 use super::rc;
 use super::reply;
 use super::response::Answer;
+use crate::os::memory;
 
 /// What answers the requests of a location.
 pub trait Handler: 'static {
@@ -75,6 +76,9 @@ unsafe extern "C" fn handle<H: Handler>(r: *mut ngx_http_request_t) -> ngx_int_t
         let discarded = unsafe { nginx_sys::ngx_http_discard_request_body(r) };
         if discarded != rc::OK {
             return discarded;
+        }
+        if !memory::enough() {
+            return rc::SERVICE_UNAVAILABLE;
         }
         // SAFETY: as above; the view ends before nginx is called.
         let answer = H::answer(&unsafe { ClientRequest::new(r) });

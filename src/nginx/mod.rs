@@ -44,6 +44,8 @@ mod rc {
     pub(super) const DECLINED: ngx_int_t = -5;
     /// `NGX_HTTP_REQUEST_TIME_OUT`.
     pub(super) const REQUEST_TIME_OUT: ngx_int_t = 408;
+    /// `NGX_HTTP_SERVICE_UNAVAILABLE`.
+    pub(super) const SERVICE_UNAVAILABLE: ngx_int_t = 503;
     /// `NGX_HTTP_INTERNAL_SERVER_ERROR`.
     pub(super) const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
     /// `NGX_HTTP_CLOSE`: nginx closes the connection without an answer.

@@ -12,10 +12,11 @@ use super::conf::{Parsing, Refused};
 use super::guard::guard;
 use super::handler::Block;
 use super::location::Location;
-use super::log::Log;
+use super::log::{Level, Log};
 use super::process::{self, Role};
 use super::zone::{self, Opening, Purpose, Unusable};
 use super::{access, connection, pool, rc};
+use crate::os::memory;
 
 /// What an http module has and does.
 pub trait HttpModule: 'static {
@@ -98,6 +99,16 @@ pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
     }
 }
 
+/// Whether a hook may begin that has to do with the reading of a configuration; if not, says why it
+/// is refused.
+pub(super) fn has_memory() -> bool {
+    let enough = memory::enough();
+    if !enough {
+        Log::cycle().write(Level::Emerg, format_args!("timer: no memory"));
+    }
+    enough
+}
+
 /// The module's place among the http modules.
 pub(super) fn context_index<M: HttpModule>() -> usize {
     // SAFETY: the module's own descriptor, a static; nginx sets the index before any hook runs.
@@ -153,6 +164,15 @@ fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Ma
     unsafe { main.as_ref() }
 }
 
+/// Shows the module's main configuration of the cycle in use to `look`; `None` where there is no
+/// `http` block.
+pub fn with_main<M: HttpModule, T>(look: impl FnOnce(&M::Main) -> T) -> Option<T> {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { nginx_sys::ngx_cycle };
+    // The reference ends with the call, in the course of which no cycle comes or goes.
+    main_of_cycle::<M>(cycle).map(look)
+}
+
 /// A value on the heap that is dropped with `pool`; null without memory.
 fn in_pool<T>(pool: *mut ngx_pool_t, value: T) -> *mut T {
     let value = Box::into_raw(Box::new(value));
@@ -176,6 +196,9 @@ unsafe extern "C" fn create<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void {
     guard(ptr::null_mut(), || {
         // SAFETY: HOST-2.
         let pool = unsafe { (*cf).pool };
+        if !has_memory() {
+            return ptr::null_mut();
+        }
         in_pool(pool, T::default()).cast()
     })
 }
@@ -186,6 +209,9 @@ unsafe extern "C" fn merge<M: HttpModule>(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(ptr::without_provenance_mut(usize::MAX), || {
+        if !has_memory() {
+            return ptr::without_provenance_mut(usize::MAX);
+        }
         // SAFETY: what `create_loc_conf` made; two different blocks' configurations.
         let from = unsafe { &*from.cast::<M::Location>() };
         // SAFETY: as above.
@@ -221,6 +247,9 @@ fn hook(
 ) -> ngx_int_t {
     guard(rc::ERROR, || {
         let Some(cf) = NonNull::new(cf) else { return rc::ERROR };
+        if !has_memory() {
+            return rc::ERROR;
+        }
         // SAFETY: HOST-2.
         let mut parsing = unsafe { Parsing::new(cf) };
         match body(&mut parsing) {

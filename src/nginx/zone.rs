@@ -14,7 +14,7 @@ use nginx_sys::{
 use super::conf::{Parsing, Refused};
 use super::guard::guard;
 use super::log::{Level, Log};
-use super::module::HttpModule;
+use super::module::{HttpModule, has_memory};
 use super::process::core_conf;
 use super::{bytes, rc};
 
@@ -101,6 +101,9 @@ unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_vo
         let main = unsafe { (*place).main };
         // SAFETY: made by `create_main_conf`; only read from now on.
         let Some(main) = (unsafe { main.as_ref() }) else { return rc::ERROR };
+        if !has_memory() {
+            return rc::ERROR;
+        }
         let opening = opening(cycle);
         match M::open(main, &opening) {
             Ok(()) => rc::OK,

@@ -6,6 +6,7 @@ mod eventfd;
 pub mod fault;
 pub mod file;
 pub mod lock;
+pub mod memory;
 pub mod memory_file;
 mod random;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - `conf`: directives turned into plain values;
 //! - `api`: what is shown of the timers, and what is done with them by hand;
-//! - `runner`: on a due time, arm the next, then run this one;
+//! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which of many is due first;
 //!   `throttle`: how often the log tells the same; `variables`.
 
 /// Without memory it is this that keeps small things from ending the process.
@@ -16,6 +16,7 @@ static ALLOCATOR: os::memory::Allocator = os::memory::Allocator;
 
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
+pub mod deadlines;
 pub mod os;
 pub mod schedule;
 pub mod state;

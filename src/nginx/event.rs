@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use nginx_sys::{
     ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_delete_posted_event, ngx_event_t,
-    ngx_post_event,
+    ngx_post_event, ngx_queue_t,
 };
 
 use super::guard::guard;
@@ -105,7 +105,26 @@ impl Posted {
 
     /// Has the callback called after the events at hand; once, however often it was posted.
     pub fn post(&self) {
-        let queue = &raw mut nginx_sys::ngx_posted_events;
+        self.post_to(&raw mut nginx_sys::ngx_posted_events);
+    }
+
+    /// The same in the next turn of the event loop, which does not wait for events: what is posted
+    /// while posted events are being run belongs to the same turn.
+    pub fn post_next(&self) {
+        self.post_to(&raw mut nginx_sys::ngx_posted_next_events);
+    }
+
+    /// Takes it back.
+    pub fn cancel(&self) {
+        let event = self.0.event.get();
+        // SAFETY: the node's invariant.
+        if unsafe { (*event).posted() } != 0 {
+            // SAFETY: it is posted, so its queue links are set.
+            unsafe { ngx_delete_posted_event(event) };
+        }
+    }
+
+    fn post_to(&self, queue: *mut ngx_queue_t) {
         // SAFETY: the node's invariant; HOST-1: the queue is this thread's.
         unsafe { ngx_post_event(self.0.event.get(), queue) };
     }
@@ -113,12 +132,7 @@ impl Posted {
 
 impl Drop for Posted {
     fn drop(&mut self) {
-        let event = self.0.event.get();
-        // SAFETY: the node's invariant.
-        if unsafe { (*event).posted() } != 0 {
-            // SAFETY: it is posted, so its queue links are set.
-            unsafe { ngx_delete_posted_event(event) };
-        }
+        self.cancel();
         self.0.retire();
     }
 }

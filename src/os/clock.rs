@@ -1,7 +1,6 @@
-//! The wall clock.
-#![forbid(unsafe_code)]
+//! Clocks.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::schedule::UnixMs;
 
@@ -13,5 +12,60 @@ pub fn wall_clock() -> UnixMs {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(after) => UnixMs(ms(after)),
         Err(before) => UnixMs(-ms(before.duration())),
+    }
+}
+
+/// The share of a turn of the event loop that one kind of work may take before clients are served
+/// again.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    began: Instant,
+    cpu: Duration,
+}
+
+/// Of this thread's own processor time.
+const SHARE: Duration = Duration::from_millis(5);
+/// With all that the processor did otherwise, and what a disk took.
+const LONGEST: Duration = Duration::from_millis(20);
+
+impl Share {
+    /// It begins now.
+    pub fn begin() -> Self {
+        Self { began: Instant::now(), cpu: thread_cpu_time() }
+    }
+
+    /// Whether it is used up.
+    pub fn is_spent(&self) -> bool {
+        let took = self.began.elapsed();
+        // The processor's clock, which costs a system call, is never ahead of the other.
+        took >= LONGEST || (took >= SHARE && thread_cpu_time().saturating_sub(self.cpu) >= SHARE)
+    }
+}
+
+/// How long this thread has run by the clock `CLOCK_THREAD_CPUTIME_ID`.
+fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a value of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_work_not_of_sleep() {
+        let share = Share::begin();
+        assert!(!share.is_spent());
+        let began = thread_cpu_time();
+        while thread_cpu_time().saturating_sub(began) < SHARE {}
+        assert!(share.is_spent());
+        let share = Share::begin();
+        sleep(LONGEST);
+        assert!(share.is_spent(), "but it ends");
     }
 }

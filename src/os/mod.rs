@@ -15,7 +15,7 @@ mod socket;
 mod symbol;
 mod user;
 
-pub use clock::wall_clock;
+pub use clock::{Share, wall_clock};
 pub use eventfd::EventFd;
 pub use random::random_bytes;
 pub use socket::SocketPair;

@@ -19,6 +19,8 @@ pub(super) struct Running {
     since: Instant,
     /// Why it is being cut off, if it is.
     cut_off: Option<Outcome>,
+    /// How it has ended, if it has, and how long it took.
+    ended: Option<(Ending, Duration)>,
     /// `None` while it starts.
     attempt: Option<Rc<Attempt>>,
     /// Holds an exiting worker until the attempt has ended (HOST-7).
@@ -45,6 +47,7 @@ impl Job {
             run: Rc::clone(&run),
             since: Instant::now(),
             cut_off: None,
+            ended: None,
             attempt: None,
             timeout,
             _place: place,
@@ -79,6 +82,7 @@ impl Job {
 
     /// The worker is about to end.
     pub(super) fn interrupt(&self) {
+        self.settle();
         self.finish(Ending::Interrupted);
     }
 
@@ -135,13 +139,24 @@ impl Job {
         } else {
             Ending::Incomplete { status }
         };
-        self.finish(ending);
+        if let Some(running) = self.running.borrow_mut().as_mut() {
+            running.ended = Some((ending, running.since.elapsed()));
+        }
+        self.worker.line.post_end(self.member);
+    }
+
+    /// Records how the attempt has ended, if it has.
+    pub(super) fn settle(&self) {
+        let ended = self.running.borrow().as_ref().and_then(|running| running.ended);
+        if let Some((ending, _)) = ended {
+            self.finish(ending);
+        }
     }
 
     /// Records how the attempt ended, and has looked at what comes next.
     fn finish(&self, ending: Ending) {
-        let Some(Running { claim, run, since, .. }) = self.running.take() else { return };
-        let duration = since.elapsed();
+        let Some(Running { claim, run, since, ended, .. }) = self.running.take() else { return };
+        let duration = ended.map_or_else(|| since.elapsed(), |(_, duration)| duration);
         let ended = Ended { outcome: ending.outcome(), status: ending.status(), duration };
         let due_times = &self.conf.due_times;
         let next_at =

@@ -36,7 +36,7 @@ impl Job {
             return self.claim(wanted, Some(place));
         }
         if self.waiting.replace(Some(wanted)).is_none() {
-            self.worker.line.wait(self.me.clone());
+            self.worker.line.wait(self.member);
         }
         Turn::Rest
     }

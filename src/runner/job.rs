@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::attempt::Running;
 use super::contest::Contest;
-use super::line;
+use super::line::{self, Member, Wake};
 use super::report::Report;
 use super::worker::Worker;
 use crate::conf::TimerConf;
-use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::process;
+use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
@@ -23,8 +23,8 @@ use crate::state::{
 ///
 /// # Invariants
 ///
-/// While the timer runs by schedule and the worker does not leave, `clock` is armed: the first
-/// thing that its callback does is to find out when the next due time starts.
+/// While the timer runs by schedule and the worker does not leave, its clock in the line is set: the
+/// first thing that is done when it runs out is to find out when the next due time starts.
 pub(super) struct Job {
     pub(super) conf: Rc<TimerConf>,
     pub(super) place: Place,
@@ -32,9 +32,8 @@ pub(super) struct Job {
     pub(super) me: Weak<Self>,
     pub(super) running: RefCell<Option<Running>>,
     pub(super) report: Report,
-    clock: RefCell<Option<Timer>>,
-    /// For what there is to do before the next due time.
-    alarm: RefCell<Option<Timer>>,
+    pub(super) member: Member,
+    over: Cell<bool>,
     /// When the clock's next due time starts.
     armed: Cell<UnixMs>,
     /// A claim that is contested, between two steps.
@@ -46,8 +45,6 @@ pub(super) struct Job {
     /// Whether the record needs a look each second: something is in progress elsewhere, or left
     /// out due times are still to be counted.
     pub(super) watched: Cell<bool>,
-    /// Whether it stands among those that another process may have changed.
-    has_news: Cell<bool>,
 }
 
 /// What comes after a look at the record and one action on it.
@@ -75,7 +72,16 @@ pub(super) const LATER: Duration = Duration::from_millis(100);
 
 impl Job {
     /// Arms the timer.
-    pub(super) fn begin(conf: Rc<TimerConf>, place: Place, worker: Rc<Worker>) -> Rc<Self> {
+    ///
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(super) fn begin(
+        conf: Rc<TimerConf>,
+        place: Place,
+        worker: Rc<Worker>,
+    ) -> Result<Rc<Self>, NoMemory> {
+        let member = worker.line.join()?;
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
             conf,
             place,
@@ -83,47 +89,33 @@ impl Job {
             me: me.clone(),
             running: RefCell::new(None),
             report: Report::default(),
-            clock: RefCell::new(None),
-            alarm: RefCell::new(None),
+            member,
+            over: Cell::new(false),
             armed: Cell::new(UnixMs::default()),
             contest: RefCell::new(None),
             steps: Cell::new(Steps::default()),
             catch_up_at: Cell::new(None),
             waiting: Cell::new(None),
             watched: Cell::new(false),
-            has_news: Cell::new(false),
         });
-        let me = Rc::downgrade(&job);
-        let clock = Timer::new(Hold::Cancelable, move || {
-            me.upgrade().map_or(Next::Stop, |job| job.look_at_clock())
-        });
-        clock.arm(AT_ONCE);
-        job.clock.replace(Some(clock));
-
-        let me = Rc::downgrade(&job);
-        let alarm = Timer::new(Hold::Cancelable, move || {
-            if let Some(job) = me.upgrade() {
-                job.post();
-            }
-            Next::Stop
-        });
-        job.alarm.replace(Some(alarm));
-        job
+        job.worker.line.seat(member, Rc::downgrade(&job));
+        job.worker.line.wake(member, Wake::Clock, AT_ONCE);
+        Ok(job)
     }
 
-    /// Arms the next due time, and has the record looked at afterwards.
-    fn look_at_clock(&self) -> Next {
-        if process::is_leaving() {
-            return Next::Stop;
+    /// Sets the clock to the next due time, and has the record looked at.
+    pub(super) fn look_at_clock(&self) {
+        if self.is_over() {
+            return;
+        }
+        if self.conf.scheduled == Scheduled::On {
+            let now = wall_clock();
+            let next = next_to_start(&self.conf.due_times, now);
+            self.armed.set(next.unwrap_or(UnixMs(i64::MAX)));
+            let after = next.map_or(LONGEST_WAIT, |start| start.since(now).min(LONGEST_WAIT));
+            self.worker.line.wake(self.member, Wake::Clock, after);
         }
         self.post();
-        if self.conf.scheduled == Scheduled::Off {
-            return Next::Stop;
-        }
-        let now = wall_clock();
-        let next = next_to_start(&self.conf.due_times, now);
-        self.armed.set(next.unwrap_or(UnixMs(i64::MAX)));
-        Next::After(next.map_or(LONGEST_WAIT, |start| start.since(now).min(LONGEST_WAIT)))
     }
 
     /// Once a second: looks at the record if another process may have changed it.
@@ -131,8 +123,8 @@ impl Job {
         if news {
             self.follow_cancel();
         }
-        if (news || self.watched.get()) && !self.has_news.replace(true) {
-            self.worker.line.post_news(self.me.clone());
+        if news || self.watched.get() {
+            self.worker.line.post_news(self.member);
         }
     }
 
@@ -144,12 +136,11 @@ impl Job {
 
     /// Has the record looked at once the events at hand are dealt with.
     pub(super) fn post(&self) {
-        self.worker.line.post(self.me.clone());
+        self.worker.line.post(self.member);
     }
 
     /// Looks at the record and does what is to be done.
     pub(super) fn deal(&self) {
-        self.has_news.set(false);
         if self.is_over() {
             return;
         }
@@ -195,13 +186,13 @@ impl Job {
     pub(super) fn disarm(&self) {
         self.waiting.set(None);
         drop(self.contest.take());
-        drop(self.alarm.take());
-        drop(self.clock.take());
+        self.worker.line.leave(self.member);
+        self.over.set(true);
     }
 
     /// Whether no run may start here any more.
     pub(super) fn is_over(&self) -> bool {
-        process::is_leaving() || self.clock.borrow().is_none()
+        process::is_leaving() || self.over.get()
     }
 
     pub(super) fn timer(&self) -> state::Timer<'_> {
@@ -221,9 +212,7 @@ impl Job {
     }
 
     fn set_alarm(&self, after: Duration) {
-        if let Some(alarm) = &*self.alarm.borrow() {
-            alarm.arm(after);
-        }
+        self.worker.line.wake(self.member, Wake::Alarm, after);
     }
 
     /// One look at the record, and one action on it.

@@ -15,6 +15,7 @@ use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::Owner;
+use crate::os::memory;
 use crate::os::wall_clock;
 use crate::state::{self, BootId, Loaded, Notice, Opener, PathError, PidFile, State, StatePath};
 
@@ -45,6 +46,9 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     }
 
     let pid_file = PidFile::new(&opening.pid_file);
+    if memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err() {
+        return Err(Unusable { why: "timer: no memory".to_owned(), errno: 0 });
+    }
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
     let mut by =
         Opener { pid_file: &pid_file, workers, now: wall_clock(), wait: &mut thread::sleep };
@@ -58,6 +62,9 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         Err(why) => refuse(&why, unused),
     }
 }
+
+/// What a timer takes in the course of a load, in bytes.
+const EACH: usize = 1024;
 
 /// Takes the configuration up: writes what it says of the timers into their records, and makes a
 /// bell for each of `workers`.

@@ -33,11 +33,14 @@ pub use master::{load, open};
 pub use panel::{Panel, Wake};
 pub use run::{Run, new_run_id};
 
+use crate::TimerModule;
 use crate::conf::{MainConf, WorkerChoice};
 use crate::nginx::bell::Bell;
 use crate::nginx::event::{Hold, Next, Timer};
-use crate::nginx::module::Process;
-use crate::nginx::process::Role;
+use crate::nginx::log::{Level, Log};
+use crate::nginx::module::{Process, with_main};
+use crate::nginx::process::{self, Role};
+use crate::os::memory::{self, push};
 use job::Job;
 use panel::Concern;
 use worker::Worker;
@@ -58,13 +61,23 @@ struct Runner {
 thread_local! {
     /// nginx's workers have one thread; the hooks find what they began here.
     static RUNNER: RefCell<Option<Runner>> = const { RefCell::new(None) };
+    /// Begins when there is memory.
+    static LATER: RefCell<Option<Timer>> = const { RefCell::new(None) };
 }
 
 /// How often to look at what other processes want.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Arms the timers that belong to this process, if any do.
+/// What a timer takes in a worker, in bytes.
+const EACH: usize = 2048;
+
+/// Arms the timers that belong to this process, if any do; later, if there is no memory now.
 pub fn begin(main: &MainConf, process: Process) {
+    let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
+    LATER.set(later.then(|| begin_later(process)));
+    if later {
+        return;
+    }
     let worker = master::attach(main, process);
     let panel = Panel::new(main, worker.clone(), process.workers);
     let jobs = worker.as_ref().map_or_else(Vec::new, |worker| begin_jobs(main, worker, process));
@@ -76,20 +89,37 @@ pub fn begin(main: &MainConf, process: Process) {
     put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
 }
 
+/// Tries again, once a second.
+fn begin_later(process: Process) -> Timer {
+    let message = format_args!("timer: no memory, timers are not running");
+    Log::cycle().write(Level::Error, message);
+    let timer = Timer::new(Hold::Cancelable, move || {
+        if !process::is_leaving() {
+            with_main::<TimerModule, ()>(|main| begin(main, process));
+        }
+        Next::Stop
+    });
+    timer.arm(TICK);
+    timer
+}
+
 fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<Job>> {
     let slot = worker.slot();
     let opened = main.opened().borrow();
     let places = opened.iter().flat_map(|opened| &opened.state.places);
-    let jobs: Vec<_> = main
-        .timers()
-        .iter()
-        .zip(places)
-        .filter(|(timer, _)| {
-            timer.worker == WorkerChoice::Any
-                || timer.worker.slot(&timer.name, process.workers) == slot
-        })
-        .map(|(timer, place)| Job::begin(Rc::clone(timer), place.clone(), Rc::clone(worker)))
-        .collect();
+    let timers = main.timers().iter().zip(places).filter(|(timer, _)| {
+        timer.worker == WorkerChoice::Any || timer.worker.slot(&timer.name, process.workers) == slot
+    });
+    let mut jobs = Vec::new();
+    for (timer, place) in timers {
+        let job = Job::begin(Rc::clone(timer), place.clone(), Rc::clone(worker));
+        if job.and_then(|job| push(&mut jobs, job)).is_err() {
+            let message = format_args!("timer \"{}\": no memory", timer.name);
+            Log::cycle().write(Level::Crit, message);
+        }
+    }
+    // Room for all of them at once: to move them later would take long.
+    let _ = worker.store.make_room(jobs.len());
     if !main.timers().is_empty() {
         notices::began(main, slot, jobs.len());
     }
@@ -103,6 +133,7 @@ fn has_begun() -> bool {
 
 /// The process is about to end: runs in progress are interrupted.
 pub fn end() {
+    LATER.set(None);
     if let Some(runner) = put(None) {
         let worker = runner.worker.clone();
         for job in runner.leave() {
@@ -116,9 +147,21 @@ pub fn end() {
 
 impl Runner {
     /// Starts no run any more; answers the timers that have one in progress.
-    fn leave(self) -> Vec<Rc<Job>> {
-        let jobs = self.jobs.into_iter().chain(self.leaving);
-        jobs.inspect(|job| job.disarm()).filter(|job| job.is_running()).collect()
+    fn leave(mut self) -> Vec<Rc<Job>> {
+        for jobs in [&mut self.jobs, &mut self.leaving] {
+            jobs.retain(|job| {
+                job.disarm();
+                job.is_running()
+            });
+        }
+        self.jobs.append(&mut self.leaving);
+        self.jobs
+    }
+
+    /// All timers, by number.
+    fn job(&self, number: usize) -> Option<&Rc<Job>> {
+        let leaving = || self.leaving.get(number.checked_sub(self.jobs.len())?);
+        self.jobs.get(number).or_else(leaving)
     }
 }
 
@@ -143,18 +186,18 @@ fn tick() -> Timer {
 
 /// Looks at what other processes have changed.
 fn look(heard: Heard) {
-    let timers = RUNNER.with_borrow(|runner| {
+    let here = RUNNER.with_borrow(|runner| {
         let runner = runner.as_ref()?;
-        let jobs: Vec<_> = runner.jobs.iter().chain(&runner.leaving).map(Rc::clone).collect();
-        Some((Rc::clone(&runner.panel), runner.worker.clone()?, jobs))
+        Some((Rc::clone(&runner.panel), runner.worker.clone()?))
     });
-    let Some((panel, worker, jobs)) = timers else { return };
+    let Some((panel, worker)) = here else { return };
     let rung = match heard {
         Heard::Rung(concern) => Some(concern.timer(&panel)),
         Heard::Tick => None,
     };
     let news = worker.has_news() || rung.is_some();
-    for job in jobs {
+    let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
+    for job in (0..).map_while(job) {
         if rung.flatten().is_some_and(|timer| Rc::ptr_eq(timer, &job.conf)) {
             job.look();
         } else {

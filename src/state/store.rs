@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 
 use super::control::Control;
@@ -195,6 +196,16 @@ impl Store {
             health: Cell::new(Health::Ok),
         };
         Self { inner: Rc::new(inner) }
+    }
+
+    /// Room for what this worker knows of so many timers: none is made later.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub fn make_room(&self, timers: usize) -> Result<(), NoMemory> {
+        let mut mine = self.inner.timers.borrow_mut();
+        fallible(|| mine.try_reserve(timers))
     }
 
     /// Reads a record, without a lock.

@@ -1,0 +1,86 @@
+#!/usr/bin/perl
+
+# What timers take of one turn of the event loop, in which no client is served: 20 ms of the processor's time
+# at most, and no more than a run of its own takes where that is more. Many are due at once, with places for all of
+# them or for a few; many wait for a place and get them all at once; clients ask for everything meanwhile.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw( time sleep );
+use TimerTest;
+use TimerTest::Backend;
+use TimerTest::Nginx;
+use TimerTest::Series;
+use TimerTest::Turns;
+
+plan skip_all => 'a sanitizer or valgrind has a pace of its own' if nginx_is_watched();
+
+my $LIMIT   = 20;
+my $backend = TimerTest::Backend->start;
+my $turns   = TimerTest::Turns->new;
+
+# A second that is still to come when nginx has read its configuration, and all of its like.
+sub due_at { my ($seconds) = @_; return ( int( time * 1000 ) + 1000 * $seconds ) % 60_000 }
+
+sub many {
+    my ( $count, $parameters, $body ) = @_;
+    return join "\n", map {"location \@n$_ { timer n$_ $parameters; $body }"} 1 .. $count;
+}
+
+sub longest_turn {
+    my ( $nginx, $title ) = @_;
+    my $pid = $nginx->worker_in_slot(0);
+    cmp_ok( $turns->count($pid), '>', 0, "$title: turns are counted" );
+    my $longest = $turns->longest($pid);
+    return cmp_ok( $longest, '<=', $LIMIT, sprintf '%s: the longest turn takes %.1f ms', $title, $longest );
+}
+
+# 8,000 at one instant.
+my $count = 8_000;
+for my $places ( 64, 20_000 ) {
+    my $offset = due_at(3);
+    my $nginx  = TimerTest::Nginx->new(
+        faults => $turns,
+        http   => "timer_max_running $places;",
+        server => 'location /status/ { timer_api; }' . many( $count, "every=1m offset=${offset}ms", 'return 204;' ),
+    );
+    $nginx->start;
+    my %ran;
+    my $all = wait_until {
+        $nginx->get("/status/$_")->{status} == 200 or die for qw( timers text metrics );
+        $ran{$_}++ for map {/timer "(\w+)"/} $nginx->log_lines(qr/run succeeded/);
+        keys %ran == $count;
+    }
+    90;
+    ok( $all, "$places places: all run" ) or diag keys(%ran) . ' of them';
+    longest_turn( $nginx, "$places places" );
+    $nginx->stop;
+}
+
+# Sixty-four hold all places; those that wait get them in one instant, and each gives its own back at once.
+# What they do takes two milliseconds of the processor.
+my $includes = join '', map {"<!--# set var=\"a$_\" value=\"\$a\$a\" --><!--# include virtual=\"/part\" -->"} 1 .. 60;
+my $offset   = due_at(2);
+my $nginx    = TimerTest::Nginx->new(
+    faults      => $turns,
+    connections => 1024,
+    http        => 'timer_max_running 64;',
+    server      => 'location = /part { return 200 part; } ssi_types *;'
+        . join( '', map { timer( $backend, "held$_", "every=1m offset=${offset}ms", 'held/go/ok' ) } 1 .. 64 )
+        . join( '', map {"location \@n$_ { timer n$_ every=1m offset=@{[ $offset + 500 ]}ms; ssi on; try_files /ssi.html =404; }"} 1 .. 300 ),
+);
+spew( $nginx->prefix . '/html/ssi.html', $includes );
+$nginx->start;
+is( $backend->wait_requests(64), 64, 'all places are taken' );
+# Their due time has come.
+wait_until { ( time * 1000 ) % 60_000 > $offset + 600 || ( time * 1000 ) % 60_000 < $offset };
+is( scalar $nginx->log_lines(qr/timer "n\d+": run succeeded/), 0, 'others wait' );
+$turns->clear;
+$backend->let_go('go');
+ok( $nginx->wait_log( qr/timer "n\d+": run succeeded/, 300 ), 'and run when places come free' );
+longest_turn( $nginx, 'places come free' );
+$nginx->stop;
+
+done_testing;

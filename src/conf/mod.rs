@@ -106,6 +106,8 @@ pub struct OpenedState {
     pub pid_file: PidFile,
     /// User and group of the workers.
     pub workers: Owner,
+    /// For how long its load may still wait for locks.
+    pub patience: Duration,
 }
 
 impl MainConf {

@@ -8,7 +8,7 @@ use std::thread;
 use super::notices;
 use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, Write};
-use crate::nginx::log::Log;
+use crate::nginx::log::{Level, Log};
 use crate::nginx::module;
 use crate::nginx::process::Role;
 use crate::nginx::zone::{Opening, Purpose, Unusable};
@@ -17,7 +17,9 @@ use crate::os::boot::boot_id;
 use crate::os::file::Owner;
 use crate::os::memory;
 use crate::os::wall_clock;
-use crate::state::{self, BootId, Loaded, Notice, Opener, PathError, PidFile, State, StatePath};
+use crate::state::{
+    self, BootId, Loaded, Notice, Opener, PATIENCE, PathError, PidFile, State, StatePath,
+};
 
 thread_local! {
     /// The state of the configuration in use, which the next one goes on with.
@@ -35,6 +37,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         Some((uid, gid)) => Owner { uid, gid },
         None => Owner::of_this_process(),
     };
+    let pid_file = PidFile::new(&opening.pid_file);
     let held = HELD.with_borrow(Clone::clone);
     let unused = main.timers().is_empty();
     if unused && held.is_none() && !exists(configured) {
@@ -42,21 +45,34 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     }
     if opening.purpose == Purpose::Test {
         let workers = opening.workers.map(|(uid, gid)| Owner { uid, gid });
-        return state::check(configured, workers).or_else(|why| refuse(&why, unused));
+        return match state::check(configured, &pid_file, workers) {
+            Ok(warning) => {
+                if let Some(why) = warning {
+                    opening.log.write(Level::Warn, format_args!("timer: {why}"));
+                }
+                Ok(())
+            }
+            Err(why) => refuse(&why, unused),
+        };
     }
 
-    let pid_file = PidFile::new(&opening.pid_file);
     if memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err() {
         return Err(Unusable { why: "timer: no memory".to_owned(), errno: 0 });
     }
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
-    let mut by =
-        Opener { pid_file: &pid_file, workers, now: wall_clock(), wait: &mut thread::sleep };
+    let mut by = Opener {
+        pid_file: &pid_file,
+        workers,
+        now: wall_clock(),
+        wait: &mut thread::sleep,
+        patience: PATIENCE,
+    };
     match state::open(configured, held.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
             let told = mem::take(&mut opened.notices);
             notices::write_all(opening.log, main.timers(), configured.path(), &told);
-            main.opened().replace(Some(OpenedState { state: opened, pid_file, workers }));
+            let patience = by.patience;
+            main.opened().replace(Some(OpenedState { state: opened, pid_file, workers, patience }));
             Ok(())
         }
         Err(why) => refuse(&why, unused),
@@ -77,6 +93,7 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                 workers: opened.workers,
                 now: wall_clock(),
                 wait: &mut thread::sleep,
+                patience: opened.patience,
             };
             let state = &opened.state.state;
             let timers = main.timers().iter().zip(&opened.state.places);

@@ -24,19 +24,31 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
 }
 
 /// Writes what opening or loading the state has to tell; of failures the first, which is the cause
-/// of the others. `path` is that of the state file.
+/// of the others, and of records that are locked the first and how many more there are. `path` is
+/// that of the state file.
 pub(super) fn write_all(
     log: Log,
     timers: &[Rc<TimerConf>],
     path: Option<&Path>,
     notices: &[Notice],
 ) {
-    let is_failure = |notice: &&Notice| matches!(notice, Notice::Failed { .. });
-    let first = notices.iter().find(is_failure);
+    let is_failure = |notice: &Notice| matches!(notice, Notice::Failed { .. });
+    let is_locked = |notice: &Notice| matches!(notice, Notice::NotLoaded { .. });
+    let failed = notices.iter().find(|notice| is_failure(notice));
+    let locked = notices.iter().find(|notice| is_locked(notice));
+    let is = |one: Option<&Notice>, notice| one.is_some_and(|one| ptr::eq(one, notice));
     for notice in notices {
-        if !is_failure(&notice) || first.is_some_and(|first| ptr::eq(first, notice)) {
+        let is_further = (is_failure(notice) && !is(failed, notice))
+            || (is_locked(notice) && !is(locked, notice));
+        if !is_further {
             write(log_of(timers, notice).unwrap_or(log), path, notice);
         }
+    }
+    let further = notices.iter().filter(|notice| is_locked(notice)).count().saturating_sub(1);
+    if further > 0 {
+        let s = if further == 1 { " is" } else { "s are" };
+        let line = format_args!("timer: {further} more record{s} locked, not updated");
+        log.write(Level::Error, line);
     }
 }
 

@@ -1,7 +1,9 @@
 //! A page for each name. By the master, under the header lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::mem;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::os::file::metadata;
@@ -10,7 +12,7 @@ use crate::schedule::UnixMs;
 
 use super::control::{Control, Presence};
 use super::file::{Opener, grow, read_identity};
-use super::format::{CONTROL, PAGE_BYTES, Part, RUN};
+use super::format::{CONTROL, MOST_PAGES, PAGE_BYTES, Part, RUN};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::run_part::RunPart;
@@ -18,11 +20,22 @@ use super::store::Place;
 
 /// How long a timer that is no longer configured keeps its record.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// A page under somebody's hands reads as damaged; so often it is read again.
-const TRIES: u32 = 64;
+
+/// How often pages that read as damaged are read again: they may be under somebody's hands.
+struct Again(u32);
+
+impl Again {
+    /// Each page so often,
+    const EACH: u32 = 64;
+
+    /// and all pages of a file together so often.
+    fn new() -> Self {
+        Self(4096)
+    }
+}
 
 /// A page as a scan sees it.
-pub(super) enum Page {
+enum Page {
     Free,
     Record {
         run: Option<Box<RunPart>>,
@@ -33,25 +46,39 @@ pub(super) enum Page {
 }
 
 impl Page {
-    pub(super) fn read(pages: &Pages, page: u32) -> io::Result<Self> {
-        let mut seen = Self::Damaged;
-        for _ in 0..TRIES {
-            let bytes = pages.read_page(page)?;
-            if bytes == [0; PAGE_BYTES] {
-                return Ok(Self::Free);
+    fn read(pages: &Pages, page: u32, again: &mut Again) -> io::Result<Self> {
+        let mut seen = Self::read_once(pages, page)?;
+        for _ in 0..Again::EACH.min(again.0) {
+            if !matches!(
+                seen,
+                Self::Damaged | Self::Record { run: None, .. } | Self::Record { control: None, .. }
+            ) {
+                break;
             }
-            let run = RunPart::decode(RUN.of(&bytes)).map(Box::new);
-            let control = Control::decode(CONTROL.of(&bytes)).map(Box::new);
-            match (run, control) {
-                (None, None) => {}
-                (run @ Some(_), control @ Some(_)) => return Ok(Self::Record { run, control }),
-                (run, control) => seen = Self::Record { run, control },
+            again.0 -= 1;
+            match Self::read_once(pages, page)? {
+                // One part of a record is better than none.
+                Self::Damaged => {}
+                better => seen = better,
             }
         }
         Ok(seen)
     }
 
-    pub(super) fn name(&self) -> Option<&str> {
+    fn read_once(pages: &Pages, page: u32) -> io::Result<Self> {
+        let bytes = pages.read_page(page)?;
+        if bytes == [0; PAGE_BYTES] {
+            return Ok(Self::Free);
+        }
+        let run = RunPart::decode(RUN.of(&bytes)).map(Box::new);
+        let control = Control::decode(CONTROL.of(&bytes)).map(Box::new);
+        Ok(match (run, control) {
+            (None, None) => Self::Damaged,
+            (run, control) => Self::Record { run, control },
+        })
+    }
+
+    fn name(&self) -> Option<&str> {
         match self {
             Self::Record { run: Some(run), .. } => Some(&run.name),
             Self::Record { control: Some(control), .. } => Some(&control.name),
@@ -80,24 +107,26 @@ pub(super) fn allocate(
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) -> Vec<Place> {
-    let mut found = match scan(pages) {
+    let mut found = match scan(pages, names, opener.now) {
         Ok(found) => found,
         Err(error) => {
             notices.push(Notice::Failed { action: Action::Read, error });
             return names.iter().map(|name| Place::nowhere(name)).collect();
         }
     };
-    if names.iter().any(|name| !found.pages.contains_key(*name)) {
+    if found.pages.len() < names.len() {
         add(pages, names, &mut found, opener, notices);
     }
     let place = |name: &&str| Place { page: found.pages.get(*name).copied(), name: (*name).into() };
     names.iter().map(place).collect()
 }
 
-/// What a file has.
-struct Found {
+/// What a file has. However many records that are, no more is kept of them than there are names.
+struct Found<'a> {
     /// The page of each name.
-    pages: HashMap<Box<str>, u32>,
+    pages: HashMap<&'a str, u32>,
+    /// Pages that may be given to names without one.
+    reusable: Vec<u32>,
     /// Whether there are records whose name is lost: then nothing is "never seen".
     damage: Damage,
 }
@@ -108,26 +137,35 @@ enum Damage {
     Some,
 }
 
-fn scan(pages: &Pages) -> io::Result<Found> {
-    let mut found = Found { pages: HashMap::new(), damage: Damage::None };
+fn scan<'a>(pages: &Pages, names: &[&'a str], now: UnixMs) -> io::Result<Found<'a>> {
+    let mut wanted = HashSet::new();
+    let mut found = Found { pages: HashMap::new(), reusable: Vec::new(), damage: Damage::None };
+    wanted.try_reserve(names.len())?;
+    found.pages.try_reserve(names.len())?;
+    found.reusable.try_reserve_exact(names.len())?;
+    wanted.extend(names.iter().copied());
+
     let Ok(identity) = read_identity(pages)? else { return Ok(found) };
+    let mut again = Again::new();
     for number in 1..identity.pages {
-        let page = Page::read(pages, number)?;
+        let page = Page::read(pages, number, &mut again)?;
         if matches!(page, Page::Damaged) {
             found.damage = Damage::Some;
         }
-        if let Some(name) = page.name() {
+        if let Some(name) = page.name().and_then(|name| wanted.get(name)) {
             // Of two records of one name, which only a fault can make, the first one counts.
-            found.pages.entry(name.into()).or_insert(number);
+            found.pages.entry(name).or_insert(number);
+        } else if found.reusable.len() < names.len() && page.is_reusable(now) {
+            found.reusable.push(number);
         }
     }
     Ok(found)
 }
 
-fn add(
+fn add<'a>(
     pages: &Pages,
-    names: &[&str],
-    found: &mut Found,
+    names: &[&'a str],
+    found: &mut Found<'a>,
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) {
@@ -138,45 +176,49 @@ fn add(
         Err(error) => return notices.push(failed(error)),
     };
     // Another master may have added names before it let go of the lock.
-    let (Ok(Ok(mut identity)), Ok(now_found)) = (read_identity(pages), scan(pages)) else {
+    let (Ok(Ok(mut identity)), Ok(now_found)) =
+        (read_identity(pages), scan(pages, names, opener.now))
+    else {
         return;
     };
     *found = now_found;
-    let missing: Vec<&str> =
-        names.iter().copied().filter(|name| !found.pages.contains_key(*name)).collect();
-    let mut missing = missing.into_iter();
-    let mut page = 1;
-    let mut room = Ok(());
-    let mut next = missing.next();
-    while let Some(name) = next {
-        if page >= identity.pages {
-            if room.is_err() {
-                break;
-            }
-            let more = u32::try_from(missing.len() + 1).unwrap_or(1);
-            room = grow(pages, &mut identity, more);
+    let mut missing = names.len() - found.pages.len();
+    let mut free = mem::take(&mut found.reusable).into_iter();
+    let mut grown = None;
+    for name in names {
+        if found.pages.contains_key(name) {
             continue;
         }
-        if give(pages, page, name, found.damage, opener.now).is_some() {
-            if found.damage == Damage::Some {
-                notices.push(Notice::Damaged { name: name.into() });
+        let given = loop {
+            let more = || grown.as_mut().and_then(Range::next);
+            let Some(page) = free.next().or_else(more) else {
+                if grown.is_some() {
+                    break None;
+                }
+                let first = identity.pages;
+                let more = u32::try_from(missing).unwrap_or(u32::MAX);
+                notices.extend(grow(pages, &mut identity, more).err());
+                grown = Some(first..identity.pages);
+                continue;
+            };
+            if give(pages, page, name, found.damage, opener.now).is_some() {
+                break Some(page);
             }
-            found.pages.insert(name.into(), page);
-            next = missing.next();
+        };
+        let Some(page) = given else { break };
+        if found.damage == Damage::Some {
+            notices.push(Notice::Damaged { name: (*name).into() });
         }
-        page += 1;
+        found.pages.insert(name, page);
+        missing -= 1;
     }
-    notices.extend(room.err());
 }
 
 /// Gives a page to `name`, if it is free and nobody is at it.
 fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
-    if !Page::read(pages, page).ok()?.is_reusable(now) {
-        return None;
-    }
     let _run = PartLocked::try_new(pages, RUN, page)?;
     let _edit = PartLocked::try_new(pages, CONTROL, page)?;
-    Page::read(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
+    Page::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
     let mut control = match damage {
         Damage::None => Control::new(name),
         Damage::Some => Control::anew(name, now),
@@ -216,24 +258,35 @@ impl Drop for PartLocked<'_> {
     }
 }
 
-/// Writes the records of one file into another, where they are newer than what that one has.
+/// How many records of timers that are not configured are taken over into another file.
+const OTHERS: usize = 16 * 1024;
+
+/// Writes the records of one file into another, where they are newer than what that one has: those
+/// of `names`, and others as far as there is room for them.
 pub(super) fn transplant(
     from: &Pages,
     to: &Pages,
+    names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) {
-    let Ok(count) = pages_of(from) else { return };
-    let records: Vec<(Box<RunPart>, Box<Control>)> = (1..count)
-        .filter_map(|page| match Page::read(from, page) {
-            Ok(Page::Record { run: Some(run), control: Some(control) }) => Some((run, control)),
-            _ => None,
-        })
-        .collect();
-    let names: Vec<&str> = records.iter().map(|(run, _)| &*run.name).collect();
+    let mut fail = |action, error| notices.push(Notice::Failed { action, error });
+    let found = match records_of(from, names) {
+        Ok(found) => found,
+        Err(error) => return fail(Action::Read, error),
+    };
+    let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
     let places = allocate(to, &names, opener, notices);
-    for ((run, control), place) in records.iter().zip(places) {
+    for ((name, at), place) in found.iter().zip(places) {
         let Some(page) = place.page else { continue };
+        let Ok(Page::Record { run: Some(run), control: Some(control) }) =
+            Page::read(from, *at, &mut Again::new())
+        else {
+            continue;
+        };
+        if run.name != *name || control.name != *name {
+            continue;
+        }
         // A record whose lock is held has a newer life than ours.
         if let Some(_lock) = PartLocked::try_new(to, RUN, page)
             && to.read_part::<{ RUN.bytes }>(RUN, page).is_ok_and(|bytes| {
@@ -254,6 +307,29 @@ pub(super) fn transplant(
     }
 }
 
+/// The whole records of a file that is held open, with the page of each.
+fn records_of(pages: &Pages, names: &[&str]) -> io::Result<Vec<(Box<str>, u32)>> {
+    let mut wanted = HashSet::new();
+    wanted.try_reserve(names.len())?;
+    wanted.extend(names.iter().copied());
+    let mut found: Vec<(Box<str>, u32)> = Vec::new();
+    let mut others = 0;
+    let mut again = Again::new();
+    for number in 1..pages_of(pages)? {
+        let page = Page::read(pages, number, &mut again)?;
+        let Page::Record { run: Some(run), control: Some(_) } = &page else { continue };
+        if !wanted.remove(&*run.name) {
+            others += 1;
+            if others > OTHERS {
+                continue;
+            }
+        }
+        found.try_reserve(1)?;
+        found.push((run.name.clone(), number));
+    }
+    Ok(found)
+}
+
 /// How many pages a file that is held open has: as its header says, or, if that was overwritten,
 /// as its length does.
 fn pages_of(pages: &Pages) -> io::Result<u32> {
@@ -261,5 +337,5 @@ fn pages_of(pages: &Pages) -> io::Result<u32> {
         return Ok(identity.pages);
     }
     let bytes = metadata(pages.file())?.len();
-    Ok(u32::try_from(bytes / PAGE_BYTES as u64).unwrap_or(0))
+    Ok(u32::try_from(bytes / PAGE_BYTES as u64).unwrap_or(MOST_PAGES).min(MOST_PAGES))
 }

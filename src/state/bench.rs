@@ -1,5 +1,6 @@
 //! What the tests work at: a state with timers, and workers attached to it.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::os::file::Owner as FileOwner;
@@ -19,6 +20,8 @@ pub(super) struct Bench {
     pub(super) pid_file: PidFile,
     pub(super) hash: u64,
     pub(super) first: First,
+    /// For how long the last opening and loading have waited.
+    pub(super) waited: Cell<Duration>,
 }
 
 pub(super) const BOOT: BootId = BootId([9; 16]);
@@ -48,6 +51,7 @@ impl Bench {
             pid_file: PidFile::new(b"/run/nginx.pid"),
             hash: 1,
             first: First::Due,
+            waited: Cell::default(),
         }
     }
 
@@ -69,14 +73,21 @@ impl Bench {
 
     /// Opens only, as a reload that is refused afterwards does.
     pub(super) fn open(&self, names: &[&str]) -> Result<Opened, PathError> {
-        let mut wait = |_| ();
-        let mut opener = Opener {
+        self.waited.take();
+        let mut wait = |time| self.waited.set(self.waited.get() + time);
+        let mut opener = self.opener(&mut wait);
+        open(&self.configured, self.state.as_ref(), names, &mut opener)
+    }
+
+    /// An opener that has waited for [`Bench::waited`] already.
+    fn opener<'a>(&'a self, wait: &'a mut dyn FnMut(Duration)) -> Opener<'a> {
+        Opener {
             pid_file: &self.pid_file,
             workers: FileOwner::of_this_process(),
             now: UnixMs(self.now),
-            wait: &mut wait,
-        };
-        open(&self.configured, self.state.as_ref(), names, &mut opener)
+            wait,
+            patience: PATIENCE.saturating_sub(self.waited.get()),
+        }
     }
 
     /// Opens and loads; gives what there was to log.
@@ -91,13 +102,8 @@ impl Bench {
     ) -> Result<Vec<Notice>, PathError> {
         let cycle = self.open(names)?;
         let mut notices = cycle.notices;
-        let mut wait = |_| ();
-        let mut opener = Opener {
-            pid_file: &self.pid_file,
-            workers: FileOwner::of_this_process(),
-            now: UnixMs(self.now),
-            wait: &mut wait,
-        };
+        let mut wait = |time| self.waited.set(self.waited.get() + time);
+        let mut opener = self.opener(&mut wait);
         let loaded: Vec<Loaded<'_>> = cycle
             .places
             .iter()
@@ -167,4 +173,9 @@ pub(super) fn run_once(bench: &mut Bench, name: &str) {
     let at = bench.now - bench.now % 1000;
     let timer = timer(place(bench, name), &every);
     won(&worker, timer, due(at), bench.now).finish(ended(Outcome::Success), None);
+}
+
+/// What `nginx -t` says, run by the user of the workers.
+pub(super) fn checked(bench: &Bench) -> Result<Option<PathError>, PathError> {
+    check(&bench.configured, &bench.pid_file, Some(FileOwner::of_this_process()))
 }

@@ -270,6 +270,7 @@ fn a_master_that_hangs_in_the_header_lock_delays_another_by_two_seconds_only() {
         pid_file: &bench.pid_file,
         workers: FileOwner::of_this_process(),
         now: UnixMs(bench.now),
+        patience: PATIENCE,
         wait: &mut no_wait,
     }
     .lock_header(&other)
@@ -280,6 +281,7 @@ fn a_master_that_hangs_in_the_header_lock_delays_another_by_two_seconds_only() {
         pid_file: &bench.pid_file,
         workers: FileOwner::of_this_process(),
         now: UnixMs(bench.now),
+        patience: PATIENCE,
         wait: &mut wait,
     };
     let cycle = open(&bench.configured, bench.state.as_ref(), &["a", "b"], &mut opener).unwrap();

@@ -12,7 +12,7 @@ use crate::os::lock::{Kind, Tried, try_lock, unlock};
 use crate::os::memory_file::create_memory_file;
 use crate::schedule::UnixMs;
 
-use super::format::{HEADER_LOCK, PAGE_BYTES, USE_LOCK};
+use super::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
 use super::header::{Bad, Identity, Newness, PidFile};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
@@ -26,12 +26,16 @@ pub struct Opener<'a> {
     pub workers: Owner,
     /// The wall clock.
     pub now: UnixMs,
-    /// Waits; the master has nothing else to do, and waits 2 s at most.
+    /// Waits; the master has nothing else to do.
     pub wait: &'a mut dyn FnMut(Duration),
+    /// For how long it may still wait, for all locks of opening and loading together; at first
+    /// [`PATIENCE`].
+    pub patience: Duration,
 }
 
-/// How often, and for how long each time, the master asks for a lock before it gives up: 2 s.
-const LOCK_TRIES: u32 = 400;
+/// For how long the master waits for locks that others hold before it goes on without them.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it waits before it asks again.
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 
 /// Who else uses the file.
@@ -54,24 +58,32 @@ impl Drop for HeaderLocked<'_> {
 }
 
 impl Opener<'_> {
-    /// Takes the header lock; `None` after 2 s.
+    /// Waits; `None` if it has waited for long enough.
+    pub(super) fn wait_for(&mut self, time: Duration) -> Option<()> {
+        self.patience = self.patience.checked_sub(time)?;
+        (self.wait)(time);
+        Some(())
+    }
+
+    /// Takes the header lock; `None` if others hold it for too long.
     pub(super) fn lock_header<'a>(
         &mut self,
         pages: &'a Pages,
     ) -> io::Result<Option<HeaderLocked<'a>>> {
-        for _ in 0..LOCK_TRIES {
+        loop {
             if try_lock(pages.file(), HEADER_LOCK, Kind::Exclusive)? == Tried::Taken {
                 return Ok(Some(HeaderLocked(pages)));
             }
-            (self.wait)(LOCK_WAIT);
+            if self.wait_for(LOCK_WAIT).is_none() {
+                return Ok(None);
+            }
         }
-        Ok(None)
     }
 
     /// Takes the use lock, shared, for as long as the description lives; tells whether it could
     /// have been had alone.
     pub(super) fn lock_use(&mut self, pages: &Pages) -> io::Result<(Users, Option<Identity>)> {
-        for _ in 0..LOCK_TRIES {
+        loop {
             if try_lock(pages.file(), USE_LOCK, Kind::Exclusive)? == Tried::Taken {
                 let identity = self.sign(pages);
                 try_lock(pages.file(), USE_LOCK, Kind::Shared)?;
@@ -81,9 +93,10 @@ impl Opener<'_> {
                 return Ok((Users::Others, read_identity(pages)?.ok()));
             }
             // Somebody has it alone, for as long as it takes to sign.
-            (self.wait)(LOCK_WAIT);
+            if self.wait_for(LOCK_WAIT).is_none() {
+                return Ok((Users::Others, None));
+            }
         }
-        Ok((Users::Others, None))
     }
 
     /// Writes our name into the header, if the file is whole; the caller has the file alone.
@@ -159,8 +172,8 @@ impl Opener<'_> {
             && try_lock(&file, USE_LOCK, Kind::Exclusive).map_err(OpenError::Fault)?
                 == Tried::Refused
         {
-            (self.wait)(LOCK_WAIT);
-            return Ok(());
+            let waited = self.wait_for(LOCK_WAIT);
+            return waited.ok_or(OpenError::Fault(io::ErrorKind::WouldBlock.into()));
         }
         match unlink(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -212,7 +225,11 @@ pub(super) fn grow(pages: &Pages, identity: &mut Identity, more: u32) -> Result<
     for _ in 0..more.next_multiple_of(GROWTH) {
         let offset = u64::from(identity.pages) * PAGE_BYTES as u64;
         // Written zeros, not a hole: what is there now can be written when the disk is full.
-        grown = pages.write(&[0; PAGE_BYTES], offset);
+        grown = if identity.pages < MOST_PAGES {
+            pages.write(&[0; PAGE_BYTES], offset)
+        } else {
+            Err(io::ErrorKind::FileTooLarge.into())
+        };
         if grown.is_err() {
             break;
         }

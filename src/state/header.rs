@@ -4,7 +4,9 @@ use crate::schedule::{UnixMs, stable_hash};
 
 use super::control::{Paused, get_pause, put_pause};
 use super::fields::{Fields, FieldsMut};
-use super::format::{HEADER_CONTROL, IDENTITY, MAGIC, PAGE_BYTES, PID_FILE_BYTES, VERSION};
+use super::format::{
+    HEADER_CONTROL, IDENTITY, MAGIC, MOST_PAGES, PAGE_BYTES, PID_FILE_BYTES, Part, VERSION,
+};
 use super::shown::Shown;
 
 /// The identity part of the header: written under the header lock.
@@ -55,13 +57,15 @@ impl std::fmt::Display for PidFile {
 /// What is wrong with a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// It is not a state file at all: neither magic nor zeros at its beginning.
+    /// Nothing in its first page is ours.
     Foreign,
-    /// There is nothing in it, or only zeros where the magic should be.
+    /// There is nothing in it.
     Empty,
+    /// It begins with zeros where the magic should be.
+    Blank,
     /// It ends before its last record.
     Truncated,
-    /// The header's checksum is wrong.
+    /// A part of the header is wrong, and another one right.
     Damaged,
     /// A newer version of the module wrote it.
     Newer,
@@ -72,6 +76,7 @@ impl std::fmt::Display for Bad {
         f.write_str(match self {
             Self::Foreign => "is not a state file",
             Self::Empty => "is empty",
+            Self::Blank => "has an empty header",
             Self::Truncated => "is truncated",
             Self::Damaged => "is damaged",
             Self::Newer => "has a newer format",
@@ -112,12 +117,18 @@ impl Identity {
     ///
     /// What is wrong with the content.
     pub(super) fn decode(page: &[u8], file_bytes: u64) -> Result<Self, Bad> {
-        let magic = page.get(..8).unwrap_or(page);
-        if magic.iter().all(|byte| *byte == 0) {
+        if page.is_empty() {
             return Err(Bad::Empty);
         }
+        let magic = page.get(..MAGIC.len()).unwrap_or(page);
+        if magic.iter().all(|byte| *byte == 0) {
+            return Err(Bad::Blank);
+        }
         if !MAGIC.starts_with(magic) {
-            return Err(Bad::Foreign);
+            // Of what was ours, another part than the magic is whole.
+            let is_whole = |part: Part| part.is_whole(part.of(page));
+            let ours = is_whole(IDENTITY) || is_whole(HEADER_CONTROL);
+            return Err(if ours { Bad::Damaged } else { Bad::Foreign });
         }
         if page.len() < PAGE_BYTES {
             return Err(Bad::Truncated);
@@ -130,6 +141,9 @@ impl Identity {
             return Err(Bad::Damaged);
         }
         let pages = from.u32(24);
+        if !(1..=MOST_PAGES).contains(&pages) {
+            return Err(Bad::Damaged);
+        }
         if file_bytes < u64::from(pages) * PAGE_BYTES as u64 {
             return Err(Bad::Truncated);
         }
@@ -214,13 +228,20 @@ mod tests {
         let page = identity().encode();
         let decode = |bytes: &[u8]| Identity::decode(bytes, bytes.len() as u64);
         assert_eq!(decode(b""), Err(Bad::Empty));
-        assert_eq!(decode(&[0; 9000]), Err(Bad::Empty));
+        assert_eq!(decode(&[0; 9000]), Err(Bad::Blank));
+        assert_eq!(decode(&[0; 3]), Err(Bad::Blank));
         assert_eq!(decode(b"#!/bin/sh\n"), Err(Bad::Foreign));
         assert_eq!(decode(b"root"), Err(Bad::Foreign));
         assert_eq!(decode(&page[..3]), Err(Bad::Truncated));
         assert_eq!(decode(&page[..4095]), Err(Bad::Truncated));
         let mut bad = page;
+        bad[0] ^= 1;
+        assert_eq!(decode(&bad), Err(Bad::Damaged));
         bad[100] ^= 1;
+        assert_eq!(decode(&bad), Err(Bad::Damaged), "the control part is whole");
+        bad[2100] ^= 1;
+        assert_eq!(decode(&bad), Err(Bad::Foreign));
+        bad[0] ^= 1;
         assert_eq!(decode(&bad), Err(Bad::Damaged));
         bad[16] = 2;
         assert_eq!(decode(&bad), Err(Bad::Newer));

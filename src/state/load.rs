@@ -2,15 +2,14 @@
 //! any more.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
-use super::allocate::{Page, PartLocked};
+use super::allocate::PartLocked;
 use super::control::{Control, Presence};
 use super::decide::Scheduled;
 use super::file::{Opener, read_identity};
-use super::format::{CONTROL, RUN};
+use super::format::{CONTROL, HEADER_CONTROL, Part, RUN};
 use super::header::{HeaderControl, Newness};
 use super::master::State;
 use super::notice::{Action, Notice};
@@ -52,16 +51,14 @@ impl State {
             for timer in timers {
                 load(pages, timer, newness, opener, &mut notices);
             }
-            let names = timers.iter().map(|timer| timer.place.name()).collect();
-            for page in 1..identity.map_or(1, |identity| identity.pages) {
-                mark_absent(pages, page, &names, opener);
+            if let Some(identity) = &identity {
+                mark_absent(pages, identity.pages, timers, opener);
             }
             if newness == Newness::Recovered {
                 end_recovery(pages, opener, &mut notices);
             }
-            let header = pages.read_part(super::format::HEADER_CONTROL, 0).ok().and_then(
-                |bytes: [u8; super::format::HEADER_CONTROL.bytes]| HeaderControl::decode(&bytes),
-            );
+            let header = pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0);
+            let header = header.ok().and_then(|bytes| HeaderControl::decode(&bytes));
             if let Some(paused) = header.and_then(|header| header.paused)
                 && paused.holds(opener.now)
             {
@@ -81,7 +78,7 @@ fn load(
 ) {
     let name = || timer.place.name.clone();
     let Some(page) = timer.place.page else { return };
-    let Some(_edit) = lock(pages, CONTROL, page, opener.wait) else {
+    let Some(_edit) = lock(pages, CONTROL, page, opener) else {
         return notices.push(Notice::NotLoaded { name: name() });
     };
     let now = opener.now;
@@ -107,7 +104,7 @@ fn load(
             let never_seen = newness == Newness::Ordinary && presence == Presence::Enabled;
             let first = timer.first == First::Now && never_seen;
             let born = if first { UnixMs(now.0.saturating_sub(1)) } else { now };
-            let Some(_run) = lock(pages, RUN, page, opener.wait) else {
+            let Some(_run) = lock(pages, RUN, page, opener) else {
                 return notices.push(Notice::NotLoaded { name: name() });
             };
             let mut run = RunPart::new(timer.place.name(), born);
@@ -138,23 +135,33 @@ fn load(
     write(pages, page, &mut control, notices);
 }
 
-/// Marks a record as absent that this instance loaded last and now no longer has.
-fn mark_absent(pages: &Pages, page: u32, names: &HashSet<&str>, opener: &mut Opener<'_>) {
+/// Marks the records as absent that this instance loaded last and now no longer has. What cannot be
+/// read or locked stays as it is.
+fn mark_absent(pages: &Pages, count: u32, timers: &[Loaded<'_>], opener: &mut Opener<'_>) {
+    let mut names = HashSet::new();
+    if names.try_reserve(timers.len()).is_err() {
+        return;
+    }
+    names.extend(timers.iter().map(|timer| timer.place.name()));
+    let by = opener.pid_file.hash();
     let is_gone = |control: &Control| {
         matches!(control.presence, Presence::Enabled | Presence::Disabled)
-            && control.seen_by == opener.pid_file.hash()
+            && control.seen_by == by
             && !names.contains(&*control.name)
     };
-    match Page::read(pages, page) {
-        Ok(Page::Record { control: Some(control), .. }) if is_gone(&control) => {}
-        _ => return,
-    }
-    let Some(_edit) = lock(pages, CONTROL, page, opener.wait) else { return };
-    let Ok(bytes) = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page) else { return };
-    if let Some(mut control) = Control::decode(&bytes).filter(is_gone) {
-        control.presence = Presence::Absent;
-        control.last_seen_at = Some(opener.now);
-        write(pages, page, &mut control, &mut Vec::new());
+    let read = |page| {
+        let bytes = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page).ok()?;
+        Control::decode(&bytes).filter(is_gone)
+    };
+    for page in 1..count {
+        if read(page).is_some()
+            && let Some(_edit) = lock(pages, CONTROL, page, opener)
+            && let Some(mut control) = read(page)
+        {
+            control.presence = Presence::Absent;
+            control.last_seen_at = Some(opener.now);
+            write(pages, page, &mut control, &mut Vec::new());
+        }
     }
 }
 
@@ -174,18 +181,19 @@ fn write(pages: &Pages, page: u32, control: &mut Control, notices: &mut Vec<Noti
     }
 }
 
-/// Takes a lock that others hold for one read and one write; `None` if that takes them 127 ms.
+/// Takes a lock that others hold for one read and one write; `None` if that takes them 127 ms, or
+/// the opener has waited for long enough.
 fn lock<'a>(
     pages: &'a Pages,
-    part: super::format::Part,
+    part: Part,
     page: u32,
-    wait: &mut dyn FnMut(Duration),
+    opener: &mut Opener<'_>,
 ) -> Option<PartLocked<'a>> {
     let mut steps = Steps::default();
     loop {
         if let Some(locked) = PartLocked::try_new(pages, part, page) {
             return Some(locked);
         }
-        wait(steps.next()?);
+        opener.wait_for(steps.next()?)?;
     }
 }

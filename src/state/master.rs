@@ -13,6 +13,7 @@ use crate::schedule::UnixMs;
 use super::allocate::{allocate, transplant};
 use super::file::{Opener, Users, read_identity};
 use super::header::{Bad, Newness};
+use super::judge::judge;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, PathError, StatePath};
@@ -77,7 +78,7 @@ pub fn open(
     let mut notices = Vec::new();
     let held = held.filter(|held| held.configured.path() == configured.path());
     let in_file = match configured.path() {
-        Some(path) => open_at(path, configured, held, opener, &mut notices)?,
+        Some(path) => open_at(path, configured, held, names, opener, &mut notices)?,
         None => Err(Health::Ok),
     };
     let state = in_file.unwrap_or_else(|health| match held {
@@ -119,6 +120,7 @@ fn open_at(
     path: &Path,
     configured: &StatePath,
     held: Option<&State>,
+    names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) -> Result<Result<State, Health>, PathError> {
@@ -154,7 +156,7 @@ fn open_at(
                     if held.backing == Backing::File && newness == Newness::Ordinary {
                         notices.push(Notice::Replaced);
                     }
-                    state.inherit(held, opener, notices);
+                    state.inherit(held, names, opener, notices);
                 }
                 return Ok(Ok(state));
             }
@@ -268,6 +270,7 @@ impl State {
                 }
                 Err(bad) => bad,
             };
+            let bad = judge(pages, bad)?;
             if bad == Bad::Foreign && matches!(self.configured, StatePath::Named(_)) {
                 return Ok(Err(PathError::foreign_content(path)));
             }
@@ -292,9 +295,15 @@ impl State {
     }
 
     /// Takes over the records of the file or memory that the cycle before holds open.
-    fn inherit(&self, held: &Self, opener: &mut Opener<'_>, notices: &mut Vec<Notice>) {
+    fn inherit(
+        &self,
+        held: &Self,
+        names: &[&str],
+        opener: &mut Opener<'_>,
+        notices: &mut Vec<Notice>,
+    ) {
         held.with_pages(|from| {
-            self.with_pages(|to| transplant(from, to, opener, notices));
+            self.with_pages(|to| transplant(from, to, names, opener, notices));
         });
     }
 }

@@ -8,7 +8,12 @@ mod attempt;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod bounded_tests;
+#[cfg(test)]
 mod chance;
+mod check;
+#[cfg(test)]
+mod check_tests;
 mod checksum;
 mod claim;
 #[cfg(test)]
@@ -25,6 +30,7 @@ mod fields;
 mod file;
 mod format;
 mod header;
+mod judge;
 mod load;
 #[cfg(test)]
 mod load_tests;
@@ -48,18 +54,19 @@ mod under_lock;
 mod world;
 
 pub use attempt::{ClaimAttempt, Step};
+pub use check::check;
 pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
 pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
 pub use edit::{Edited, Ordered};
-pub use file::Opener;
+pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
 pub use load::{First, Loaded};
 pub use master::{Backing, Opened, State, open};
 pub use notice::{Action, Notice};
-pub use path::{PathError, StatePath, check};
+pub use path::{PathError, StatePath};
 pub use recover::Recovered;
 pub use retry::RetryPolicy;
 pub use run::{

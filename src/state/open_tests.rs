@@ -1,12 +1,12 @@
 //! Opening, moving aside, sharing and loading: the sentences of the manual about paths and
 //! content.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::os::file::{Owner as FileOwner, with_suffix};
+use crate::os::file::with_suffix;
 use crate::schedule::UnixMs;
 
 use super::bench::*;
@@ -15,10 +15,6 @@ use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
     bench.configured.path().unwrap().into()
-}
-
-fn workers() -> FileOwner {
-    FileOwner::of_this_process()
 }
 
 #[test]
@@ -58,88 +54,11 @@ fn ten_thousand_timers_have_room() {
 }
 
 #[test]
-fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
-    let refused = |make: &dyn Fn(&PathBuf), says: &str| {
-        let bench = Bench::closed(StatePath::Named);
-        let path = path(&bench);
-        make(&path);
-        let before = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.len(), it.mtime()));
-        for error in [
-            check(&bench.configured, Some(workers())).expect_err(says),
-            bench.open(&["a"]).expect_err(says),
-        ] {
-            assert_eq!(error.to_string(), format!("state file \"{}\" {says}", path.display()));
-        }
-        let after = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.len(), it.mtime()));
-        assert_eq!(before, after);
-    };
-    refused(&|path| symlink("/etc/passwd", path).unwrap(), "is a symbolic link");
-    refused(&|path| fs::create_dir(path).unwrap(), "is not a regular file");
-    refused(
-        &|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
-        "is not a regular file",
-    );
-    refused(
-        &|path| {
-            fs::write(path, b"").unwrap();
-            fs::hard_link(path, with_suffix(path, ".other")).unwrap();
-        },
-        "has 2 links",
-    );
-    refused(
-        &|path| {
-            fs::write(path, b"").unwrap();
-            chown(path, Some(12_345), None).unwrap();
-        },
-        "is owned by user 12345, neither by root nor by the worker user",
-    );
-}
-
-#[test]
-fn a_missing_directory_is_refused_with_its_errno() {
-    let bench = Bench::closed(|path| StatePath::Named(path.join("missing/timers.state")));
-    for error in
-        [check(&bench.configured, Some(workers())).unwrap_err(), bench.open(&["a"]).unwrap_err()]
-    {
-        assert_eq!(error.errno(), Some(2), "ENOENT");
-    }
-    let bench = Bench::closed(|path| StatePath::Default(path.join("missing/timers.state")));
-    assert!(check(&bench.configured, Some(workers())).is_ok());
-    let cycle = bench.open(&["a"]).unwrap();
-    assert!(matches!(cycle.notices[..], [Notice::InMemory { .. }]), "{:?}", cycle.notices);
-    assert_eq!((cycle.state.backing(), cycle.state.health()), (Backing::Memory, Health::Ok));
-}
-
-#[test]
-fn check_writes_nothing_and_does_not_judge_content() {
-    let bench = Bench::closed(StatePath::Named);
-    assert!(check(&bench.configured, Some(workers())).is_ok());
-    assert!(!path(&bench).exists());
-    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(path(&bench), Permissions::from_mode(0o0)).unwrap();
-    assert!(check(&bench.configured, Some(workers())).is_ok());
-}
-
-#[test]
-fn a_foreign_file_is_refused_where_it_was_named_and_moved_at_the_default_path() {
-    let bench = Bench::closed(StatePath::Named);
-    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
-    assert!(bench.open(&["a"]).unwrap_err().to_string().ends_with("is not a state file"));
-    assert_eq!(fs::read(path(&bench)).unwrap(), b"#!/bin/sh\n");
-
-    let mut bench = Bench::closed(StatePath::Default);
-    fs::write(path(&bench), "#!/bin/sh\n").unwrap();
-    let notices = bench.reload(&["a"]).unwrap();
-    assert!(matches!(&notices[..], [Notice::MovedAside { bad: Bad::Foreign, .. }]), "{notices:?}");
-    assert_eq!(fs::read(with_suffix(&path(&bench), ".bad")).unwrap(), b"#!/bin/sh\n");
-}
-
-#[test]
 fn bad_content_is_moved_aside_and_nothing_is_new_after_it() {
     type Damage<'a> = &'a dyn Fn(&PathBuf);
     let damages: [(Bad, Damage<'_>); 5] = [
         (Bad::Empty, &|path| fs::write(path, b"").unwrap()),
-        (Bad::Empty, &|path| fs::write(path, [0; 8192]).unwrap()),
+        (Bad::Blank, &|path| fs::write(path, [0; 8192]).unwrap()),
         (Bad::Truncated, &|path| {
             fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
         }),
@@ -325,7 +244,7 @@ fn a_maker_that_was_killed_leaves_nothing_in_the_way() {
     // Between link and unlink:
     fs::hard_link(path(&bench), &temporary).unwrap();
     bench.state = None;
-    assert!(check(&bench.configured, Some(workers())).is_ok());
+    assert!(checked(&bench).is_ok());
     bench.reload(&["a"]).unwrap();
     assert!(!temporary.exists());
 }

@@ -103,26 +103,8 @@ pub(super) enum OpenError {
     Fault(io::Error),
 }
 
-/// Looks at a path as `nginx -t` does: by stat alone. What may not be looked at is not judged, nor
-/// the owner where it is not known who the workers will be: another user may test than starts.
-///
-/// # Errors
-///
-/// What stands there, or that there is no such directory.
-pub fn check(path: &StatePath, workers: Option<Owner>) -> Result<(), PathError> {
-    let Some(file) = path.path() else { return Ok(()) };
-    match fs::symlink_metadata(file) {
-        Ok(metadata) => check_metadata(file, &metadata, workers),
-        Err(error) if is_missing(&error) => match path {
-            // The default falls back to memory where there is no directory.
-            StatePath::Named(_) => check_directory(file),
-            _ => Ok(()),
-        },
-        Err(_) => Ok(()),
-    }
-}
-
-fn check_directory(path: &Path) -> Result<(), PathError> {
+/// Whether a file could be made at `path`, as far as its directory is there.
+pub(super) fn check_directory(path: &Path) -> Result<(), PathError> {
     match fs::metadata(directory_of(path)) {
         Ok(metadata) if !metadata.is_dir() => {
             let error = not_a_directory();
@@ -136,26 +118,35 @@ fn check_directory(path: &Path) -> Result<(), PathError> {
 /// Whether an open file may be a state file.
 pub(super) fn check_file(path: &Path, file: &File, workers: Owner) -> Result<(), OpenError> {
     let metadata = metadata(file).map_err(OpenError::Fault)?;
-    check_metadata(path, &metadata, Some(workers)).map_err(OpenError::Path)
+    check_metadata(path, &metadata)
+        .and_then(|()| check_owner(path, &metadata, workers))
+        .map_err(OpenError::Path)
 }
 
-fn check_metadata(
-    path: &Path,
-    metadata: &Metadata,
-    workers: Option<Owner>,
-) -> Result<(), PathError> {
+/// Whether what stands at a path may be a state file, whoever has it.
+pub(super) fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), PathError> {
     let problem = if metadata.is_symlink() {
         Problem::SymbolicLink
     } else if !metadata.is_file() {
         Problem::NotRegular
     } else if metadata.nlink() > 1 && !is_half_made(path, metadata) {
         Problem::Links(metadata.nlink())
-    } else if metadata.uid() != 0 && workers.is_some_and(|workers| workers.uid != metadata.uid()) {
-        Problem::ForeignOwner(metadata.uid())
     } else {
         return Ok(());
     };
     Err(PathError::new(path, problem))
+}
+
+/// Whether its owner may have a state file of these `workers`.
+pub(super) fn check_owner(
+    path: &Path,
+    metadata: &Metadata,
+    workers: Owner,
+) -> Result<(), PathError> {
+    if metadata.uid() == 0 || metadata.uid() == workers.uid {
+        return Ok(());
+    }
+    Err(PathError::new(path, Problem::ForeignOwner(metadata.uid())))
 }
 
 /// The temporary name under which a new file is written.
@@ -192,6 +183,6 @@ impl PathError {
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
+pub(super) fn is_missing(error: &io::Error) -> bool {
     Refusal::of(error) == Some(Refusal::Missing)
 }

@@ -1,0 +1,71 @@
+//! What `nginx -t` says of the state: it refuses what a start would refuse, as far as it can see
+//! that, and changes nothing.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::os::file::{Owner, open_to_read};
+use crate::os::lock::{Held, held};
+
+use super::file::read_identity;
+use super::format::USE_LOCK;
+use super::header::{Bad, PidFile};
+use super::judge::judge;
+use super::pages::Pages;
+use super::path::{PathError, StatePath, check_directory, check_metadata, check_owner, is_missing};
+
+/// Looks at a path as `nginx -t` does; answers what is worth a warning. What may not be looked at
+/// is not judged. Nor is the owner, which is only told: another user may start nginx than tests
+/// its configuration, and `workers` are who they would be if this one did.
+///
+/// # Errors
+///
+/// Why a start would refuse the path.
+pub fn check(
+    path: &StatePath,
+    pid_file: &PidFile,
+    workers: Option<Owner>,
+) -> Result<Option<PathError>, PathError> {
+    let Some(file) = path.path() else { return Ok(None) };
+    let metadata = match fs::symlink_metadata(file) {
+        Ok(metadata) => metadata,
+        Err(error) if is_missing(&error) => {
+            return match path {
+                // The default falls back to memory where there is no directory.
+                StatePath::Named(_) => check_directory(file).map(|()| None),
+                _ => Ok(None),
+            };
+        }
+        Err(_) => return Ok(None),
+    };
+    check_metadata(file, &metadata)?;
+    // What cannot be read is no reason to refuse: a start goes on without the file.
+    if let Ok(opened) = open_to_read(file)
+        && let Ok(Some(problem)) = look_into(file, path, &Pages::new(opened), pid_file)
+    {
+        return Err(problem);
+    }
+    Ok(workers.and_then(|workers| check_owner(file, &metadata, workers).err()))
+}
+
+fn look_into(
+    file: &Path,
+    path: &StatePath,
+    pages: &Pages,
+    pid_file: &PidFile,
+) -> io::Result<Option<PathError>> {
+    match path {
+        StatePath::Named(_) => {
+            let Err(bad) = read_identity(pages)? else { return Ok(None) };
+            let is_foreign = judge(pages, bad)? == Bad::Foreign;
+            Ok(is_foreign.then(|| PathError::foreign_content(file)))
+        }
+        StatePath::Default(_) if held(pages.file(), USE_LOCK)? == Held::Elsewhere => {
+            let user = read_identity(pages)?.ok().map(|identity| identity.pid_file);
+            let other = user.filter(|user| user != pid_file);
+            Ok(other.map(|other| PathError::in_use(file, other)))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,29 @@
+//! Whose content: what tells a state file that was damaged from a file of somebody else's.
+
+use std::io;
+
+use crate::os::file::metadata;
+
+use super::format::{CONTROL, PAGE_BYTES, RUN};
+use super::header::Bad;
+use super::pages::Pages;
+
+/// So many pages are searched for a record: more than a state file with a damaged header has that
+/// holds none among them.
+const SEARCHED: u64 = 16 * 1024;
+
+/// Looks once more at a file of which the header says nothing of whose it is: a file of ours has
+/// a right checksum somewhere.
+pub(super) fn judge(pages: &Pages, bad: Bad) -> io::Result<Bad> {
+    if bad != Bad::Foreign {
+        return Ok(bad);
+    }
+    let count = metadata(pages.file())?.len().div_ceil(PAGE_BYTES as u64).min(SEARCHED);
+    for page in 1..u32::try_from(count).unwrap_or(1) {
+        let bytes = pages.read_page(page)?;
+        if RUN.is_whole(RUN.of(&bytes)) || CONTROL.is_whole(CONTROL.of(&bytes)) {
+            return Ok(Bad::Damaged);
+        }
+    }
+    Ok(bad)
+}

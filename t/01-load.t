@@ -37,7 +37,7 @@ for my $http ( '', "http { $temps }" ) {
     $bare->signal('HUP');
     ok( $bare->wait_gone( \@old ), 'is reloaded' );
     $bare->stop;
-    unlike( slurp("$prefix/logs/error.log"), qr/$TimerTest::Nginx::BAD_LINE/, 'with a clean log' );
+    lacks( slurp("$prefix/logs/error.log"), qr/$TimerTest::Nginx::BAD_LINE/, 'with a clean log' );
 }
 
 # Twice is nginx's business; another nginx's module is refused by its signature and its version.

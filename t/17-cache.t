@@ -101,7 +101,7 @@ ok( $backend->wait_requests( 2, timer => 'warm', ended => 1 ) >= 2, 'each run of
 my $answer;
 wait_until { $answer = $nginx->get('/page/accel-expires/60'); $answer->{headers} =~ /X-Cache: HIT/ };
 like( $answer->{headers}, qr/X-Cache: HIT/, 'a client hits what a run has fetched' );
-is( scalar( grep { !$_->{headers}{'x-timer'} } $backend->requests( uri => qr{^/page} ) ), 0, 'no client had to fetch it' );
+none_of { !$_->{headers}{'x-timer'} } 'no client had to fetch it', $backend->requests( uri => qr{^/page} );
 
 ok( $nginx->wait_log(qr/timer "first": run succeeded: status 200/),  'the holder of a cache lock' );
 ok( $nginx->wait_log(qr/timer "second": run succeeded: status 200/), 'and who waited for it' );

@@ -39,7 +39,7 @@ my @lines = $nginx->log_lines(qr/timer "fails": run failed/);
 is( scalar @lines, 1, 'one line' );
 like( $lines[0], qr/\[error\] \d+#\d+: (?:\*\d+ )?timer "fails": run failed: status 500, \d+ms/, 'its words' );
 like( $lines[0], qr/, timer: "fails", run: [0-9a-f]{32}\b/, 'its context: the run' );
-unlike( $lines[0], qr/client:/, 'there is no client' );
+lacks( $lines[0], qr/client:/, 'there is no client' );
 
 # The end of a row.
 ok( $nginx->wait_log(qr/\[notice\] \d+#\d+: (?:\*\d+ )?timer "five": succeeded after 5 failures/), 'the end of a row' );
@@ -63,8 +63,7 @@ cmp_ok( $left_out, '<=', scalar( () = $backend->wait_requests( $left_out, timer 
 is( $backend->most_at_once( timer => 'slow' ), 1, 'one at a time' );
 
 # nginx's own lines of a run carry its context, too.
-my @bare = grep { !/timer: "\w+", run: [0-9a-f]{32}/ } $nginx->log_lines(qr/run (?:failed|succeeded)/);
-is( scalar @bare, 0, 'no line of a run without its context' ) or diag "@bare";
+none_of { !/timer: "\w+", run: [0-9a-f]{32}/ } 'no line of a run without its context', $nginx->log_lines(qr/run (?:failed|succeeded)/);
 
 $nginx->stop;
 
@@ -79,8 +78,7 @@ CONF
 $nginx->start;
 ok( $backend->wait_requests( 10, timer => $_, ended => 1 ) >= 10, "$_ runs" ) for qw( bad good );
 ok( $nginx->wait_log(qr/timer "bad": run failed/), 'the failure is there' );
-my @others = grep { !/\[error\]/ } $nginx->log_lines(qr/./);
-is( "@others", '', 'and no other line' );
+none_of { !/\[error\]/ } 'and no other line', $nginx->log_lines(qr/./);
 $nginx->stop;
 
 # A log of its own for a location is used for its runs.

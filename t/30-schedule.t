@@ -49,19 +49,18 @@ for my $name ( sort keys %grid ) {
     my @requests = $backend->wait_requests( $every < 1000 ? 12 : 4, timer => $name );
     my @due      = dues(@requests);
 
-    is( ( grep { $_ % $every != $offset } @due ), 0, "$name: on the grid" ) or diag "@due";
+    none_of { $_ % $every != $offset } "$name: on the grid", @due;
     my $rising = grep { $due[$_] > $due[ $_ - 1 ] } 1 .. $#due;
     is( $rising, $#due, "$name: each due time once, in order" );
     my $next = grep { $due[$_] == $due[ $_ - 1 ] + $every } 1 .. $#due;
     cmp_ok( $next, '>=', $#due / 2, "$name: one after the other" );
 
     # 1 ms for the rounding of the witness' clock.
-    my @early = grep { $_->{arrived} * 1000 < $_->{headers}{'x-due'} * 1000 - 1 } @requests;
-    is( scalar @early, 0, "$name: not one is early" );
-    is( ( grep { $_->{headers}{'x-lateness'} !~ /\A\d+\.\d{3}\z/ } @requests ), 0, "$name: lateness is a number, not negative" );
+    none_of { $_->{arrived} * 1000 < $_->{headers}{'x-due'} * 1000 - 1 } "$name: not one is early", @requests;
+    none_of { $_->{headers}{'x-lateness'} !~ /\A\d+\.\d{3}\z/ } "$name: lateness is a number, not negative", @requests;
     my %runs = map { $_->{headers}{'x-run'} => 1 } @requests;
     is( scalar keys %runs, scalar @requests, "$name: each run has its own id" );
-    is( ( grep { $_->{headers}{'x-attempt'} ne '1' } @requests ), 0, "$name: attempt 1" );
+    none_of { $_->{headers}{'x-attempt'} ne '1' } "$name: attempt 1", @requests;
 }
 
 # Jitter: bounded, and not the same each time. Lateness includes it.
@@ -75,7 +74,7 @@ my @now = $backend->wait_requests( 3, timer => 'now' );
 is( $now[0]{headers}{'x-trigger'}, 'first', 'first=now runs at once' );
 is( ( grep { $_->{headers}{'x-trigger'} eq 'first' } $backend->requests( timer => 'now' ) ), 1, 'once' );
 my @due = dues(@now);
-is( ( grep { ( $_ - $due[0] ) % 300 } @due ), 0, 'then by schedule' );
+none_of { ( $_ - $due[0] ) % 300 } 'then by schedule', @due;
 my ($due) = $backend->wait_requests( 1, timer => 'due' );
 is( $due->{headers}{'x-trigger'}, 'schedule', 'first=due waits for its due time' );
 is( scalar $backend->requests( timer => 'daily' ), 1, 'a daily one, started with first=now, has run once' );

@@ -48,8 +48,7 @@ ok( wait_by( $next, 5, 'often' ), 'which goes on with the timers' );
 ok( $nginx->wait_log(qr/ \Q$zero\E#\d+: gracefully shutting down/), 'the old one is told to leave' );
 my $told = time;
 ok( wait_by( $next, 5 + grep( { $_->{headers}{'x-pid'} == $next } $backend->requests( timer => 'often' ) ), 'often' ), 'time passes' );
-my @late = grep { $_->{headers}{'x-pid'} == $zero && $_->{headers}{'x-due'} > $told } $backend->requests( timer => 'often' );
-is( scalar @late, 0, 'the old one begins nothing' );
+none_of { $_->{headers}{'x-pid'} == $zero && $_->{headers}{'x-due'} > $told } 'the old one begins nothing', $backend->requests( timer => 'often' );
 
 my ($long) = grep { $_->{headers}{'x-pid'} == $zero } $backend->wait_requests( 1, timer => 'long', ended => 1 );
 is( $long->{how}, 'answered', 'the run in progress got its answer' );
@@ -59,7 +58,7 @@ ok( $nginx->wait_gone( \@old, 15 ), 'which leaves then, whatever is due tomorrow
 # Each due time at most once by each of the two worker 0s.
 my %seen;
 $seen{"$_->{headers}{'x-due'} $_->{headers}{'x-pid'}"}++ for $backend->requests( timer => 'often' );
-is( ( grep { $_ > 1 } values %seen ), 0, 'no due time twice in one worker' );
+none_of { $_ > 1 } 'no due time twice in one worker', values %seen;
 
 # Timers that come, go and change.
 $nginx->write_conf( server => location( new => 'every=50ms', 'ok' ) . location( often => 'every=300ms offset=7ms', 'ok' ) );
@@ -69,8 +68,8 @@ ok( $backend->wait_requests( 3, timer => 'new' ) >= 3, 'a new timer runs' );
 $next = $nginx->worker_in_slot(0);
 ok( wait_by( $next, 3, 'often' ), 'a changed one too' );
 my @dues = map { $_->{headers}{'x-due'} * 1000 % 300 } grep { $_->{headers}{'x-pid'} == $next } $backend->requests( timer => 'often' );
-is( ( grep { $_ != 7 } @dues ), 0, 'by its new schedule' ) or diag "@dues";
-is( ( grep { $_->{headers}{'x-pid'} == $next } $backend->requests( timer => 'long' ) ), 0, 'one that was removed does not' );
+none_of { $_ != 7 } 'by its new schedule', @dues;
+none_of { $_->{headers}{'x-pid'} == $next } 'one that was removed does not', $backend->requests( timer => 'long' );
 
 # A bad configuration changes nothing.
 my $good = $nginx->{server};

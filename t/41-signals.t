@@ -102,8 +102,8 @@ ok( wait_until { slurp("$logs/error.log") =~ / \Q$zero\E#/ }, 'its worker writes
 $backend->let_go('usr1');
 ok( wait_until { slurp("$logs/error.log") =~ /timer "long$case": run succeeded: status 200/ }, 'it ends, in the new log' );
 ok( wait_until { slurp("$logs/access.log") =~ /^logged$/m }, 'the access log, too' );
-is( scalar( grep { $_->{headers}{'x-pid'} != $zero } $backend->requests( timer => "often$case" ) ), 0, 'in the same worker' );
-unlike( slurp("$logs/error.log.1"), qr/$TimerTest::Nginx::BAD_LINE/, 'the old log is clean' );
+none_of { $_->{headers}{'x-pid'} != $zero } 'in the same worker', $backend->requests( timer => "often$case" );
+lacks( slurp("$logs/error.log.1"), qr/$TimerTest::Nginx::BAD_LINE/, 'the old log is clean' );
 $nginx->stop;
 
 # KILL to worker 0: its successor has its slot and goes on.
@@ -135,8 +135,7 @@ ok( wait_until( sub { $nginx->workers == 3 && !grep { $_ == $one } $nginx->worke
 my $count = $backend->requests( timer => "often$case" );
 ok( $backend->wait_requests( $count + 5, timer => "often$case" ) >= $count + 5, 'it goes on' );
 is( $nginx->worker_in_slot(0), $zero, 'in the same worker 0' );
-my @others = grep { $_->{headers}{'x-pid'} != $zero } ( $backend->requests( timer => "often$case" ) )[ $count .. $count + 4 ];
-is( scalar @others, 0, 'and in no other' );
+none_of { $_->{headers}{'x-pid'} != $zero } 'and in no other', ( $backend->requests( timer => "often$case" ) )[ $count .. $count + 4 ];
 $nginx->stop('TERM');
 
 # STOP and CONT: what passed is not made up for one by one.

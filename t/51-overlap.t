@@ -59,9 +59,8 @@ no_doubles( 'in one worker', $backend->requests );
 no_overlaps( 'in one worker', {}, $backend->requests );
 
 # skip
-is( ( grep { trigger($_) ne 'schedule' } @skips ), 0, 'skip: none but by schedule' );
-my @early = grep { $_->{arrived} * 1000 < due_ms($_) - 1 } @skips;
-is( scalar @early, 0, 'skip: none before its due time' );
+none_of { trigger($_) ne 'schedule' } 'skip: none but by schedule', @skips;
+none_of { $_->{arrived} * 1000 < due_ms($_) - 1 } 'skip: none before its due time', @skips;
 for my $n ( 1 .. $#skips ) {
     cmp_ok( due_ms( $skips[$n] ), '>', $skips[ $n - 1 ]{ended} * 1000 - 400 * $TimerTest::SLOW,
         "skip: run $n is for a due time at or after the end of the last" );
@@ -91,8 +90,7 @@ cmp_ok( $slow[0], '<', 0.15, 'queue: as soon as the last one ends' ) or diag "@s
 
 # A due time may come while the first run is in progress, or one that a slow machine has in progress for long.
 my @alone = $backend->requests( timer => 'alone' );
-my @idle = grep { trigger( $alone[$_] ) eq 'queue' && due_ms( $alone[$_] ) > $alone[ $_ - 1 ]{over} * 1000 + 1 } 1 .. $#alone;
-is( scalar @idle, 0, 'queue: nothing waits there without need' );
+none_of { trigger( $alone[$_] ) eq 'queue' && due_ms( $alone[$_] ) > $alone[ $_ - 1 ]{over} * 1000 + 1 } 'queue: nothing waits there without need', 1 .. $#alone;
 
 # What a queued run says.
 my ($one) = grep { trigger($_) eq 'queue' } @queues;

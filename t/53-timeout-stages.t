@@ -116,7 +116,7 @@ for my $timer ( sort keys %server ) {
     cmp_ok( $record->{overlaps}, '<=', $record->{timeout} / 2 + $still, "$timer: the due times are not in each other's way" );
     my @took = map { $_->{duration} } grep { $_->{outcome} eq 'timeout' } @{ $record->{results} };
     # nginx counts from the beginning of the event loop's round, which may be older than the attempt.
-    is( ( grep { $_ < 200 } @took ), 0, "$timer: not before its time" ) or diag "@took";
+    none_of { $_ < 200 } "$timer: not before its time", @took;
     cmp_ok( ( sort { $a <=> $b } @took )[0], '<', 300 + 300 * $TimerTest::SLOW, "$timer: nor long after it" ) or diag "@took";
     logged( $nginx, qr/\[error\] \d+#\d+: timer "$timer": run failed: timed out after 300ms, timer: "$timer", run: [0-9a-f]{32}/, "$timer: is told of" );
 }
@@ -126,7 +126,7 @@ for my $timer (qw( waiting header stalled dripping unbuffered kept caching stori
     my %match    = $timer =~ /cgi|uwsgi/ ? ( protocol => $timer ) : ( timer => $timer );
     my @requests = $backend->wait_requests( 3, %match, ended => 1 );
     cmp_ok( scalar @requests, '>=', 3, "$timer: the upstream sees each end" );
-    is( ( grep { $_->{how} ne 'peer' } @requests ), 0, "$timer: by nginx" ) if $timer ne 'accel';
+    none_of { $_->{how} ne 'peer' } "$timer: by nginx", @requests if $timer ne 'accel';
     next if !@requests || $timer eq 'accel';
     my ($shortest) = sort { $a <=> $b } map { $_->{ended} - $_->{arrived} } @requests;
     cmp_ok( $shortest, '<', 0.3 + 0.4 * $TimerTest::SLOW, "$timer: when its time is over" );
@@ -178,7 +178,7 @@ $began = time;
 $nginx->stop;
 cmp_ok( time - $began, '<', 10 * $TimerTest::SLOW, 'it leaves without ado' );
 my $after = read_state($state);
-is( ( grep { $after->{$_}{progress} } keys %$after ), 0, 'nothing is in progress after its end' );
+none_of { $after->{$_}{progress} } 'nothing is in progress after its end', keys %$after;
 
 # What waits for a cache lock, or holds it: the waiting one is cut off as soon as the lock comes back,
 # and the timer lives.
@@ -238,10 +238,10 @@ SKIP: {
     for my $timer ( sort( keys %lua ), qw( access rewrite ) ) {
         my $record = wait_record( $it->prefix . '/timers.state', $timer, sub { $_->{timeout} >= 2 } );
         ok( $record, "Lua, $timer: is cut off" ) or diag join "\n", $it->log_lines(qr/"$timer"/);
-        is( $record->{runs} - $record->{timeout} - ( $record->{progress} ? 1 : 0 ), 0, "Lua, $timer: and ends in no other way" ) if $record;
+        is( $record->{runs} - $record->{timeout} - ( $record->{progress} ? 1 : 0 ), 0, "Lua, $timer: and ends in no other way" );
     }
     my @captured = $backend->wait_requests( 2, timer => 'captured', ended => 1 );
-    is( ( grep { $_->{how} ne 'peer' } @captured ), 0, 'Lua: the connection of a capture is closed' );
+    none_of { $_->{how} ne 'peer' } 'Lua: the connection of a capture is closed', @captured;
     $it->stop;
 }
 

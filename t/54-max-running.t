@@ -79,8 +79,8 @@ is( scalar( grep { defined reap($_) } @clients ), 3, 'the clients have ended' );
 my %who = map { $_->{headers}{'x-timer'} => 1 } @runs;
 is( scalar keys %who, $count, 'each of them' );
 is( scalar @runs, $count, 'once' );
-is( ( grep { $_->{how} ne 'answered' } @runs ), 0, 'to its end' );
-is( ( grep { $_->{headers}{'x-trigger'} ne 'schedule' } @runs ), 0, 'by schedule: who waits in the line has missed nothing' );
+none_of { $_->{how} ne 'answered' } 'to its end', @runs;
+none_of { $_->{headers}{'x-trigger'} ne 'schedule' } 'by schedule: who waits in the line has missed nothing', @runs;
 
 my $most = $backend->most_at_once;
 cmp_ok( $most, '<=', 64, 'no more than 64 at once' );
@@ -92,18 +92,17 @@ cmp_ok( $late[0],  '<',  1 * $TimerTest::SLOW, "the first ones are in time ($lat
 cmp_ok( $late[-1], '>=', 0.9, "the last ones say that they are late ($late[-1]s)" );
 # The witness sees them when they have started, and soon after.
 my @seen_after = map { $_->{arrived} - $due / 1000 - $_->{headers}{'x-late'} - $beat->still( $due / 1000, $_->{arrived} ) } @runs;
-is( ( grep { $_ < -0.002 } @seen_after ), 0, 'not later than they are' );
+none_of { $_ < -0.002 } 'not later than they are', @seen_after;
 cmp_ok( ( grep { $_ > 0.3 * $TimerTest::SLOW } @seen_after ) + 0, '<', $count / 10, 'nor much earlier' );
 
-is( scalar $nginx->log_lines(qr/run failed|no free connection|worker_connections are not enough|left out/), 0, 'none failed, none was left out' )
-    or diag( ( $nginx->log_lines(qr/\[(?:error|crit|alert|warn)\]/) )[0] );
+logged_times( $nginx, qr/run failed|no free connection|worker_connections are not enough|left out/, 0, 'none failed, none was left out' );
 
 # The clients.
 my @answers = map { [split] } map { split /\n/, slurp("$results.$_") } 1 .. 3;
 my ( $from, $to ) = ( $due / 1000, max( map { $_->{ended} } @runs ) );
 my @meanwhile = grep { $_->[0] >= $from && $_->[0] <= $to } @answers;
 cmp_ok( scalar @meanwhile, '>=', 10, 'clients ask meanwhile (' . @meanwhile . ' requests)' );
-is( ( grep { $_->[1] != 200 } @answers ), 0, 'all are answered' );
+none_of { $_->[1] != 200 } 'all are answered', @answers;
 my @took = sort { $a <=> $b } map { $_->[2] } @meanwhile;
 my $p50 = $took[ @took / 2 ];
 cmp_ok( $p50, '<', 0.25 * $TimerTest::SLOW, sprintf 'soon: half of them within %.0fms, the longest %.0fms', $p50 * 1000, $took[-1] * 1000 );

@@ -166,8 +166,7 @@ for my $n ( 1 .. 3 ) {
 }
 my $before = $backend->requests( timer => 'over' );
 ok( $backend->wait_requests( $before + 5, timer => 'over' ) >= $before + 5, 'killed again and again: it goes on' );
-my @late = grep { $_->{headers}{'x-late'} > 1 } $backend->requests( timer => 'over' );
-is( scalar @late, 0, 'and no attempt comes after the next due time' );
+none_of { $_->{headers}{'x-late'} > 1 } 'and no attempt comes after the next due time', $backend->requests( timer => 'over' );
 $nginx->stop;
 no_doubles( 'killed again and again', $backend->requests( timer => 'over' ) );
 

@@ -49,7 +49,7 @@ sub all_of_them {
 my $all = $api->all;
 is( $all->{state}, 'ok', 'JSON: the state is ok' );
 all_of_them( 'JSON', map { $_->{name} } @{ $all->{timers} } );
-is( scalar( grep { keys %$_ != keys %{ $all->{timers}[0] } } @{ $all->{timers} } ), 0, 'JSON: with the same fields' );
+none_of { keys %$_ != keys %{ $all->{timers}[0] } } 'JSON: with the same fields', @{ $all->{timers} };
 
 my $metrics = $api->metrics;
 ok( $metrics, 'metrics: valid' );
@@ -57,8 +57,7 @@ my %families;
 for my $series ( keys %$metrics ) {
     push @{ $families{$1} }, $2 if $series =~ /\A(\w+)\{timer="([^"]+)"/ && $1 ne 'nginx_timer_runs_total';
 }
-my @short = grep { @{ $families{$_} } != $count } sort keys %families;
-is( "@short", '', 'metrics: no family lacks a timer' );
+none_of { @{ $families{$_} } != $count } 'metrics: no family lacks a timer', sort keys %families;
 all_of_them( 'metrics', @{ $families{nginx_timer_info} } );
 is( scalar( grep {/\Anginx_timer_runs_total\{/} keys %$metrics ), 6 * $count, 'metrics: six outcomes each' );
 
@@ -106,7 +105,7 @@ for my $path (qw( /timers /metrics /text /health / )) {
 # While a client has not read its answer to the end, others are answered, as many as come.
 my $large = TimerTest::Api->new( $nginx, worker => [$worker] );
 $large->say( 'GET', '/status/timers' );
-is( scalar( grep { $other->ask("/timers/t$_")->{status} != 200 } 1 .. 50 ), 0, 'others are answered while it waits' );
+none_of { $other->ask("/timers/t$_")->{status} != 200 } 'others are answered while it waits', 1 .. 50;
 all_of_them( 'and then', $large->hear->{body} =~ /^\{"name":"([^"]+)"/mg );
 
 # Orders.

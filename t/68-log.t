@@ -91,17 +91,17 @@ sub printable {
     my @lines = ( $nginx->log_lines(qr/./), split /\n/, slurp($fallback) );
     my @of    = grep {/timer: "/} @lines;
     cmp_ok( scalar @of, '>=', 2 * @names, 'many lines are of runs' );
-    is( join( "\n", grep { 1 != ( () = /timer: "/g ) || 1 != ( () = /\brun: $id\b/g ) } @of ), '', 'each with its context once' );
-    is( join( "\n", grep {/client: /} @of ), '', 'none with a client' );
+    none_of { 1 != ( () = /timer: "/g ) || 1 != ( () = /\brun: $id\b/g ) } 'each with its context once', @of;
+    none_of {/client: /} 'none with a client', @of;
     my %runs_of;
     /timer: "([^"]+)", run: ($id)/ and $runs_of{$1}{$2} = 1 for @of;
     is( join( ' ', map {"$_ " . keys %{ $runs_of{$_} }} sort keys %runs_of ), join( ' ', map {"$_ 1"} sort @names ), 'all of a run with the same id' );
-    is( join( "\n", grep { /\[(?:warn|error)\]/ && !/timer: "|client: / } @lines ), '', 'no line is without a context' );
+    none_of { !/timer: "|client: / } 'no line is without a context', grep {/\[(?:warn|error)\]/} @lines;
 
     # A client's line is the client's.
     my ($client) = $nginx->log_lines(qr/connect\(\) failed .*client: 127\.0\.0\.1/);
     like( $client // '', qr{, client: 127\.0\.0\.1, server: localhost, request: "GET /client/ HTTP}, 'a client has its own context' );
-    unlike( $client // '', qr/timer|run: /, 'and no other' );
+    lacks( $client, qr/timer|run: /, 'and no other' );
     $nginx->stop;
 }
 
@@ -148,7 +148,7 @@ sub printable {
     $nginx->signal( 'KILL', $_ ) for @old;
     $due = ( $backend->requests( timer => 'own' ) )[1]{headers}{'x-due'};
     $own->( qr/\[error\] \d+#\d+: timer "own": run interrupted: process $old[0] died, due \Q$due\E, timer: "own", run: $id$/, 'a run whose worker has died' );
-    is( join( "\n", grep { /timer(?:: )?"own"/ && !/client: / } $nginx->log_lines(qr/./) ), '', 'and the other log nothing' );
+    none_of { !/client: / } 'and the other log nothing', $nginx->log_lines(qr/timer:? "own"/);
     $nginx->stop('TERM');
 }
 
@@ -306,9 +306,8 @@ for my $kind ( sort keys %odd ) {
     like( $notice, qr/timers\.state"\z/, "$kind: as a whole" ) if $kind eq 'bytes';
 
     $nginx->stop;
-    my @odd = grep { !/\A\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d \[[a-z]+\] \d+#\d+: / || length > 2047 || !utf8::decode( my $copy = $_ ) || /[\x00-\x1f\x7f]/ }
-        split /\n/, $nginx->log;
-    is( scalar @odd, 0, "$kind: each line is one, of text" ) or diag printable(@odd);
+    none_of { !/\A\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d \[[a-z]+\] \d+#\d+: / || length > 2047 || !utf8::decode( my $copy = $_ ) || /[\x00-\x1f\x7f]/ }
+    "$kind: each line is one, of text", split /\n/, $nginx->log;
 }
 
 done_testing;

@@ -119,7 +119,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
     my @mends = $nginx->log_lines(qr/timer "mends": (?:run failed|succeeded after)/);
     my @rows  = map { /succeeded/ ? '|' : 'F' } @mends;
     like( join( '', @rows ), qr/\AF\|(?:F\|){2,}F?\z/, 'each further row has its first line at once' ) or diag join "\n", @mends;
-    is( scalar( grep {/more left out/} @mends ), 0, 'and tells of none before it' );
+    none_of {/more left out/} 'and tells of none before it', @mends;
     $nginx->stop;
 }
 

@@ -138,7 +138,7 @@ my @lost = lost_dues( 1000, $began, due_ms($last) / 1000, $backend->requests( ti
 none_lost( 'each of its due times', @lost );
 @lost = lost_dues( 1000, $began + 1, due_ms($last) / 1000 - 1, $backend->requests( timer => 'jitter' ) );
 none_lost( 'and each of one whose starts are put off by jitter', @lost );
-is( ( grep { $_->{arrived} < due_ms($_) / 1000 } $backend->requests( timer => 'jitter' ) ), 0, 'never before its time' );
+none_of { $_->{arrived} < due_ms($_) / 1000 } 'never before its time', $backend->requests( timer => 'jitter' );
 for my $r ( $backend->requests( timer => 'slow' ) ) {
     my $due = due_ms($r) / 1000;
     cmp_ok( $r->{arrived} - $due - $beat->still( $due, $r->{arrived} ), '<', 1 * $TimerTest::SLOW, "on time: $r->{headers}{'x-due'}" );

@@ -75,7 +75,7 @@ spew( $nginx->prefix . '/html/ssi.html',  '<!--#include virtual="/part/1" --><!-
 
 my ( $ok, $out ) = $nginx->test_conf;
 ok( $ok, 'accepted' );
-unlike( $out, qr/$TimerTest::Nginx::BAD_LINE/m, 'nothing found by reading the configuration' );
+lacks( $out, qr/$TimerTest::Nginx::BAD_LINE/m, 'nothing found by reading the configuration' );
 
 $nginx->start;
 ok( $nginx->wait_log(qr/timer "$_": run $end{$_}/), "$_: $end{$_}" ) for sort keys %end;

@@ -3,8 +3,14 @@ package TimerTest;
 # What all test files share: deadlines, free ports, scratch directories, commands with a time limit.
 #
 #     use TimerTest;
-#     wait_until { -s $file } 'the file has grown' or die;
+#     wait_until { -s $file };
 #     my $port = free_port();
+#     none_of { $_->{status} == 502 } 'none has failed', @runs;
+#     lacks( $answer->{body}, qr/secret/, 'nothing is told' );
+#
+# What is waited for in vain is a failed test, wait_until's in void context, that of all other wait_*
+# in any: nobody has to look at what they answer. That something is not there is said by none_of and
+# lacks, which fail where there is nothing to look at.
 #
 # Nothing here or in TimerTest::* sleeps and hopes.  Everything waits for an event, with a deadline
 # that is generous: a test that passes does not come near it, so its length costs nothing.
@@ -23,10 +29,11 @@ use File::Temp ();
 use IO::Select ();
 use IO::Socket::INET ();
 use POSIX qw( WNOHANG );
+use Test::More ();
 use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
-    wait_until deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
+    wait_until poll_until in_vain none_of lacks deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
     spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module share_binaries
 );
 
@@ -50,9 +57,45 @@ my @port_locks;
 
 sub deadline { return time + ( shift // $DEADLINE ) * $SLOW }
 
-# wait_until { CONDITION } SECONDS: polls until CONDITION is true and answers its value, or false
-# at the deadline.
+# wait_until { CONDITION } SECONDS: polls until CONDITION is true and answers its value; at the
+# deadline false, which is a failed test where nobody looks at it.
 sub wait_until(&;$) {
+    my ( $condition, $seconds ) = @_;
+    my $value = poll_until( $condition, $seconds );
+    in_vain('a condition') if !$value && !defined wantarray;
+    return $value;
+}
+
+# A failed test, with what was waited for, and what was seen instead.
+sub in_vain {
+    my ( $what, @seen ) = @_;
+    my $level = 0;
+    $level++ while ( caller $level )[0] =~ /\ATimerTest\b/;
+    local $Test::Builder::Level = $level + 2;
+    Test::More::fail("waited in vain for $what");
+    Test::More::diag( join "\n", @seen > 10 ? ( '...', @seen[ -10 .. -1 ] ) : @seen ) if @seen;
+    return 0;
+}
+
+# One test: the block is true of none of these, and there are some.
+sub none_of(&$@) {
+    my ( $is, $title, @all ) = @_;
+    my @found = grep { $is->() } @all;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::ok( @all && !@found, $title )
+        || Test::More::diag( @all ? Test::More::explain( @found > 10 ? @found[ 0 .. 9 ] : @found ) : 'there is nothing to look at' );
+}
+
+# One test: the text matches nowhere, and there is one.
+sub lacks {
+    my ( $text, $pattern, $title ) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::fail($title) || Test::More::diag('there is no text') if !length( $text // '' );
+    return Test::More::unlike( $text, $pattern, $title );
+}
+
+# As wait_until, for who knows what else to do.
+sub poll_until {
     my ( $condition, $seconds ) = @_;
 
     my $end   = deadline($seconds);
@@ -240,7 +283,7 @@ sub stop_process {
 sub reap {
     my ( $pid, $seconds ) = @_;
     my $status;
-    wait_until { waitpid( $pid, WNOHANG ) == $pid and defined( $status = $? ) } $seconds;
+    poll_until( sub { waitpid( $pid, WNOHANG ) == $pid and defined( $status = $? ) }, $seconds );
     return $status;
 }
 
@@ -248,7 +291,7 @@ sub reap {
 sub stand_still {
     my @pids = @_;
     kill 'STOP', @pids;
-    return wait_until { @pids == grep { _state($_) eq 'T' } @pids };
+    return poll_until( sub { @pids == grep { _state($_) eq 'T' } @pids } ) || in_vain("@pids to stand still");
 }
 
 # Is there such a process, and not as a zombie?

@@ -64,7 +64,7 @@ sub is_well {
     my ( $ask, $want, $title ) = @_;
     my $got;
     my $is = ref $want ? sub { $got =~ $want } : sub { $got eq $want };
-    wait_until { $got = $ask->() // ''; $is->() || $beat->still( $^T, time ) < 4 };
+    poll_until( sub { $got = $ask->() // ''; $is->() || $beat->still( $^T, time ) < 4 } );
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return ref $want ? Test::More::like( $got, $want, $title ) : Test::More::is( $got, $want, $title );
 }

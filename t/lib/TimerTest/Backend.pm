@@ -118,15 +118,24 @@ sub _matches {
     return 1;
 }
 
-# Waits for N such requests (ended => 1: that have ended); answers those there are.
+# Waits for N such requests (ended => 1: that have ended); answers those there are. Fewer are a failed
+# test.
 sub wait_requests {
     my ( $self, $count, %match ) = @_;
     my ( $ended, $within ) = delete @match{qw( ended within )};
     my @found;
-    wait_until {
-        @found = grep { !$ended || $_->{ended} } $self->requests(%match);
-        @found >= $count;
-    } $within;
+    my $enough = poll_until(
+        sub {
+            @found = grep { !$ended || $_->{ended} } $self->requests(%match);
+            @found >= $count;
+        },
+        $within
+    );
+    if ( !$enough ) {
+        my @like = map {"$_ $match{$_}"} sort keys %match;
+        my $had  = join ', ', scalar(@found) . ' of those', scalar( $self->requests ) . ' in all';
+        in_vain( join( ' ', "$count requests", $ended ? 'that have ended' : (), @like ), $had );
+    }
     return @found;
 }
 

@@ -24,7 +24,7 @@ sub start {
     # Not by its output: whatever perl itself has to say goes there, too.
     spawn( "$self->{file}.log", $^X, '-MTime::HiRes=time,sleep', '-e',
         "open OUT, '>', shift or die; while (getppid == $$) { syswrite OUT, pack 'd', time; sleep $EVERY }", $self->{file} );
-    wait_until { -s $self->{file} };
+    wait_until { -s $self->{file} } or die 'no beat';
     return $self;
 }
 
@@ -32,7 +32,7 @@ sub start {
 sub pauses {
     my ( $self, $to, $longer ) = @_;
     my @beats;
-    wait_until { @beats = unpack 'd*', slurp( $self->{file} ); @beats && $beats[-1] > $to };
+    wait_until { @beats = unpack 'd*', slurp( $self->{file} ); @beats && $beats[-1] > $to } or die 'no beat';
     return grep { $_->[1] - $_->[0] > $longer } map { [ @beats[ $_ - 1, $_ ] ] } 1 .. $#beats;
 }
 

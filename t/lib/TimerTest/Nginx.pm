@@ -162,7 +162,7 @@ sub start {
     if ( $self->{daemon} ) {
         my $status = reap($child);
         croak "nginx did not start: " . $self->output if !defined $status || $status != 0;
-        wait_until { slurp("$self->{prefix}/logs/nginx.pid") =~ /\d/ };
+        wait_until { slurp("$self->{prefix}/logs/nginx.pid") =~ /\d/ } or croak 'no pid file';
         ( $self->{pid} ) = slurp("$self->{prefix}/logs/nginx.pid") =~ /(\d+)/;
         delete $self->{child};
     }
@@ -173,7 +173,8 @@ sub start {
     # Not by one worker only, while the master has still to start the others.
     my $whole = sub { !$self->{master} || children_of( $self->{pid} ) >= $self->{workers} };
     my $ready = $option{ready} // sub { $self->get('/ready')->{status} == 200 && $whole->() };
-    wait_until { $ready->() || !$self->alive };
+    my $is_ready = wait_until { $ready->() || !$self->alive };
+    croak 'nginx is not ready: ' . $self->_tail if !$is_ready;
     if ( !$self->alive ) {
         my $output = $self->output;
         $self->kill_all;
@@ -234,10 +235,12 @@ sub workers {
     return grep { $child{$_} && !$leaving{$_} } $log =~ /: start worker process (\d+)$/mg;
 }
 
-# Waits until all these processes are gone; true if they are.
+# Waits until all these processes are gone; true if they are, else a failed test.
 sub wait_gone {
     my ( $self, $pids, $seconds ) = @_;
-    return wait_until { !grep { is_alive($_) } @$pids } $seconds;
+    my @alive;
+    return poll_until( sub { !( @alive = grep { is_alive($_) } @$pids ) }, $seconds )
+        || in_vain( "the end of @$pids", "@alive live" );
 }
 
 # The pid of the worker in a slot, from the module's own line at each worker's start; the newest, and
@@ -245,10 +248,11 @@ sub wait_gone {
 sub worker_in_slot {
     my ( $self, $slot ) = @_;
     my $pid;
-    wait_until {
+    my $there = sub {
         my @pids = $self->log =~ /(\d+)#\d+: timer: \d+ timers? in this worker, slot $slot\b/g;
         ($pid) = grep { is_alive($_) && !$self->{old}{$_} } reverse @pids;
     };
+    poll_until($there) || in_vain("a worker in slot $slot");
     return $pid;
 }
 
@@ -258,19 +262,22 @@ sub log_lines {
     return grep {/$pattern/} @{ $self->_lines };
 }
 
-# Waits until at least N lines match; answers how many do, 0 if the deadline came first.
+# Waits until at least N lines match; answers how many do, or 0, with a failed test, if the deadline
+# came first.
 sub wait_log {
     my ( $self, $pattern, $count, $seconds ) = @_;
     $count //= 1;
 
     my ( $found, $next ) = ( 0, 0 );
-    return wait_until {
+    my $enough = sub {
         my $lines = $self->_lines;
         $found += grep {/$pattern/} @$lines[ $next .. $#$lines ];
         $next = @$lines;
-        $found >= $count ? $found : 0;
-    }
-    $seconds;
+        $found >= $count;
+    };
+    return $found if poll_until( $enough, $seconds );
+    in_vain( "$count log lines $pattern", "$found of those" );
+    return 0;
 }
 
 # The whole lines of the error log; what was read once is kept.
@@ -308,13 +315,13 @@ sub stub_status {
     return \%number;
 }
 
-# Waits until the master, and with it everything, has ended; answers its wait status or ''.
+# Waits until the master, and with it everything, has ended; answers its wait status or ''. Else a
+# failed test.
 sub wait_exit {
     my ( $self, $seconds ) = @_;
     my @workers = children_of( $self->{pid} );
-    wait_until { !$self->alive } $seconds or return;
-    wait_until { !grep { is_alive($_) } @workers } $seconds or return;
-    return $self->{status} // '';
+    my $ended = poll_until( sub { !$self->alive }, $seconds ) || in_vain( 'the end of nginx', $self->_tail );
+    return $ended && $self->wait_gone( \@workers, $seconds ) ? $self->{status} // '' : undef;
 }
 
 # Ends nginx with a signal (QUIT) and tests that it went and that its log is clean.
@@ -365,7 +372,7 @@ sub kill_all {
     my @pids = $self->{pid} ? ( $self->{pid}, children_of( $self->{pid} ) ) : ();
     if ( $self->alive ) {
         kill 'KILL', @pids;
-        wait_until { !$self->alive } 5;
+        poll_until( sub { !$self->alive }, 5 );
     }
     @running = grep { $_ != $self } @running;
     return;

@@ -103,30 +103,35 @@ sub overlaps {
     return @found;
 }
 
+# One test each, of requests that there are.
 sub no_doubles {
     my ( $title, @requests ) = @_;
-    my @found = doubles(@requests);
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return Test::More::is( scalar @found, 0, "$title: no due time twice" )
-        || Test::More::diag( join "\n", _few(@found) );
+    return _none_found( "$title: no due time twice", \@requests, doubles(@requests) );
 }
 
 sub no_overlaps {
     my ( $title, $killed, @requests ) = @_;
-    my @found = overlaps( $killed, @requests );
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return Test::More::is( scalar @found, 0, "$title: one at a time" )
-        || Test::More::diag( join "\n", _few(@found) );
+    return _none_found( "$title: one at a time", \@requests, overlaps( $killed, @requests ) );
+}
+
+sub _none_found {
+    my ( $title, $requests, @found ) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::fail($title) || Test::More::diag('there are no requests of a timer') if !grep { $_->{headers}{'x-timer'} } @$requests;
+    return Test::More::is( scalar @found, 0, $title ) || Test::More::diag( join "\n", _few(@found) );
 }
 
 sub _few { return @_ > 10 ? ( @_[ 0 .. 9 ], '...' ) : @_ }
 
 # The due times of "every=N offset=0" in milliseconds that lie in FROM .. TO (seconds) and have no
-# request among these.
+# request among these. A time in which there is no due time at all is a failed test.
 sub lost_dues {
     my ( $every, $from, $to, @requests ) = @_;
     my %seen = map { due_ms($_) => 1 } @requests;
     my @lost;
+    in_vain("a due time of every=${every}ms from $from to $to") if ceil( $from * 1000 / $every ) * $every > $to * 1000;
     for ( my $due = ceil( $from * 1000 / $every ) * $every; $due <= $to * 1000; $due += $every ) {
         push @lost, $due if !$seen{$due};
     }
@@ -158,11 +163,13 @@ sub logged {
         || Test::More::diag( join "\n", "no $pattern in", _few( $nginx->log_lines(qr/\[(?:warn|error|crit|alert|emerg)\]/) ) );
 }
 
-# One test: the log has exactly so many such lines.
+# One test: the log has exactly so many such lines; none only if it has others of this module.
 sub logged_times {
     my ( $nginx, $pattern, $count, $title ) = @_;
     my @lines = $nginx->log_lines($pattern);
     local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return Test::More::fail($title) || Test::More::diag('the log has no line of a timer')
+        if !$count && !$nginx->log_lines(qr/\d+#\d+: (?:\*\d+ )?timer(?:: | ")/);
     return Test::More::is( scalar @lines, $count, $title ) || Test::More::diag( join "\n", _few(@lines) );
 }
 
@@ -234,10 +241,11 @@ sub start_upgrade {
     my $pids = $nginx->prefix . '/logs/nginx.pid';
     $nginx->signal( 'USR2', $old );
     my $new;
-    wait_until {
+    my $there = sub {
         ($new) = slurp($pids) =~ /(\d+)/;
         $new && $new != $old && is_alive($new) && children_of($new) >= $nginx->{workers};
     };
+    poll_until($there) || in_vain( 'a new master', $nginx->log_lines(qr/\[(?:error|crit|alert|emerg)\]/) );
     return $new;
 }
 

@@ -125,11 +125,10 @@ sub await {
         for my $pattern ( split /\n/, Test::Nginx::Util::expand_env_in_text( $text, $name, {} ) ) {
             next if $pattern eq '';
             my $content = '';
-            wait_until {
+            my $found = wait_until {
                 $content = $section eq 'backend' ? _backend_text() : slurp( $file{$section} );
                 $content =~ /$pattern/m;
             };
-            my $found = $content =~ /$pattern/m;
             Test::More::ok( $found, "$name - $section: $pattern" )
                 or $section eq 'wait_log' ? Test::More::diag( _notable($content) ) : Test::More::diag($content);
         }

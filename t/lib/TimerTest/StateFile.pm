@@ -22,6 +22,7 @@ use Exporter qw( import );
 use Fcntl qw( :DEFAULT :seek );
 use List::Util qw( max sum0 );
 use POSIX ();
+use Test::More ();
 use TimerTest;
 
 our @EXPORT = qw( read_state wait_record dues_between account lock_record tear_record );
@@ -109,17 +110,19 @@ sub _record {
     return \%record;
 }
 
-# Waits until the condition holds for a timer's record, in $_; answers the record, or nothing.
+# Waits until the condition holds for a timer's record, in $_; answers the record, or nothing, with a
+# failed test.
 sub wait_record {
     my ( $path, $name, $condition, $seconds ) = @_;
     my $record;
-    my $holds = wait_until {
+    my $holds = sub {
         $record = read_state($path)->{$name};
         local $_ = $record;
         $record && $condition->();
-    }
-    $seconds;
-    return $holds ? $record : ();
+    };
+    return $record if poll_until( $holds, $seconds );
+    in_vain( "a record of \"$name\"", Test::More::explain($record) );
+    return undef;
 }
 
 # How many due times of "every=N offset=O" lie later than FROM, and not later than TO; milliseconds.
@@ -159,8 +162,8 @@ sub lock_record {
     my ( $path, $name, $part ) = @_;
     my $fh    = _open($path);
     my $flock = pack 's! s! x![q] q q i x![q]', F_WRLCK, SEEK_SET, _part_at( $path, $name, $part ), 1, 0;
-    my $taken = wait_until { fcntl $fh, F_OFD_SETLK, $flock };
-    return $taken && $fh;
+    wait_until { fcntl $fh, F_OFD_SETLK, $flock } or croak "fcntl: $!";
+    return $fh;
 }
 
 # Makes the checksum of a part wrong, as it is while somebody writes; calling the answer makes it right. To

@@ -99,6 +99,12 @@ rule_for(enum call call, int fd, const char *one, const char *other)
     int named = 0, saved = errno;
     struct rule *found = NULL;
 
+    /* A file that is opened again by its descriptor. */
+    if (one != NULL && strncmp(one, "/proc/self/fd/", 14) == 0) {
+        fd = atoi(one + 14);
+        one = NULL;
+    }
+
     for (int i = 0; rules != NULL && i < RULES; i++) {
         struct rule *r = &rules[i];
         if (!__atomic_load_n(&r->active, __ATOMIC_ACQUIRE) || !(r->calls & (1u << call))) continue;
@@ -109,8 +115,7 @@ rule_for(enum call call, int fd, const char *one, const char *other)
                 name_of(fd, name, sizeof(name));
                 named = 1;
             }
-            if (!(one == NULL ? strstr(name, r->name) != NULL
-                              : strstr(one, r->name) != NULL || (other != NULL && strstr(other, r->name) != NULL)))
+            if (strstr(one == NULL ? name : one, r->name) == NULL && (other == NULL || strstr(other, r->name) == NULL))
                 continue;
         }
         uint64_t n = __atomic_add_fetch(&r->seen, 1, __ATOMIC_ACQ_REL);

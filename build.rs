@@ -2,7 +2,7 @@
 //! for each capability this nginx was built with (`"threads"`, `"http_cache"`, `"pcre2"`, ...).
 //! Without the feature `nginx` there is no nginx-sys, and no capability is set.
 //!
-//! Compiles `src/nginx/bits.c` with that nginx's headers.
+//! Compiles the C of `src/nginx` with that nginx's headers.
 
 use std::env;
 
@@ -21,22 +21,27 @@ fn main() {
     }
 
     #[cfg(feature = "nginx")]
-    compile_bits();
+    compile_c();
 }
 
 #[cfg(feature = "nginx")]
-fn compile_bits() {
-    let source = "src/nginx/bits.c";
-    println!("cargo::rerun-if-changed={source}");
+fn compile_c() {
+    let sources = ["src/nginx/bits.c", "src/nginx/layout.c"];
+    for source in sources {
+        println!("cargo::rerun-if-changed={source}");
+    }
     println!("cargo::rerun-if-env-changed=DEP_NGINX_INCLUDE");
     println!("cargo::rerun-if-env-changed=DEP_NGINX_CFLAGS");
     let include = env::var_os("DEP_NGINX_INCLUDE").unwrap_or_default();
     let flags = env::var("DEP_NGINX_CFLAGS").unwrap_or_default();
 
     let mut build = cc::Build::new();
-    build.file(source).includes(env::split_paths(&include));
+    build
+        .files(sources)
+        .includes(env::split_paths(&include))
+        .flag_if_supported("-Wno-unused-parameter");
     for flag in flags.split_whitespace() {
         build.flag(flag);
     }
-    build.compile("ngx_http_timer_bits");
+    build.compile("ngx_http_timer_c");
 }

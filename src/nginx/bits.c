@@ -1,5 +1,6 @@
 /*
- * The bit-fields of a request, for bits.rs: where the compiler that builds nginx has put them.
+ * The bit-fields of a request and what follows them, for bits.rs: where the compiler that builds
+ * nginx has put them. And the places of all other fields that are used, to be compared.
  */
 
 #include <ngx_config.h>
@@ -22,9 +23,26 @@
     }
 
 
-GET(count)
+#define GET_POINTER(field)                                                    \
+    u_char *                                                                  \
+    ngx_http_timer_get_##field(const ngx_http_request_t *r)                   \
+    {                                                                         \
+        return r->field;                                                      \
+    }
+
+#define SET_POINTER(field)                                                    \
+    void                                                                      \
+    ngx_http_timer_set_##field(ngx_http_request_t *r, u_char *value)          \
+    {                                                                         \
+        r->field = value;                                                     \
+    }
+
+
 GET(buffered)
+GET(complex_uri)
+GET(count)
 GET(header_only)
+GET(quoted_uri)
 
 SET(count)
 SET(http_major)
@@ -39,3 +57,180 @@ SET(stat_reading)
 SET(stat_writing)
 SET(valid_location)
 SET(valid_unparsed_uri)
+
+GET_POINTER(args_start)
+GET_POINTER(host_end)
+GET_POINTER(host_start)
+GET_POINTER(uri_end)
+
+SET_POINTER(uri_end)
+SET_POINTER(uri_start)
+
+
+typedef struct {
+    const char  *name;
+    size_t       place;
+} ngx_http_timer_place_t;
+
+
+#define FIELD(structure, field)                                               \
+    { #structure "." #field, offsetof(structure, field) }
+
+#define SIZE(structure)                                                       \
+    { #structure, sizeof(structure) }
+
+
+/* as in bits.rs, in the same order */
+
+const ngx_http_timer_place_t  ngx_http_timer_places[] = {
+    FIELD(ngx_connection_t, data),
+    FIELD(ngx_connection_t, read),
+    FIELD(ngx_connection_t, write),
+    FIELD(ngx_connection_t, fd),
+    FIELD(ngx_connection_t, recv),
+    FIELD(ngx_connection_t, send),
+    FIELD(ngx_connection_t, recv_chain),
+    FIELD(ngx_connection_t, send_chain),
+    FIELD(ngx_connection_t, sent),
+    FIELD(ngx_connection_t, log),
+    FIELD(ngx_connection_t, pool),
+    FIELD(ngx_connection_t, sockaddr),
+    FIELD(ngx_connection_t, socklen),
+    FIELD(ngx_connection_t, addr_text),
+    FIELD(ngx_connection_t, local_sockaddr),
+    FIELD(ngx_connection_t, local_socklen),
+    FIELD(ngx_connection_t, buffer),
+    FIELD(ngx_connection_t, number),
+    FIELD(ngx_connection_t, start_time),
+    FIELD(ngx_event_t, data),
+    FIELD(ngx_event_t, handler),
+    FIELD(ngx_event_t, log),
+    FIELD(ngx_event_t, timer),
+    FIELD(ngx_event_t, queue),
+    FIELD(ngx_http_request_t, connection),
+    FIELD(ngx_http_request_t, ctx),
+    FIELD(ngx_http_request_t, main_conf),
+    FIELD(ngx_http_request_t, srv_conf),
+    FIELD(ngx_http_request_t, loc_conf),
+    FIELD(ngx_http_request_t, read_event_handler),
+    FIELD(ngx_http_request_t, write_event_handler),
+    FIELD(ngx_http_request_t, pool),
+    FIELD(ngx_http_request_t, headers_in),
+    FIELD(ngx_http_request_t, headers_out),
+    FIELD(ngx_http_request_t, method),
+    FIELD(ngx_http_request_t, http_version),
+    FIELD(ngx_http_request_t, request_line),
+    FIELD(ngx_http_request_t, uri),
+    FIELD(ngx_http_request_t, args),
+    FIELD(ngx_http_request_t, unparsed_uri),
+    FIELD(ngx_http_request_t, method_name),
+    FIELD(ngx_http_request_t, http_protocol),
+    FIELD(ngx_http_request_t, main),
+    FIELD(ngx_http_request_t, postponed),
+    FIELD(ngx_http_request_t, phase_handler),
+    FIELD(ngx_http_request_t, err_status),
+    FIELD(ngx_http_request_t, log_handler),
+    FIELD(ngx_http_request_t, cleanup),
+    FIELD(ngx_http_headers_in_t, headers),
+    FIELD(ngx_http_headers_in_t, host),
+    FIELD(ngx_http_headers_in_t, server),
+    FIELD(ngx_http_headers_in_t, content_length_n),
+    FIELD(ngx_http_headers_out_t, headers),
+    FIELD(ngx_http_headers_out_t, status),
+    FIELD(ngx_http_headers_out_t, content_type),
+    FIELD(ngx_http_headers_out_t, content_type_len),
+    FIELD(ngx_http_headers_out_t, content_type_lowcase),
+    FIELD(ngx_http_headers_out_t, content_length_n),
+    FIELD(ngx_buf_t, pos),
+    FIELD(ngx_buf_t, last),
+    FIELD(ngx_buf_t, file_pos),
+    FIELD(ngx_buf_t, file_last),
+    FIELD(ngx_buf_t, start),
+    FIELD(ngx_buf_t, end),
+    FIELD(ngx_http_core_loc_conf_t, name),
+    FIELD(ngx_http_core_loc_conf_t, loc_conf),
+    FIELD(ngx_http_core_loc_conf_t, handler),
+    FIELD(ngx_http_core_loc_conf_t, send_timeout),
+    FIELD(ngx_http_core_loc_conf_t, send_lowat),
+    FIELD(ngx_http_core_loc_conf_t, log_subrequest),
+    FIELD(ngx_http_core_loc_conf_t, error_log),
+    FIELD(ngx_http_core_srv_conf_t, server_names),
+    FIELD(ngx_http_core_srv_conf_t, ctx),
+    FIELD(ngx_http_core_srv_conf_t, server_name),
+    FIELD(ngx_http_core_srv_conf_t, connection_pool_size),
+    FIELD(ngx_http_core_srv_conf_t, merge_slashes),
+    FIELD(ngx_http_core_main_conf_t, phases),
+    FIELD(ngx_http_core_main_conf_t, phase_engine),
+    FIELD(ngx_http_conf_ctx_t, main_conf),
+    FIELD(ngx_http_conf_ctx_t, srv_conf),
+    FIELD(ngx_http_conf_ctx_t, loc_conf),
+    FIELD(ngx_http_connection_t, addr_conf),
+    FIELD(ngx_http_connection_t, conf_ctx),
+    FIELD(ngx_http_addr_conf_t, default_server),
+    FIELD(ngx_http_log_ctx_t, connection),
+    FIELD(ngx_http_log_ctx_t, request),
+    FIELD(ngx_http_log_ctx_t, current_request),
+    FIELD(ngx_http_phase_handler_t, checker),
+    FIELD(ngx_http_phase_handler_t, handler),
+    FIELD(ngx_http_phase_handler_t, next),
+    FIELD(ngx_http_variable_t, get_handler),
+    FIELD(ngx_http_compile_complex_value_t, cf),
+    FIELD(ngx_http_compile_complex_value_t, value),
+    FIELD(ngx_http_compile_complex_value_t, complex_value),
+    FIELD(ngx_variable_value_t, data),
+    FIELD(ngx_table_elt_t, hash),
+    FIELD(ngx_table_elt_t, key),
+    FIELD(ngx_table_elt_t, value),
+    FIELD(ngx_table_elt_t, lowcase_key),
+    FIELD(ngx_list_part_t, elts),
+    FIELD(ngx_list_part_t, nelts),
+    FIELD(ngx_list_part_t, next),
+    FIELD(ngx_array_t, elts),
+    FIELD(ngx_array_t, nelts),
+    FIELD(ngx_pool_t, log),
+    FIELD(ngx_pool_cleanup_t, handler),
+    FIELD(ngx_pool_cleanup_t, data),
+    FIELD(ngx_log_t, log_level),
+    FIELD(ngx_log_t, connection),
+    FIELD(ngx_log_t, handler),
+    FIELD(ngx_log_t, data),
+    FIELD(ngx_log_t, action),
+    FIELD(ngx_cycle_t, conf_ctx),
+    FIELD(ngx_cycle_t, pool),
+    FIELD(ngx_cycle_t, log),
+    FIELD(ngx_cycle_t, free_connection_n),
+    FIELD(ngx_cycle_t, reusable_connections_n),
+    FIELD(ngx_cycle_t, hostname),
+    FIELD(ngx_cycle_t, prefix),
+    FIELD(ngx_core_conf_t, master),
+    FIELD(ngx_core_conf_t, worker_processes),
+    FIELD(ngx_core_conf_t, user),
+    FIELD(ngx_core_conf_t, group),
+    FIELD(ngx_core_conf_t, pid),
+    FIELD(ngx_conf_t, args),
+    FIELD(ngx_conf_t, cycle),
+    FIELD(ngx_conf_t, pool),
+    FIELD(ngx_conf_t, log),
+    FIELD(ngx_conf_t, ctx),
+    FIELD(ngx_conf_t, conf_file),
+    FIELD(ngx_conf_file_t, file),
+    FIELD(ngx_conf_file_t, line),
+    FIELD(ngx_shm_zone_t, data),
+    FIELD(ngx_shm_zone_t, init),
+
+    SIZE(ngx_buf_t),
+    SIZE(ngx_event_t),
+    SIZE(ngx_http_addr_conf_t),
+    SIZE(ngx_http_complex_value_t),
+    SIZE(ngx_http_compile_complex_value_t),
+    SIZE(ngx_http_connection_t),
+    SIZE(ngx_http_log_ctx_t),
+    SIZE(ngx_http_phase_handler_t),
+    SIZE(ngx_http_server_name_t),
+    SIZE(ngx_log_t),
+    SIZE(ngx_table_elt_t),
+
+    { NULL, 0 }
+};
+
+const size_t  ngx_http_timer_request_size = sizeof(ngx_http_request_t);

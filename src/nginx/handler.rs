@@ -8,16 +8,15 @@ use nginx_sys::{
     ngx_str_t, ngx_table_elt_t,
 };
 
-use super::bytes;
 use super::conf::Parsing;
 use super::frame::Frame;
 use super::guard::guard;
 use super::location::Location;
 use super::log::{Level, Log};
 use super::module::{self, HttpModule};
-use super::rc;
 use super::reply;
 use super::response::Answer;
+use super::{bits, bytes, rc};
 use crate::os::memory;
 
 /// What answers the requests of a location.
@@ -156,7 +155,7 @@ impl<'a> ClientRequest<'a> {
     pub fn host(&self) -> Option<&'a [u8]> {
         let request = self.request();
         self.header("host").or_else(|| {
-            let (start, end) = (request.host_start, request.host_end);
+            let (start, end) = (bits::host_start(request), bits::host_end(request));
             let len = end.addr().checked_sub(start.addr()).filter(|len| *len > 0)?;
             // SAFETY: both point into the request's own buffers.
             (!start.is_null()).then(|| unsafe { bytes(ngx_str_t { len, data: start }) })

@@ -16,6 +16,7 @@ pub mod event;
 mod frame;
 mod guard;
 pub mod handler;
+mod layout;
 pub mod location;
 pub mod log;
 mod message;

@@ -15,7 +15,7 @@ use super::location::Location;
 use super::log::{Level, Log};
 use super::process::{self, Role};
 use super::zone::{self, Opening, Purpose, Unusable};
-use super::{access, connection, pool, rc};
+use super::{access, connection, layout, pool, rc};
 use crate::os::memory;
 
 /// What an http module has and does.
@@ -226,7 +226,10 @@ unsafe extern "C" fn merge<M: HttpModule>(
 }
 
 unsafe extern "C" fn preconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ngx_int_t {
-    hook(cf, M::before_configuration)
+    hook(cf, |parsing| {
+        layout::check(parsing)?;
+        M::before_configuration(parsing)
+    })
 }
 
 unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ngx_int_t {

@@ -24,34 +24,41 @@ pub(super) fn normalized(log: Log, uri: &[u8], merge_slashes: isize) -> Option<V
     // SAFETY: plain C data; the parsers read what is set below and their own fields.
     let mut connection: ngx_connection_t = unsafe { mem::zeroed() };
     connection.log = log.as_ptr();
-    // SAFETY: as above.
-    let mut request: ngx_http_request_t = unsafe { mem::zeroed() };
+    // As large as nginx has it, which may be more than the bindings know (BITS-1).
+    let size = bits::request_size().max(size_of::<ngx_http_request_t>());
+    let mut memory = vec![0_u64; size.div_ceil(size_of::<u64>())];
+    let r = memory.as_mut_ptr().cast::<ngx_http_request_t>();
+    // SAFETY: as above, and large enough; ends before nginx is called.
+    let request = unsafe { &mut *r };
     request.connection = &raw mut connection;
 
     // nginx's parser looks at the byte behind the URI, which in a request line is a blank.
     let mut line = uri.to_vec();
     line.push(b' ');
     let start = line.as_mut_ptr();
-    request.uri_start = start;
-    request.uri_end = start.wrapping_add(uri.len());
+    bits::set_uri_start(request, start);
+    bits::set_uri_end(request, start.wrapping_add(uri.len()));
 
     // SAFETY: the request's URI is set.
-    if unsafe { ngx_http_parse_uri(&raw mut request) } != rc::OK {
+    if unsafe { ngx_http_parse_uri(r) } != rc::OK {
         return None;
     }
     let mut path = vec![0_u8; uri.len() + 1];
+    // SAFETY: as before.
+    let request = unsafe { &mut *r };
     request.uri.data = path.as_mut_ptr();
-    if request.complex_uri() == 0 && request.quoted_uri() == 0 {
-        let args = request.args_start.addr();
+    if bits::complex_uri(request) == 0 && bits::quoted_uri(request) == 0 {
+        let args = bits::args_start(request).addr();
         let len = if args == 0 { uri.len() } else { args - 1 - start.addr() };
         return uri.get(..len).map(<[u8]>::to_vec);
     }
     let merge = usize::from(merge_slashes != 0);
     // SAFETY: as above, with room for a path that is no longer than the URI.
-    if unsafe { ngx_http_parse_complex_uri(&raw mut request, merge) } != rc::OK {
+    if unsafe { ngx_http_parse_complex_uri(r, merge) } != rc::OK {
         return None;
     }
-    path.truncate(request.uri.len);
+    // SAFETY: as before.
+    path.truncate(unsafe { (*r).uri.len });
     Some(path)
 }
 
@@ -70,8 +77,8 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
     }
     // SAFETY: the caller's promise; ends before nginx is called.
     let request = unsafe { &mut *r };
-    request.uri_start = uri.data;
-    request.uri_end = uri.data.wrapping_add(uri.len);
+    bits::set_uri_start(request, uri.data);
+    bits::set_uri_end(request, uri.data.wrapping_add(uri.len));
     request.unparsed_uri = uri;
     bits::set_valid_unparsed_uri(request, 1);
 
@@ -82,11 +89,11 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
 
     // SAFETY: as before.
     let request = unsafe { &mut *r };
-    let args = request.args_start;
+    let args = bits::args_start(request);
     let path_len = if args.is_null() { uri.len } else { args.addr() - 1 - uri.data.addr() };
     request.uri = ngx_str_t { len: path_len, data: uri.data };
 
-    if request.complex_uri() != 0 || request.quoted_uri() != 0 {
+    if bits::complex_uri(request) != 0 || bits::quoted_uri(request) != 0 {
         // SAFETY: the request's pool; HOST-13: may be null.
         let path = unsafe { ngx_pnalloc(request.pool, path_len) };
         if path.is_null() {
@@ -103,9 +110,10 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
 
     // SAFETY: as before.
     let request = unsafe { &mut *r };
-    let args = request.args_start;
-    if !args.is_null() && request.uri_end > args {
-        request.args = ngx_str_t { len: request.uri_end.addr() - args.addr(), data: args };
+    let args = bits::args_start(request);
+    let end = bits::uri_end(request);
+    if !args.is_null() && end > args {
+        request.args = ngx_str_t { len: end.addr() - args.addr(), data: args };
     }
     // SAFETY: the path is set.
     unsafe { nginx_sys::ngx_http_set_exten(r) };

@@ -43,21 +43,28 @@ pub enum Hold {
 }
 
 /// A timer of nginx's event loop; dropping it cancels it.
-pub struct Timer(Rc<Node>);
+pub struct Timer(Owner);
 
-/// A callback that is to run later in this turn of the event loop; dropping it cancels it.
-pub struct Posted(Rc<Node>);
+/// A callback that is to run later in this turn of the event loop; dropping it cancels it. A
+/// callback that panicked is not called again until it is posted anew.
+pub struct Posted(Owner);
 
-type Callback = Box<dyn FnMut() -> Next>;
+/// The one owner of a node; dropping it takes the node out of nginx's tree and queues.
+struct Owner(Rc<Node>);
+
+enum Callback {
+    Timer(Box<dyn FnMut() -> Next>),
+    Posted(Box<dyn FnMut()>),
+}
 
 /// What nginx's queue and tree link to.
 ///
 /// # Invariants
 ///
 /// The event's `data` points to the node itself, whose address is that of the `Rc`'s content and
-/// never changes; the event is in nginx's tree or queue only while a [`Timer`] or [`Posted`] keeps
-/// the node alive. The first fields have the shape of a connection with the descriptor -1, which
-/// nginx's debug log reads (HOST-6).
+/// never changes; the event is in nginx's tree or queue only while its [`Owner`] keeps the node
+/// alive; only a timer's is ever in the tree. The first fields have the shape of a connection with
+/// the descriptor -1, which nginx's debug log reads (HOST-6).
 #[repr(C)]
 struct Node {
     before_fd: [*const c_void; 3],
@@ -71,36 +78,25 @@ const _: () = assert!(mem::offset_of!(Node, fd) == mem::offset_of!(ngx_connectio
 
 /// The shortest wait: 0 ms, armed again and again, would starve the event loop (HOST-5).
 const SHORTEST_MS: usize = 1;
-/// When a callback panicked it is called again after this time.
+/// A timer whose callback panicked is called again after this time.
 const AFTER_PANIC: Next = Next::After(Duration::from_secs(1));
 
 impl Timer {
     /// A timer that is not armed yet.
     pub fn new(hold: Hold, callback: impl FnMut() -> Next + 'static) -> Self {
-        Self(Node::new(hold, Box::new(callback)))
+        Self(Owner(Node::new(hold, Callback::Timer(Box::new(callback)))))
     }
 
     /// Has the callback called after `after`, at least 1 ms; replaces what was armed before.
     pub fn arm(&self, after: Duration) {
-        self.0.arm(after);
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        self.0.cancel();
-        self.0.retire();
+        self.0.0.arm(after);
     }
 }
 
 impl Posted {
     /// A callback that is not posted yet.
-    pub fn new(mut callback: impl FnMut() + 'static) -> Self {
-        let callback = move || {
-            callback();
-            Next::Stop
-        };
-        Self(Node::new(Hold::Cancelable, Box::new(callback)))
+    pub fn new(callback: impl FnMut() + 'static) -> Self {
+        Self(Owner(Node::new(Hold::Cancelable, Callback::Posted(Box::new(callback)))))
     }
 
     /// Has the callback called after the events at hand; once, however often it was posted.
@@ -116,23 +112,18 @@ impl Posted {
 
     /// Takes it back.
     pub fn cancel(&self) {
-        let event = self.0.event.get();
-        // SAFETY: the node's invariant.
-        if unsafe { (*event).posted() } != 0 {
-            // SAFETY: it is posted, so its queue links are set.
-            unsafe { ngx_delete_posted_event(event) };
-        }
+        self.0.0.leave();
     }
 
     fn post_to(&self, queue: *mut ngx_queue_t) {
         // SAFETY: the node's invariant; HOST-1: the queue is this thread's.
-        unsafe { ngx_post_event(self.0.event.get(), queue) };
+        unsafe { ngx_post_event(self.0.0.event.get(), queue) };
     }
 }
 
-impl Drop for Posted {
+impl Drop for Owner {
     fn drop(&mut self) {
-        self.cancel();
+        self.0.leave();
         self.0.retire();
     }
 }
@@ -161,18 +152,24 @@ impl Node {
 
     fn arm(&self, after: Duration) {
         // HOST-4: a set timer would keep its old deadline if that is near.
-        self.cancel();
+        self.leave();
         let after_ms = usize::try_from(after.as_millis()).unwrap_or(usize::MAX / 2);
         // SAFETY: the invariant: the node outlives its place in the tree.
         unsafe { ngx_add_timer(self.event.get(), after_ms.max(SHORTEST_MS)) };
     }
 
-    fn cancel(&self) {
+    /// Takes the event out of nginx's tree and of its queues, whatever put it there.
+    fn leave(&self) {
         let event = self.event.get();
         // SAFETY: the invariant.
         if unsafe { (*event).timer_set() } != 0 {
             // SAFETY: it is in the tree.
             unsafe { ngx_del_timer(event) };
+        }
+        // SAFETY: the invariant.
+        if unsafe { (*event).posted() } != 0 {
+            // SAFETY: it is posted, so its queue links are set.
+            unsafe { ngx_delete_posted_event(event) };
         }
     }
 
@@ -187,7 +184,13 @@ impl Node {
         let Some(mut callback) = self.callback.take() else {
             return;
         };
-        let next = guard(AFTER_PANIC, &mut callback);
+        let next = match &mut callback {
+            Callback::Timer(callback) => guard(AFTER_PANIC, callback),
+            Callback::Posted(callback) => {
+                guard((), callback);
+                Next::Stop
+            }
+        };
         if self.dropped.get() {
             return;
         }

@@ -17,7 +17,7 @@ my $faults  = TimerTest::Faults->new;
 my $state   = scratch_dir() . '/timers.state';
 
 # Seen from the first call on: a start makes the file with all of these.
-my %made = map { $_ => $faults->count( $_, name => $_ eq 'open' ? "$state" : 'timers.state' ) } qw( open stat lock pwrite link sync );
+my %made = map { $_ => $faults->count( $_, name => $_ eq 'open' ? "$state" : 'timers.state' ) } qw( open stat lock pwrite sync );
 my %any  = map { $_ => $faults->count($_) } qw( eventfd getrandom );
 
 my $nginx = TimerTest::Nginx->new( faults => $faults, daemon => 1, workers => 2, state => $state, server => timer( $backend, 'x', 'every=50ms' ) );
@@ -41,7 +41,7 @@ cmp_ok( $faults->calls($other), '<', $faults->calls($mine), 'not of other worker
 my $second = $faults->fail( 'pwrite', error => 'EIO', nth => 2, times => 1, name => $state );
 ok( wait_until( sub { $faults->calls($second) >= 4 } ), 'calls go on after one that failed' );
 is( $faults->failures($second), 1, 'one has failed' );
-logged( $nginx, qr/\[crit\].* state file "\Q$state\E" write failed \(5: Input\/output error\)/, 'and nginx says so' );
+logged( $nginx, qr/\[crit\].* state file: pwrite\(\) "\Q$state\E" failed \(5: Input\/output error\)/, 'and nginx says so' );
 my $short = $faults->fail( 'pwrite', short => 16, name => $state, times => 3 );
 ok( wait_until( sub { $faults->failures($short) == 3 } ), 'writes may fall short' );
 my $seen = $backend->requests( timer => 'x' );

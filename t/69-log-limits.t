@@ -274,7 +274,7 @@ my $long = 'timer_timeout 10h; proxy_read_timeout 10h; proxy_send_timeout 10h; p
     my $clock  = start_nginx($server);
     my $nginx  = $clock->{nginx};
     my $file   = $nginx->prefix . '/timers.state';
-    my $crit   = sub { return qr/\[crit\] $_[0]#\d+: timer: state file "\Q$file\E" write failed \(27: File too large\)\z/ };
+    my $crit   = sub { return qr/\[crit\] $_[0]#\d+: timer: state file: pwrite\(\) "\Q$file\E" failed \(27: File too large\)\z/ };
     my $limit  = sub {
         my ( $pid, $bytes ) = @_;
         my ( $status, $out ) = run_command( 'prlimit', "--pid=$pid", "--fsize=$bytes:" );

@@ -77,7 +77,7 @@ sub judge_fallback {
     $nginx->start;
     ok( $backend->wait_requests( 3, timer => $name ), "$title: timers run" );
     is( $nginx->get('/ready')->{status}, 200, "$title: nginx serves" );
-    logged( $nginx, qr/\[warn\].* state file "\Q$file\E" open failed, state is kept in memory \($errno\)/, "$title: it is said" );
+    logged( $nginx, qr/\[warn\].* state file: open\(\) "\Q$file\E" failed, state is kept in memory \($errno\)/, "$title: it is said" );
     logged_times( $nginx, qr/\[(?:warn|error|crit)\].*state/, 1, "$title: once" );
     $nginx->reload_all;
     my $worker = $nginx->worker_in_slot(0);

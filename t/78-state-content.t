@@ -55,7 +55,6 @@ substr $header_damaged, 30, 1, chr( 1 ^ ord substr $header_damaged, 30, 1 );
 my $newer = $whole;
 substr $newer, 16, 4, pack 'V', 99;
 my %content = (
-    empty     => '',
     short     => substr( $whole, 0, 100 ),
     truncated => substr( $whole, 0, length($whole) - 5000 ),
     header    => $header_damaged,
@@ -87,6 +86,30 @@ for my $where (qw( named default )) {
         $nginx->stop;
         run_command( 'umount', $compiled_in ) if $where eq 'default' && $compiled_in;
     }
+}
+
+# An empty file is a new one: made beforehand, for the one user or as a mount of that file, or by a master that was
+# killed in the making.
+for my $mounted ( 0, 1 ) {
+    my $case = $mounted ? 'mounted' : 'made';
+    my ( $nginx, $file ) = new_nginx( 'named', server => $cases->timers($case) );
+    spew( $file, '' );
+    if ($mounted) {
+        my $source = scratch_dir() . '/source';
+        spew( $source, '' );
+        my ( $status, $out ) = run_command( 'mount', '--bind', $source, $file );
+        is( $status, 0, 'a mount of one file' ) or diag $out;
+    }
+    my $inode = ( stat $file )[1];
+    $nginx->start;
+    $cases->goes_on( $nginx, $case, "an empty file, $case" );
+    is( $cases->first_runs($case), 1, 'is a new one' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, $case, 'after a reload' );
+    logged_times( $nginx, qr/\[(?:warn|error|crit)\].*state/, 0, 'there is nothing to warn of' );
+    is( ( stat $file )[1], $inode, 'it is the same file' );
+    is( $cases->first_runs($case), 1, 'and no first run again' );
+    $nginx->stop;
 }
 
 # What is not ours at the default place is moved aside, not refused: the place is ours.

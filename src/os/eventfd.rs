@@ -4,7 +4,8 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use super::fault::{self, Call};
+use super::call::Call;
+use super::fault;
 
 /// A bell that any number of processes can ring, and that stays rung until it was heard.
 #[derive(Debug)]

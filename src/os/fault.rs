@@ -2,36 +2,7 @@
 //!
 //! In the module itself nothing fails here, and the questions compile to nothing.
 
-/// A system call of the state layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// pread(2).
-    Read,
-    /// pwrite(2).
-    Write,
-    /// fcntl(2), with the commands for locks.
-    Lock,
-    /// open(2).
-    Open,
-    /// fstat(2), stat(2) and lstat(2).
-    Stat,
-    /// link(2).
-    Link,
-    /// rename(2).
-    Rename,
-    /// unlink(2).
-    Unlink,
-    /// fsync(2).
-    Sync,
-    /// fchown(2).
-    Own,
-    /// fchmod(2).
-    Mode,
-    /// `memfd_create(2)`.
-    MemoryFile,
-    /// eventfd(2).
-    EventFd,
-}
+pub use super::call::Call;
 
 /// Whether `call` may be made now.
 ///

@@ -10,7 +10,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::fault::{self, Call};
+use super::call::Call;
+use super::fault;
+pub use super::user::Owner;
+use super::user::as_user;
 
 /// The permission bits of a file that nobody but its owner may see.
 const OWNER_ONLY: u32 = 0o600;
@@ -100,6 +103,15 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
     open(NO_SURPRISES | libc::O_NOATIME).or_else(|_| open(NO_SURPRISES))
 }
 
+/// The same, as `owner` where this process may not.
+///
+/// # Errors
+///
+/// What open(2) reports.
+pub fn open_existing_as(owner: Owner, path: &Path) -> io::Result<File> {
+    or_as(owner, || open_existing(path))
+}
+
 /// Creates a file that must not exist yet, for its owner alone.
 ///
 /// # Errors
@@ -114,6 +126,28 @@ pub fn create_new(path: &Path) -> io::Result<File> {
         .mode(OWNER_ONLY)
         .custom_flags(NO_SURPRISES)
         .open(path)
+}
+
+/// The same, as `owner` where this process may not.
+///
+/// # Errors
+///
+/// What open(2) reports.
+pub fn create_new_as(owner: Owner, path: &Path) -> io::Result<File> {
+    or_as(owner, || create_new(path))
+}
+
+/// Does `work` as this process is, and where it has not the rights for that, as `owner`.
+fn or_as<T>(owner: Owner, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match work() {
+        Err(error)
+            if Refusal::of(&error) == Some(Refusal::NotPermitted)
+                && owner != Owner::of_this_process() =>
+        {
+            as_user(owner, work).unwrap_or(Err(error))
+        }
+        done => done,
+    }
 }
 
 /// Opens the file of `file` once more, through `/proc`: the same inode whatever became of its
@@ -132,42 +166,34 @@ pub fn reopen(file: &File) -> io::Result<File> {
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Gives `file` to `owner` and takes all rights from others.
+/// Takes all rights to `file` from everybody but its owner, as `owner` where this process may
+/// not.
 ///
 /// # Errors
 ///
-/// What fchown(2) or fchmod(2) reports.
+/// What fstat(2) or fchmod(2) reports.
+pub fn restrict_as(owner: Owner, file: &File) -> io::Result<()> {
+    if metadata(file)?.mode() & 0o7777 == OWNER_ONLY {
+        return Ok(());
+    }
+    or_as(owner, || {
+        fault::check(Call::Mode)?;
+        file.set_permissions(Permissions::from_mode(OWNER_ONLY))
+    })
+}
+
+/// Gives `file` to `owner`.
+///
+/// # Errors
+///
+/// What fstat(2) or fchown(2) reports.
 pub fn give_to(file: &File, owner: Owner) -> io::Result<()> {
     let metadata = metadata(file)?;
-    if (metadata.uid(), metadata.gid()) != (owner.uid, owner.gid) {
-        fault::check(Call::Own)?;
-        std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))?;
+    if (metadata.uid(), metadata.gid()) == (owner.uid, owner.gid) {
+        return Ok(());
     }
-    if metadata.mode() & 0o7777 != OWNER_ONLY {
-        fault::check(Call::Mode)?;
-        file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
-    }
-    Ok(())
-}
-
-/// A user and a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The user id.
-    pub uid: u32,
-    /// The group id.
-    pub gid: u32,
-}
-
-impl Owner {
-    /// Who this process is, as far as files are concerned.
-    pub fn of_this_process() -> Self {
-        // SAFETY: geteuid(2) takes nothing and cannot fail.
-        let uid = unsafe { libc::geteuid() };
-        // SAFETY: getegid(2) takes nothing and cannot fail.
-        let gid = unsafe { libc::getegid() };
-        Self { uid, gid }
-    }
+    fault::check(Call::Own)?;
+    std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))
 }
 
 /// Reads into `bytes` from `offset` on, until they are full or the file ends; answers how many.
@@ -228,24 +254,16 @@ pub fn sync(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives the file at `from` a second name; never replaces what is at `to`.
-///
-/// # Errors
-///
-/// What link(2) reports.
-pub fn link(from: &Path, to: &Path) -> io::Result<()> {
-    fault::check(Call::Link)?;
-    fs::hard_link(from, to)
-}
-
-/// Renames a file; what is at `to` is replaced.
+/// Renames a file, as `owner` where this process may not; what is at `to` is replaced.
 ///
 /// # Errors
 ///
 /// What rename(2) reports.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fault::check(Call::Rename)?;
-    fs::rename(from, to)
+pub fn rename_as(owner: Owner, from: &Path, to: &Path) -> io::Result<()> {
+    or_as(owner, || {
+        fault::check(Call::Rename)?;
+        fs::rename(from, to)
+    })
 }
 
 /// Removes the name of a file.
@@ -329,6 +347,7 @@ mod tests {
         let scratch = Scratch::new();
         let file = create_new(&scratch.path("file")).unwrap();
         file.set_permissions(Permissions::from_mode(0o644)).unwrap();
+        restrict_as(Owner::of_this_process(), &file).unwrap();
         give_to(&file, Owner::of_this_process()).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
     }

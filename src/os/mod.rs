@@ -1,6 +1,7 @@
 //! The system layer: what needs libc or `unsafe` and is not nginx's. Safe on the outside.
 
 pub mod boot;
+pub mod call;
 mod clock;
 mod eventfd;
 pub mod fault;

@@ -1,7 +1,99 @@
-//! Users.
+//! Users: who this process is, and what it may do to files as somebody else.
 
-/// Whether this process runs as root (geteuid(2)).
+/// A user and a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Who this process is, as far as files are concerned.
+    pub fn of_this_process() -> Self {
+        // SAFETY: geteuid(2) takes nothing and cannot fail.
+        let uid = unsafe { libc::geteuid() };
+        // SAFETY: getegid(2) takes nothing and cannot fail.
+        let gid = unsafe { libc::getegid() };
+        Self { uid, gid }
+    }
+}
+
+/// Whether this process runs as root.
 pub fn is_root() -> bool {
-    // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    Owner::of_this_process().uid == 0
+}
+
+/// Does `work` with the rights that `owner` has to files, in this thread; `None` if this process
+/// may not act as that user.
+///
+/// Root without `CAP_DAC_OVERRIDE` cannot open a file of the worker user, nor make one in a
+/// directory of theirs; with `CAP_SETUID` it can act as them.
+pub(super) fn as_user<T>(owner: Owner, work: impl FnOnce() -> T) -> Option<T> {
+    let myself = Owner::of_this_process();
+    let acting = Acting { myself };
+    let became = become_user(owner);
+    let done = became.then(work);
+    drop(acting);
+    done
+}
+
+/// Ends with the process being itself again.
+struct Acting {
+    myself: Owner,
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        // The effective user and group may always be taken back (setfsuid(2)).
+        become_user(self.myself);
+    }
+}
+
+/// Sets the user and group that count for access to files; answers whether that was granted.
+fn become_user(owner: Owner) -> bool {
+    // SAFETY: setfsgid(2) takes a number, and changes this thread only.
+    unsafe { libc::setfsgid(owner.gid) };
+    // SAFETY: setfsuid(2), likewise.
+    unsafe { libc::setfsuid(owner.uid) };
+    // Neither call says whether it was refused; an id that does not exist changes nothing and
+    // answers the one in force.
+    // SAFETY: as above.
+    let gid = unsafe { libc::setfsgid(u32::MAX) };
+    // SAFETY: as above.
+    let uid = unsafe { libc::setfsuid(u32::MAX) };
+    (u32::try_from(uid), u32::try_from(gid)) == (Ok(owner.uid), Ok(owner.gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use crate::os::scratch::Scratch;
+
+    #[test]
+    fn a_file_is_made_as_another_user_and_then_as_oneself_again() {
+        let scratch = Scratch::new();
+        let owner_of = |name| {
+            let metadata = fs::metadata(scratch.path(name)).unwrap();
+            Owner { uid: metadata.uid(), gid: metadata.gid() }
+        };
+        let myself = Owner::of_this_process();
+        let other = Owner { uid: 12_345, gid: 23_456 };
+        let make = |name| fs::write(scratch.path(name), b"");
+        fs::set_permissions(scratch.path(""), PermissionsExt::from_mode(0o777)).unwrap();
+        match as_user(other, || make("theirs")) {
+            Some(done) => {
+                done.unwrap();
+                assert_eq!(owner_of("theirs"), other);
+            }
+            None => assert!(!is_root()),
+        }
+        make("mine").unwrap();
+        assert_eq!(owner_of("mine"), myself);
+        assert!(as_user(myself, || ()).is_some());
+    }
 }

@@ -18,7 +18,7 @@ use crate::os::file::Owner;
 use crate::os::memory;
 use crate::os::wall_clock;
 use crate::state::{
-    self, BootId, Loaded, Notice, Opener, PATIENCE, PathError, PidFile, State, StatePath,
+    self, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State, StatePath,
 };
 
 thread_local! {
@@ -136,8 +136,8 @@ pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Wor
     let state = opened.as_ref().map(|opened| &opened.state.state);
     let worker = process.role.slot().zip(state).map(|(slot, state)| {
         let identity = state::Process { pid: std::process::id(), boot: BootId(boot_id()) };
-        let number = u32::try_from(slot).unwrap_or(u32::MAX);
-        let store = state.attach(number, identity, wall_clock());
+        let master = if process.role == Role::Single { Master::This } else { Master::Another };
+        let store = state.attach(master, identity, wall_clock());
         Worker::new(store, slot, process.workers, main, state.path())
     });
     if process.role != Role::Single {

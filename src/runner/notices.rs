@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::{Level, Log};
 use crate::schedule::UnixMs;
-use crate::state::{Notice, Shown};
+use crate::state::{Action, Health, Notice, Shown};
 
 /// Tells how many timers this worker has, and where their state is.
 pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
@@ -75,15 +75,28 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
         Notice::Replaced => {
             log.write(Level::Crit, format_args!("{file} was replaced while in use"));
         }
-        Notice::InMemory { error, action } => {
-            let line = format_args!("{file} {action} failed, state is kept in memory");
+        Notice::InMemory { action, error, health } => {
+            let line = format_args!("{}, state is kept in memory", Failed(*action, path));
+            let level = if *health == Health::Degraded { Level::Crit } else { Level::Warn };
+            log.write_error(level, errno(error), line);
+        }
+        Notice::Unlinked { action, error } => {
+            let line = format_args!("timer: {action} failed, state is kept in an unlinked file");
+            log.write_error(Level::Warn, errno(error), line);
+        }
+        Notice::Nowhere { action, error } => {
+            log.write_error(Level::Crit, errno(error), format_args!("{}", Failed(*action, None)));
+        }
+        Notice::NotOwned { action, error } => {
+            let line = format_args!("{}", Failed(*action, path));
             log.write_error(Level::Warn, errno(error), line);
         }
         Notice::HeaderLocked => {
             log.write(Level::Crit, format_args!("{file} is locked by another nginx"));
         }
         Notice::Failed { action, error } => {
-            log.write_error(Level::Crit, errno(error), format_args!("{file} {action} failed"));
+            let line = format_args!("{}", Failed(*action, path));
+            log.write_error(Level::Crit, errno(error), line);
         }
         Notice::HeaderDamaged => {
             log.write(Level::Warn, format_args!("{file} has a damaged header"));
@@ -103,6 +116,19 @@ impl fmt::Display for StateFile<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.unwrap_or(Path::new("memory"));
         write!(f, "timer: state file \"{}\"", Shown::of(path))
+    }
+}
+
+/// `timer: state file: open() "..." failed`.
+struct Failed<'a>(Action, Option<&'a Path>);
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(action, path) = self;
+        match path {
+            Some(path) => write!(f, "timer: state file: {action} \"{}\" failed", Shown::of(path)),
+            None => write!(f, "timer: state in memory: {action} failed"),
+        }
     }
 }
 

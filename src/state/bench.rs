@@ -18,6 +18,7 @@ pub(super) struct Bench {
     pub(super) places: Vec<Place>,
     pub(super) now: i64,
     pub(super) pid_file: PidFile,
+    pub(super) workers: FileOwner,
     pub(super) hash: u64,
     pub(super) first: First,
     /// For how long the last opening and loading have waited.
@@ -49,6 +50,7 @@ impl Bench {
             places: Vec::new(),
             now: 1_000_000,
             pid_file: PidFile::new(b"/run/nginx.pid"),
+            workers: FileOwner::of_this_process(),
             hash: 1,
             first: First::Due,
             waited: Cell::default(),
@@ -83,7 +85,7 @@ impl Bench {
     fn opener<'a>(&'a self, wait: &'a mut dyn FnMut(Duration)) -> Opener<'a> {
         Opener {
             pid_file: &self.pid_file,
-            workers: FileOwner::of_this_process(),
+            workers: self.workers,
             now: UnixMs(self.now),
             wait,
             patience: PATIENCE.saturating_sub(self.waited.get()),
@@ -118,7 +120,7 @@ impl Bench {
     /// A worker.
     pub(super) fn worker(&self, pid: u32) -> Store {
         let process = Process { pid, boot: BOOT };
-        self.state.as_ref().unwrap().attach(0, process, UnixMs(self.now))
+        self.state.as_ref().unwrap().attach(Master::This, process, UnixMs(self.now))
     }
 }
 

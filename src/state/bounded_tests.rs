@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::os::fault::{Effect, Fault, Repeat, fired, with};
 use crate::os::file::with_suffix;
-use crate::os::lock::{Kind, Tried, try_lock};
+use crate::os::lock::{Holder, Kind, Tried, try_lock};
 
 use super::bench::*;
 use super::format::{CONTROL, HEADER_LOCK, IDENTITY, MOST_PAGES, PAGE_BYTES, RUN, USE_LOCK};
@@ -91,7 +91,10 @@ fn a_lock_on_the_whole_file_costs_two_seconds_in_all() {
     let pages = u32::try_from(other.metadata().unwrap().len() / PAGE_BYTES as u64).unwrap();
     let of_pages = (1..pages).flat_map(|page| [RUN.offset(page), CONTROL.offset(page)]);
     for byte in of_pages.chain([USE_LOCK, HEADER_LOCK]) {
-        assert_eq!(try_lock(&other, byte, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(
+            try_lock(&other, Holder::Description, byte, Kind::Exclusive).unwrap(),
+            Tried::Taken
+        );
     }
     bench.hash = 2;
     let more: Vec<&str> = names.iter().copied().chain(["new"]).collect();
@@ -110,7 +113,10 @@ fn locks_that_nobody_can_take_let_the_file_grow_once_only() {
     let before = fs::metadata(path(&bench)).unwrap().len();
     let file = crate::os::file::open_existing(&path(&bench)).unwrap();
     for page in 1..200 {
-        assert_eq!(try_lock(&file, RUN.offset(page), Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(
+            try_lock(&file, Holder::Description, RUN.offset(page), Kind::Exclusive).unwrap(),
+            Tried::Taken
+        );
     }
     let cycle = bench.open(&["a", "b", "c"]).unwrap();
     assert_eq!(cycle.places.iter().filter(|place| place.page.is_none()).count(), 2);

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::os::file::{Owner, open_to_read};
-use crate::os::lock::{Held, held};
+use crate::os::lock::Held;
 
 use super::file::read_identity;
 use super::format::USE_LOCK;
@@ -61,7 +61,7 @@ fn look_into(
             let is_foreign = judge(pages, bad)? == Bad::Foreign;
             Ok(is_foreign.then(|| PathError::foreign_content(file)))
         }
-        StatePath::Default(_) if held(pages.file(), USE_LOCK)? == Held::Elsewhere => {
+        StatePath::Default(_) if pages.held_at(USE_LOCK)? == Held::Elsewhere => {
             let user = read_identity(pages)?.ok().map(|identity| identity.pid_file);
             let other = user.filter(|user| user != pid_file);
             Ok(other.map(|other| PathError::in_use(file, other)))

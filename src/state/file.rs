@@ -5,18 +5,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::os::file::{
-    Identity as FileIdentity, Owner, create_new, give_to, link, metadata, open_existing, rename,
-    sync, sync_directory_of, unlink, with_suffix,
+    Identity as FileIdentity, Owner, create_new_as, give_to, metadata, open_existing_as, rename_as,
+    restrict_as, sync, sync_directory_of, with_suffix,
 };
-use crate::os::lock::{Kind, Tried, try_lock, unlock};
-use crate::os::memory_file::create_memory_file;
+use crate::os::lock::{Holder, Kind, Tried, is_unsupported};
+use crate::os::memory_file::{create_memory_file, create_unlinked_file};
 use crate::schedule::UnixMs;
 
-use super::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
+use super::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, RUN, USE_LOCK};
 use super::header::{Bad, Identity, Newness, PidFile};
-use super::notice::{Action, Notice};
+use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
-use super::path::{OpenError, check_file, is_half_made, open_error, temporary};
+use super::path::{OpenError, check_file, open_error};
 
 /// Who opens the state, when, and how it may wait.
 pub struct Opener<'a> {
@@ -47,13 +47,28 @@ pub(super) enum Users {
     Others,
 }
 
+/// A file under its use lock.
+pub(super) struct Used {
+    pub(super) users: Users,
+    pub(super) identity: Result<Identity, Bad>,
+    /// Whether it was empty before.
+    pub(super) is_new: IsNew,
+}
+
+/// Whether this master has made, or filled, the file just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IsNew {
+    Yes,
+    No,
+}
+
 /// A lock of the master, released when dropped.
 pub(super) struct HeaderLocked<'a>(&'a Pages);
 
 impl Drop for HeaderLocked<'_> {
     fn drop(&mut self) {
         // A lock that cannot be released goes with its descriptor.
-        drop(unlock(self.0.file(), HEADER_LOCK));
+        drop(self.0.unlock_at(HEADER_LOCK));
     }
 }
 
@@ -71,7 +86,7 @@ impl Opener<'_> {
         pages: &'a Pages,
     ) -> io::Result<Option<HeaderLocked<'a>>> {
         loop {
-            if try_lock(pages.file(), HEADER_LOCK, Kind::Exclusive)? == Tried::Taken {
+            if pages.try_lock_at(HEADER_LOCK, Kind::Exclusive)? == Tried::Taken {
                 return Ok(Some(HeaderLocked(pages)));
             }
             if self.wait_for(LOCK_WAIT).is_none() {
@@ -81,119 +96,128 @@ impl Opener<'_> {
     }
 
     /// Takes the use lock, shared, for as long as the description lives; tells whether it could
-    /// have been had alone.
-    pub(super) fn lock_use(&mut self, pages: &Pages) -> io::Result<(Users, Option<Identity>)> {
+    /// have been had alone. An empty file that nobody else uses is filled as one of `newness`, if
+    /// it may be a new one.
+    pub(super) fn lock_use(
+        &mut self,
+        pages: &Pages,
+        newness: Option<Newness>,
+    ) -> Result<Used, Failure> {
+        let lock = |kind| pages.try_lock_at(USE_LOCK, kind).map_err(Action::Lock.failed());
         loop {
-            if try_lock(pages.file(), USE_LOCK, Kind::Exclusive)? == Tried::Taken {
-                let identity = self.sign(pages);
-                try_lock(pages.file(), USE_LOCK, Kind::Shared)?;
-                return Ok((Users::OnlyUs, identity?));
+            if lock(Kind::Exclusive)? == Tried::Taken {
+                let signed = self.sign(pages, newness);
+                lock(Kind::Shared)?;
+                let (identity, is_new) = signed?;
+                return Ok(Used { users: Users::OnlyUs, identity, is_new });
             }
-            if try_lock(pages.file(), USE_LOCK, Kind::Shared)? == Tried::Taken {
-                return Ok((Users::Others, read_identity(pages)?.ok()));
+            if lock(Kind::Shared)? == Tried::Taken {
+                break;
             }
             // Somebody has it alone, for as long as it takes to sign.
             if self.wait_for(LOCK_WAIT).is_none() {
-                return Ok((Users::Others, None));
+                break;
             }
         }
-    }
-
-    /// Writes our name into the header, if the file is whole; the caller has the file alone.
-    fn sign(&self, pages: &Pages) -> io::Result<Option<Identity>> {
-        let Ok(mut identity) = read_identity(pages)? else { return Ok(None) };
-        if identity.pid_file != *self.pid_file {
-            identity.pid_file = self.pid_file.clone();
-            pages.write(&identity.encode_part(), 0)?;
+        let read = || read_identity(pages).map_err(Action::Read.failed());
+        let mut identity = read()?;
+        if identity.is_err() {
+            // Maybe they were just writing it.
+            let _locked = self.lock_header(pages).map_err(Action::Lock.failed())?;
+            identity = read()?;
         }
-        Ok(Some(identity))
+        Ok(Used { users: Users::Others, identity, is_new: IsNew::No })
     }
 
-    /// Opens what is at `path`; `None` if there is nothing.
+    /// Writes our name into the header, if the file is whole or empty; the caller has the file
+    /// alone.
+    fn sign(
+        &self,
+        pages: &Pages,
+        newness: Option<Newness>,
+    ) -> Result<(Result<Identity, Bad>, IsNew), Failure> {
+        let write = |bytes: &[u8]| pages.write(bytes, 0).map_err(Action::Write.failed());
+        match (read_identity(pages).map_err(Action::Read.failed())?, newness) {
+            (Ok(mut identity), _) => {
+                if identity.pid_file != *self.pid_file {
+                    identity.pid_file = self.pid_file.clone();
+                    write(&identity.encode_part())?;
+                }
+                Ok((Ok(identity), IsNew::No))
+            }
+            (Err(Bad::Empty), Some(newness)) => {
+                let identity = self.identity(newness);
+                write(&identity.encode())?;
+                Ok((Ok(identity), IsNew::Yes))
+            }
+            (Err(bad), _) => Ok((Err(bad), IsNew::No)),
+        }
+    }
+
+    fn identity(&self, newness: Newness) -> Identity {
+        Identity { pages: 1, newness, created_at: self.now, pid_file: self.pid_file.clone() }
+    }
+
+    /// Opens what is at `path`, or makes an empty file there: whoever first has the use lock
+    /// alone fills it. `None` if somebody removed or made it in this very instant.
     pub(super) fn open_file(&self, path: &Path) -> Result<Option<Pages>, OpenError> {
-        let file = match open_existing(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(open_error(path, error)),
+        let file = match open_existing_as(self.workers, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match create_new_as(self.workers, path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+                    created => created,
+                }
+            }
+            opened => opened,
         };
+        let file = file.map_err(|error| open_error(path, error))?;
         check_file(path, &file, self.workers)?;
-        if metadata(&file).is_ok_and(|metadata| is_half_made(path, &metadata)) {
-            drop(unlink(&temporary(path)));
-        }
         Ok(Some(Pages::new(file)))
     }
 
-    /// Makes a new file at `path`, whole from the first instant on. If there is one meanwhile,
-    /// nothing happens.
-    pub(super) fn create(&mut self, path: &Path, newness: Newness) -> Result<(), OpenError> {
-        let temporary = temporary(path);
-        let file = match create_new(&temporary) {
+    /// Gives the file to the workers, last of all: without `CAP_FOWNER` nothing can be changed in
+    /// a file of another user.
+    pub(super) fn hand_over(
+        &self,
+        path: &Path,
+        pages: &Pages,
+        is_new: IsNew,
+        notices: &mut Vec<Notice>,
+    ) {
+        let not_owned =
+            |failure: Failure| Notice::NotOwned { action: failure.action, error: failure.error };
+        let file = pages.file();
+        let restricted = restrict_as(self.workers, file).map_err(Action::Mode.failed());
+        if is_new == IsNew::Yes {
+            let synced = sync(file).map_err(Action::Sync.failed());
+            notices.extend(synced.err().map(Notice::from));
+            // A directory that cannot be synced costs the file at a power cut, no more.
+            drop(sync_directory_of(path));
+        }
+        let given = give_to(file, self.workers).map_err(Action::Own.failed());
+        notices.extend(restricted.and(given).err().map(not_owned));
+    }
+
+    /// Makes a file in memory, or, where that is forbidden, one without a name.
+    pub(super) fn create_memory(&self, notices: &mut Vec<Notice>) -> Result<Pages, Failure> {
+        let file = match create_memory_file("timers.state") {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return self.remove_stale(&temporary);
+            Err(error) => {
+                let failure = Action::MemoryFile.failed()(error);
+                let Ok(file) = create_unlinked_file("timers.state") else { return Err(failure) };
+                notices.push(Notice::Unlinked { action: failure.action, error: failure.error });
+                file
             }
-            Err(error) => return Err(open_error(path, error)),
         };
         let pages = Pages::new(file);
-        let made = self.fill(&pages, newness).and_then(|()| {
-            match link(&temporary, path) {
-                // Another master was faster with this name, or took ours for a stale one.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-                    ) =>
-                {
-                    Ok(())
-                }
-                linked => linked,
+        let pages = match probe(&pages) {
+            Err(error) if is_unsupported(&error) => {
+                Pages::locked_by(Holder::Process, pages.into_file())
             }
-        });
-        drop(unlink(&temporary));
-        made.map_err(OpenError::Fault)?;
-        // A directory that cannot be synced costs the file at a power cut, no more.
-        drop(sync_directory_of(path));
-        Ok(())
-    }
-
-    fn fill(&self, pages: &Pages, newness: Newness) -> io::Result<()> {
-        // The lock tells others that the temporary file is not a stale one.
-        try_lock(pages.file(), USE_LOCK, Kind::Exclusive)?;
-        let identity =
-            Identity { pages: 1, newness, created_at: self.now, pid_file: self.pid_file.clone() };
-        pages.write(&identity.encode(), 0)?;
-        give_to(pages.file(), self.workers)?;
-        sync(pages.file())
-    }
-
-    /// Removes a temporary file that its maker left behind; a living maker is waited for.
-    fn remove_stale(&mut self, temporary: &Path) -> Result<(), OpenError> {
-        if let Ok(file) = open_existing(temporary)
-            && try_lock(&file, USE_LOCK, Kind::Exclusive).map_err(OpenError::Fault)?
-                == Tried::Refused
-        {
-            let waited = self.wait_for(LOCK_WAIT);
-            return waited.ok_or(OpenError::Fault(io::ErrorKind::WouldBlock.into()));
-        }
-        match unlink(temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(open_error(temporary, error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes a file in memory.
-    pub(super) fn create_memory(&self) -> io::Result<Pages> {
-        let pages = Pages::new(create_memory_file("timers.state")?);
-        let identity = Identity {
-            pages: 1,
-            newness: Newness::Ordinary,
-            created_at: self.now,
-            pid_file: self.pid_file.clone(),
+            _ => pages,
         };
-        pages.write(&identity.encode(), 0)?;
-        give_to(pages.file(), self.workers)?;
+        let identity = self.identity(Newness::Ordinary);
+        pages.write(&identity.encode(), 0).map_err(Action::Write.failed())?;
         Ok(pages)
     }
 
@@ -204,7 +228,7 @@ impl Opener<'_> {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
             if FileIdentity::at(path)? == FileIdentity::of(pages.file())? {
-                rename(path, &moved_to)?;
+                rename_as(self.workers, path, &moved_to)?;
             }
             Ok(moved_to)
         });
@@ -214,6 +238,22 @@ impl Opener<'_> {
         }
     }
 }
+
+/// Whether the file can be locked at all, in each of the ways that workers do it.
+///
+/// # Errors
+///
+/// What fcntl(2) reports.
+pub(super) fn probe(pages: &Pages) -> io::Result<()> {
+    pages.held(RUN, PROBED_PAGE)?;
+    if pages.try_lock(RUN, PROBED_PAGE)? == Tried::Taken {
+        pages.unlock(RUN, PROBED_PAGE)?;
+    }
+    Ok(())
+}
+
+/// A page that no file has.
+const PROBED_PAGE: u32 = u32::MAX;
 
 /// Makes room for `more` further records; the caller holds the header lock.
 ///
@@ -237,7 +277,7 @@ pub(super) fn grow(pages: &Pages, identity: &mut Identity, more: u32) -> Result<
     }
     let failed = |action| move |error| Notice::Failed { action, error };
     pages.write(&identity.encode_part(), 0).map_err(failed(Action::Write))?;
-    grown.map_err(failed(Action::Grow))?;
+    grown.map_err(failed(Action::Write))?;
     sync(pages.file()).map_err(failed(Action::Sync))
 }
 
@@ -246,8 +286,9 @@ const GROWTH: u32 = 16;
 
 /// Reads the header of a file.
 pub(super) fn read_identity(pages: &Pages) -> io::Result<Result<Identity, Bad>> {
-    let bytes = metadata(pages.file())?.len();
     let page = pages.read_page(0)?;
+    // Asked for last: another master may be making the file longer.
+    let bytes = metadata(pages.file())?.len();
     let there = usize::try_from(bytes).map_or(PAGE_BYTES, |bytes| bytes.min(PAGE_BYTES));
     Ok(Identity::decode(page.get(..there).unwrap_or(&page), bytes))
 }

@@ -2,19 +2,20 @@
 //! attached to by each worker.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::os::file::{Identity as FileIdentity, give_to, open_existing, reopen};
-use crate::os::lock::is_unsupported;
+use crate::os::file::{Identity as FileIdentity, open_existing, reopen};
+use crate::os::lock::{Holder, is_unsupported};
 use crate::schedule::UnixMs;
 
 use super::allocate::{allocate, transplant};
-use super::file::{Opener, Users, read_identity};
+use super::file::{Opener, Users, probe};
 use super::header::{Bad, Newness};
 use super::judge::judge;
-use super::notice::{Action, Notice};
+use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, PathError, StatePath};
 use super::store::{Health, Place, Process, Store};
@@ -79,18 +80,62 @@ pub fn open(
     let held = held.filter(|held| held.configured.path() == configured.path());
     let in_file = match configured.path() {
         Some(path) => open_at(path, configured, held, names, opener, &mut notices)?,
-        None => Err(Health::Ok),
+        None => Err(NoFile::as_configured()),
     };
-    let state = in_file.unwrap_or_else(|health| match held {
-        // What the master holds open is better than a memory that knows nothing.
-        Some(held) => State { health, ..held.clone() },
-        None => open_memory(configured, health, opener, &mut notices),
-    });
+    let state =
+        in_file.unwrap_or_else(|why| why.do_without(configured, held, opener, &mut notices));
     let places = state.with_pages(|pages| allocate(pages, names, opener, &mut notices));
     let places = places.unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
     let lacking = places.iter().any(|place| place.page.is_none());
     let health = if lacking { Health::Degraded } else { state.health };
     Ok(Opened { state: State { health, ..state }, places, notices })
+}
+
+/// The state cannot be in the file.
+struct NoFile {
+    /// Whether that is as good.
+    health: Health,
+    /// Why, where that has not been said yet.
+    failure: Option<Failure>,
+}
+
+impl NoFile {
+    fn as_configured() -> Self {
+        Self { health: Health::Ok, failure: None }
+    }
+
+    fn because(failure: Failure, health: Health) -> Self {
+        Self { health, failure: Some(failure) }
+    }
+
+    /// A file system without locks leaves no choice; anything else is to be mended.
+    fn of_fault(failure: Failure) -> Self {
+        let no_locks = failure.action == Action::Lock && is_unsupported(&failure.error);
+        let health = if no_locks { Health::Ok } else { Health::Degraded };
+        Self::because(failure, health)
+    }
+
+    /// Goes on with what the master holds open, which is better than a memory that knows nothing;
+    /// else in memory.
+    fn do_without(
+        self,
+        configured: &StatePath,
+        held: Option<&State>,
+        opener: &Opener<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> State {
+        let in_memory = held.is_none_or(|held| held.backing != Backing::File);
+        notices.extend(self.failure.map(|failure| match failure {
+            Failure { action, error } if in_memory => {
+                Notice::InMemory { action, error, health: self.health }
+            }
+            failure => failure.into(),
+        }));
+        match held {
+            Some(held) => State { health: self.health, ..held.clone() },
+            None => open_memory(configured, self.health, opener, notices),
+        }
+    }
 }
 
 fn open_memory(
@@ -105,17 +150,17 @@ fn open_memory(
         backing,
         health,
     };
-    match opener.create_memory() {
+    let made = opener.create_memory(notices);
+    match made.and_then(|pages| probe(&pages).map_err(Action::Lock.failed()).map(|()| pages)) {
         Ok(pages) => state(Some(pages), Backing::Memory, health),
-        Err(error) => {
-            notices.push(Notice::Failed { action: Action::Open, error });
+        Err(Failure { action, error }) => {
+            notices.push(Notice::Nowhere { action, error });
             state(None, Backing::Nothing, Health::Degraded)
         }
     }
 }
 
-/// Opens the file at `path`; the inner error is the health of a state that has to be kept in
-/// memory instead.
+/// Opens the file at `path`, or makes it.
 fn open_at(
     path: &Path,
     configured: &StatePath,
@@ -123,29 +168,24 @@ fn open_at(
     names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
-) -> Result<Result<State, Health>, PathError> {
+) -> Result<Result<State, NoFile>, PathError> {
     let mut newness = Newness::Ordinary;
     for _ in 0..OPEN_TRIES {
         let found = match opener.open_file(path) {
-            Ok(found) => found,
-            Err(error) => return give_up(error, configured, notices),
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            Err(error) => return give_up(error, configured).map(Err),
         };
-        let Some(found) = found else {
-            if let Err(error) = opener.create(path, newness) {
-                return give_up(error, configured, notices);
-            }
-            continue;
-        };
-        let state = match held.filter(|held| held.is_file(&found)) {
-            Some(held) => held.clone(),
-            None => State {
-                configured: configured.clone(),
-                pages: Rc::new(RefCell::new(Some(found))),
-                backing: Backing::File,
-                health: Health::Ok,
-            },
-        };
-        match state.adopt(path, opener, notices)? {
+        let in_use = held.filter(|held| held.is_file(&found)).cloned();
+        // An empty file that is in use was emptied meanwhile.
+        let if_empty = in_use.is_none().then_some(newness);
+        let state = in_use.unwrap_or_else(|| State {
+            configured: configured.clone(),
+            pages: Rc::new(RefCell::new(Some(found))),
+            backing: Backing::File,
+            health: Health::Ok,
+        });
+        match state.adopt(path, if_empty, opener, notices)? {
             Adopted::Whole(file_newness) => {
                 let health = match file_newness {
                     Newness::Ordinary => Health::Ok,
@@ -161,19 +201,18 @@ fn open_at(
                 return Ok(Ok(state));
             }
             Adopted::MovedAside => newness = Newness::Recovered,
-            Adopted::Unusable(health) => return Ok(Err(health)),
+            Adopted::Unusable(why) => return Ok(Err(why)),
         }
     }
-    notices
-        .push(Notice::InMemory { action: Action::Open, error: io::ErrorKind::WouldBlock.into() });
-    Ok(Err(Health::Degraded))
+    let changing = Action::Open.failed()(io::ErrorKind::WouldBlock.into());
+    Ok(Err(NoFile::because(changing, Health::Degraded)))
 }
 
 /// What came of looking into a file.
 enum Adopted {
     Whole(Newness),
     MovedAside,
-    Unusable(Health),
+    Unusable(NoFile),
 }
 
 impl State {
@@ -192,40 +231,61 @@ impl State {
         self.health
     }
 
-    /// Attaches a worker, with a description of its own. Only where there is no `/proc` does it
-    /// matter which slot it is: the file is then opened by its path, and memory is slot 0's alone.
-    pub fn attach(&self, slot: u32, process: Process, now: UnixMs) -> Store {
-        self.attach_with(reopen, slot, process, now)
+    /// Attaches a worker, with a description of its own. Where none can be had (no `/proc`, a file
+    /// that could not be given to the workers), a worker whose master is another process goes on
+    /// with the descriptor that it has from it, and the locks are those of its process.
+    pub fn attach(&self, master: Master, process: Process, now: UnixMs) -> Store {
+        self.attach_with(reopen, master, process, now)
     }
 
     pub(super) fn attach_with(
         &self,
-        reopen: impl FnOnce(&std::fs::File) -> io::Result<std::fs::File>,
-        slot: u32,
+        reopen: impl FnOnce(&File) -> io::Result<File>,
+        master: Master,
         process: Process,
         now: UnixMs,
     ) -> Store {
-        let attached = self.with_pages(|pages| {
-            let file = pages.file();
-            reopen(file).or_else(|error| match (self.backing, self.configured.path()) {
-                (Backing::File, Some(path)) => {
-                    let opened = open_existing(path)?;
-                    let same = FileIdentity::of(&opened)? == FileIdentity::of(file)?;
-                    if same { Ok(opened) } else { Err(error) }
-                }
-                (Backing::Memory, _) if slot == 0 => file.try_clone(),
-                _ => Err(error),
-            })
-        });
-        match attached {
-            Some(Ok(file)) => Store::new(Some(Pages::new(file)), process, self.health, now),
-            Some(Err(error)) => {
+        let own = self.with_pages(|pages| self.own_description(pages, reopen));
+        let pages = match (own, master) {
+            (None, _) => return Store::new(None, process, Health::Degraded, now),
+            (Some(Ok(file)), _) => Ok(Pages::new(file)),
+            (Some(Err(_)), Master::Another) => {
+                let taken = self.pages.take().ok_or(io::ErrorKind::NotFound.into());
+                taken.map(|pages| Pages::locked_by(Holder::Process, pages.into_file()))
+            }
+            // Nobody else has this file, and in one process the table of claims excludes.
+            (Some(Err(_)), Master::This) => {
+                let cloned = self.with_pages(|pages| pages.file().try_clone());
+                let cloned = cloned.unwrap_or(Err(io::ErrorKind::NotFound.into()));
+                cloned.map(Pages::new)
+            }
+        };
+        match pages {
+            Ok(pages) => Store::new(Some(pages), process, self.health, now),
+            Err(error) => {
                 let store = Store::new(None, process, Health::Degraded, now);
                 store.inner.notice(Notice::Failed { action: Action::Open, error });
                 store
             }
-            None => Store::new(None, process, Health::Degraded, now),
         }
+    }
+
+    /// The same file with a description of its own: through `/proc`, or by its path.
+    fn own_description(
+        &self,
+        pages: &Pages,
+        reopen: impl FnOnce(&File) -> io::Result<File>,
+    ) -> io::Result<File> {
+        if pages.holder() == Holder::Process {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let file = pages.file();
+        reopen(file).or_else(|error| {
+            let Some(path) = self.path() else { return Err(error) };
+            let opened = open_existing(path)?;
+            let same = FileIdentity::of(&opened)? == FileIdentity::of(file)?;
+            if same { Ok(opened) } else { Err(error) }
+        })
     }
 
     /// Closes the master's descriptor in a process that is not the master: in each worker once it
@@ -250,48 +310,49 @@ impl State {
     fn adopt(
         &self,
         path: &Path,
+        newness: Option<Newness>,
         opener: &mut Opener<'_>,
         notices: &mut Vec<Notice>,
     ) -> Result<Adopted, PathError> {
         let adopted = self.with_pages(|pages| {
-            let (users, signed) = opener.lock_use(pages)?;
-            if let (Users::Others, Some(identity), StatePath::Default(_)) =
-                (users, &signed, &self.configured)
-                && identity.pid_file != *opener.pid_file
-            {
-                return Ok(Err(PathError::in_use(path, identity.pid_file.clone())));
-            }
-            let bad = match read_identity(pages)? {
+            let used = opener.lock_use(pages, newness)?;
+            probe(pages).map_err(Action::Lock.failed())?;
+            let bad = match used.identity {
+                Ok(identity)
+                    if used.users == Users::Others
+                        && matches!(self.configured, StatePath::Default(_))
+                        && identity.pid_file != *opener.pid_file =>
+                {
+                    return Ok(Err(PathError::in_use(path, identity.pid_file)));
+                }
                 Ok(identity) => {
-                    if let Err(error) = give_to(pages.file(), opener.workers) {
-                        notices.push(Notice::Failed { action: Action::Own, error });
-                    }
+                    opener.hand_over(path, pages, used.is_new, notices);
                     return Ok(Ok(Adopted::Whole(identity.newness)));
                 }
                 Err(bad) => bad,
             };
-            let bad = judge(pages, bad)?;
+            let bad = judge(pages, bad).map_err(Action::Read.failed())?;
             if bad == Bad::Foreign && matches!(self.configured, StatePath::Named(_)) {
                 return Ok(Err(PathError::foreign_content(path)));
             }
-            let notice = match users {
+            let notice = match used.users {
                 Users::OnlyUs => opener.move_aside(path, pages, bad),
                 Users::Others => Notice::NotMoved { bad, error: None },
             };
             let moved = matches!(notice, Notice::MovedAside { .. });
             notices.push(notice);
-            Ok(Ok(if moved { Adopted::MovedAside } else { Adopted::Unusable(Health::Degraded) }))
+            Ok(Ok(if moved {
+                Adopted::MovedAside
+            } else {
+                Adopted::Unusable(NoFile { health: Health::Degraded, failure: None })
+            }))
         });
-        let (notice, health) = match adopted {
+        let failure = match adopted {
             Some(Ok(adopted)) => return adopted,
-            None => return Ok(Adopted::Unusable(Health::Degraded)),
-            Some(Err(error)) if is_unsupported(&error) => {
-                (Notice::InMemory { action: Action::Lock, error }, Health::Ok)
-            }
-            Some(Err(error)) => (Notice::Failed { action: Action::Read, error }, Health::Degraded),
+            Some(Err(failure)) => failure,
+            None => Action::Open.failed()(io::ErrorKind::NotFound.into()),
         };
-        notices.push(notice);
-        Ok(Adopted::Unusable(health))
+        Ok(Adopted::Unusable(NoFile::of_fault(failure)))
     }
 
     /// Takes over the records of the file or memory that the cycle before holds open.
@@ -308,29 +369,29 @@ impl State {
     }
 }
 
+/// Who the master is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Master {
+    /// Another process: this one is a worker of it.
+    Another,
+    /// This process, which is the only worker, too.
+    This,
+}
+
 /// A fault of the system never keeps nginx from starting, and at the default path neither does a
 /// directory that cannot be written.
-fn give_up(
-    error: OpenError,
-    configured: &StatePath,
-    notices: &mut Vec<Notice>,
-) -> Result<Result<State, Health>, PathError> {
-    let in_memory = |action, error| (Notice::InMemory { action, error }, Health::Ok);
-    let (notice, health) = match (error, configured) {
+fn give_up(error: OpenError, configured: &StatePath) -> Result<NoFile, PathError> {
+    match (error, configured) {
         (OpenError::Path(error), StatePath::Default(_)) => {
-            in_memory(Action::Open, error.into_unwritable()?)
+            let failure = Action::Open.failed()(error.into_unwritable()?);
+            Ok(NoFile::because(failure, Health::Ok))
         }
-        (OpenError::Path(error), _) => return Err(error),
-        (OpenError::Fault(error), _) if is_unsupported(&error) => in_memory(Action::Lock, error),
-        (OpenError::Fault(error), StatePath::Default(_))
-            if error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+        (OpenError::Path(error), _) => Err(error),
+        (OpenError::Fault(failure), StatePath::Default(_))
+            if failure.error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
         {
-            in_memory(Action::Open, error)
+            Ok(NoFile::because(failure, Health::Ok))
         }
-        (OpenError::Fault(error), _) => {
-            (Notice::Failed { action: Action::Open, error }, Health::Degraded)
-        }
-    };
-    notices.push(notice);
-    Ok(Err(health))
+        (OpenError::Fault(failure), _) => Ok(NoFile::of_fault(failure)),
+    }
 }

@@ -34,6 +34,8 @@ mod judge;
 mod load;
 #[cfg(test)]
 mod load_tests;
+#[cfg(test)]
+mod make_tests;
 mod master;
 #[cfg(test)]
 mod model;
@@ -64,7 +66,7 @@ pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
 pub use load::{First, Loaded};
-pub use master::{Backing, Opened, State, open};
+pub use master::{Backing, Master, Opened, State, open};
 pub use notice::{Action, Notice};
 pub use path::{PathError, StatePath};
 pub use recover::Recovered;

@@ -1,14 +1,15 @@
 //! What the store has to tell the log. It writes no line itself.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+pub use crate::os::call::Call as Action;
 use crate::schedule::UnixMs;
 
 use super::due::Counted;
 use super::header::Bad;
 use super::run::{Attempt, RunId};
+use super::store::Health;
 
 /// Something an administrator should read; the caller puts it into nginx's words and limits how
 /// often.
@@ -31,12 +32,36 @@ pub enum Notice {
     },
     /// crit: somebody deleted or replaced the file; its records were written into the new one.
     Replaced,
-    /// warn: the state is kept in memory instead of in the file.
+    /// The state is kept in memory instead of in the file. Warn where that is as good, but for
+    /// restarts; crit where the state is degraded.
     InMemory {
-        /// Why.
-        error: io::Error,
         /// What failed.
         action: Action,
+        /// Why.
+        error: io::Error,
+        /// What is to be thought of the state.
+        health: Health,
+    },
+    /// warn: memory, too, is a file, in a directory and without a name.
+    Unlinked {
+        /// What failed.
+        action: Action,
+        /// Why.
+        error: io::Error,
+    },
+    /// crit: there is no memory for the state, either; all timers are degraded.
+    Nowhere {
+        /// What failed.
+        action: Action,
+        /// Why.
+        error: io::Error,
+    },
+    /// warn: the file could not be given to the workers, who use the master's descriptor.
+    NotOwned {
+        /// What failed.
+        action: Action,
+        /// Why.
+        error: io::Error,
     },
     /// crit: another master has held the header lock for 2 s; timers without a record are
     /// degraded.
@@ -124,6 +149,9 @@ impl Notice {
             | Self::NotMoved { .. }
             | Self::Replaced
             | Self::InMemory { .. }
+            | Self::Unlinked { .. }
+            | Self::Nowhere { .. }
+            | Self::NotOwned { .. }
             | Self::HeaderLocked
             | Self::Failed { .. }
             | Self::HeaderDamaged => None,
@@ -141,42 +169,22 @@ impl Notice {
     }
 }
 
-/// What was being done to the state file, as it stands in a message: `state file "..." ACTION
-/// failed`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// open(2) or link(2).
-    Open,
-    /// pread(2).
-    Read,
-    /// pwrite(2).
-    Write,
-    /// Writing further pages.
-    Grow,
-    /// fsync(2).
-    Sync,
-    /// fchown(2) or fchmod(2).
-    Own,
-    /// fcntl(2).
-    Lock,
-    /// rename(2).
-    Rename,
-    /// fstat(2).
-    Stat,
+/// A system call that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) action: Action,
+    pub(super) error: io::Error,
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "open",
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Grow => "growing",
-            Self::Sync => "fsync",
-            Self::Own => "fchown",
-            Self::Lock => "lock",
-            Self::Rename => "rename",
-            Self::Stat => "fstat",
-        })
+impl Action {
+    /// Says that this is the call that failed.
+    pub(super) fn failed(self) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure { action: self, error }
+    }
+}
+
+impl From<Failure> for Notice {
+    fn from(failure: Failure) -> Self {
+        Self::Failed { action: failure.action, error: failure.error }
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use crate::os::file::{read_at, write_at};
-use crate::os::lock::{self, Held, Kind, Tried};
+use crate::os::lock::{self, Held, Holder, Kind, Tried};
 
 use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
 
@@ -13,6 +13,7 @@ use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
 #[derive(Debug)]
 pub(super) struct Pages {
     file: File,
+    holder: Holder,
     #[cfg(test)]
     fault: std::cell::Cell<Fault>,
 }
@@ -33,8 +34,13 @@ pub(super) enum Fault {
 
 impl Pages {
     pub(super) fn new(file: File) -> Self {
+        Self::locked_by(Holder::Description, file)
+    }
+
+    pub(super) fn locked_by(holder: Holder, file: File) -> Self {
         Self {
             file,
+            holder,
             #[cfg(test)]
             fault: std::cell::Cell::default(),
         }
@@ -42,6 +48,10 @@ impl Pages {
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    pub(super) fn into_file(self) -> File {
+        self.file
     }
 
     /// Lets a fault befall the writes from now on.
@@ -100,15 +110,32 @@ impl Pages {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// Who holds the locks.
+    pub(super) fn holder(&self) -> Holder {
+        self.holder
+    }
+
     pub(super) fn try_lock(&self, part: Part, page: u32) -> io::Result<Tried> {
-        lock::try_lock(&self.file, part.offset(page), Kind::Exclusive)
+        self.try_lock_at(part.offset(page), Kind::Exclusive)
     }
 
     pub(super) fn unlock(&self, part: Part, page: u32) -> io::Result<()> {
-        lock::unlock(&self.file, part.offset(page))
+        self.unlock_at(part.offset(page))
     }
 
     pub(super) fn held(&self, part: Part, page: u32) -> io::Result<Held> {
-        lock::held(&self.file, part.offset(page))
+        self.held_at(part.offset(page))
+    }
+
+    pub(super) fn held_at(&self, offset: u64) -> io::Result<Held> {
+        lock::held(&self.file, self.holder, offset)
+    }
+
+    pub(super) fn try_lock_at(&self, offset: u64, kind: Kind) -> io::Result<Tried> {
+        lock::try_lock(&self.file, self.holder, offset, kind)
+    }
+
+    pub(super) fn unlock_at(&self, offset: u64) -> io::Result<()> {
+        lock::unlock(&self.file, self.holder, offset)
     }
 }

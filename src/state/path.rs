@@ -7,11 +7,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::file::{
-    Identity, Owner, Refusal, directory_of, metadata, not_a_directory, with_suffix,
-};
+use crate::os::file::{Owner, Refusal, directory_of, metadata, not_a_directory};
 
 use super::header::PidFile;
+use super::notice::{Action, Failure};
 use super::shown::Shown;
 
 /// Where the state is kept.
@@ -78,7 +77,11 @@ impl PathError {
 
 impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state file \"{}\" ", Shown::of(&self.path))?;
+        let path = Shown::of(&self.path);
+        if let Problem::NoDirectory(_) | Problem::NotPermitted(_) = self.problem {
+            return write!(f, "state file: {} \"{path}\" failed", Action::Open);
+        }
+        write!(f, "state file \"{path}\" ")?;
         match &self.problem {
             Problem::SymbolicLink => f.write_str("is a symbolic link"),
             Problem::NotRegular => f.write_str("is not a regular file"),
@@ -87,7 +90,7 @@ impl fmt::Display for PathError {
                 write!(f, "is owned by user {uid}, neither by root nor by the worker user")
             }
             Problem::ForeignContent => f.write_str("is not a state file"),
-            Problem::NoDirectory(_) | Problem::NotPermitted(_) => f.write_str("open failed"),
+            Problem::NoDirectory(_) | Problem::NotPermitted(_) => Ok(()),
             Problem::InUse(by) => {
                 write!(f, "is in use by the nginx of \"{by}\", set \"timer_state\"")
             }
@@ -100,7 +103,7 @@ pub(super) enum OpenError {
     /// A bad path.
     Path(PathError),
     /// A fault of the system that must not keep nginx from starting.
-    Fault(io::Error),
+    Fault(Failure),
 }
 
 /// Whether a file could be made at `path`, as far as its directory is there.
@@ -117,7 +120,7 @@ pub(super) fn check_directory(path: &Path) -> Result<(), PathError> {
 
 /// Whether an open file may be a state file.
 pub(super) fn check_file(path: &Path, file: &File, workers: Owner) -> Result<(), OpenError> {
-    let metadata = metadata(file).map_err(OpenError::Fault)?;
+    let metadata = metadata(file).map_err(Action::Stat.failed()).map_err(OpenError::Fault)?;
     check_metadata(path, &metadata)
         .and_then(|()| check_owner(path, &metadata, workers))
         .map_err(OpenError::Path)
@@ -129,7 +132,7 @@ pub(super) fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), Pat
         Problem::SymbolicLink
     } else if !metadata.is_file() {
         Problem::NotRegular
-    } else if metadata.nlink() > 1 && !is_half_made(path, metadata) {
+    } else if metadata.nlink() > 1 {
         Problem::Links(metadata.nlink())
     } else {
         return Ok(());
@@ -149,18 +152,6 @@ pub(super) fn check_owner(
     Err(PathError::new(path, Problem::ForeignOwner(metadata.uid())))
 }
 
-/// The temporary name under which a new file is written.
-pub(super) fn temporary(path: &Path) -> PathBuf {
-    with_suffix(path, ".new")
-}
-
-/// Whether the second link is our own temporary name: its maker is about to remove it, or was
-/// killed before it could.
-pub(super) fn is_half_made(path: &Path, metadata: &Metadata) -> bool {
-    metadata.nlink() == 2
-        && Identity::at(&temporary(path)).is_ok_and(|other| other == Identity::from(metadata))
-}
-
 /// Sorts the errors of open(2): the ones of the path, and the faults of the system.
 pub(super) fn open_error(path: &Path, error: io::Error) -> OpenError {
     let problem = match Refusal::of(&error) {
@@ -168,7 +159,7 @@ pub(super) fn open_error(path: &Path, error: io::Error) -> OpenError {
         Some(Refusal::NotRegular) => Problem::NotRegular,
         Some(Refusal::Missing) => Problem::NoDirectory(error),
         Some(Refusal::NotPermitted) => Problem::NotPermitted(error),
-        None => return OpenError::Fault(error),
+        None => return OpenError::Fault(Action::Open.failed()(error)),
     };
     OpenError::Path(PathError::new(path, problem))
 }

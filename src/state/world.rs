@@ -166,7 +166,7 @@ impl World {
         let state = self.bench.state.as_ref().unwrap();
         self.workers[slot] = Some(Worker {
             number: self.started,
-            store: state.attach(0, process, UnixMs(self.now)),
+            store: state.attach(Master::This, process, UnixMs(self.now)),
             claim: None,
             attempt: None,
             catch_up_at: None,

@@ -94,7 +94,7 @@ impl World {
     /// Takes out of the account what has come due and has not been dealt with.
     fn forget_late(&mut self, period: i64) {
         let state = self.bench.state.as_ref().unwrap();
-        let store = state.attach(0, Process { pid: 0, boot: BOOT }, UnixMs(self.now));
+        let store = state.attach(Master::This, Process { pid: 0, boot: BOOT }, UnixMs(self.now));
         let reading = store.read(&self.place).unwrap();
         let now = std::mem::replace(&mut self.period, period);
         let late = self.late(&reading);

@@ -10,7 +10,7 @@ package TimerTest::Faults;
 #     $faults->clear;                                            # or clear($rule)
 #
 # Calls are these, each with all its variants (pread64, openat, statx, linkat, ...); "lock", "unlock" and
-# "getlock" are fcntl's, and "fcntl" is all three. More than one are given as [ ... ], and counted together.
+# "getlock" are fcntl's, "fcntl" is all three, and "ofd" are those for locks of open file descriptions. More than one are given as [ ... ], and counted together.
 #
 # A rule counts the calls that it is for, from now on. Options: error (a name of errno; without one the call
 # is made), nth (1: the first that is changed), times (without end), short (bytes that are read or written at
@@ -29,7 +29,7 @@ use TimerTest;
 # The order is enum call of faults.c.
 our @CALLS = qw(
     pread pwrite read write lock unlock getlock open stat truncate link rename unlink sync chown chmod memfd_create
-    eventfd getrandom
+    eventfd getrandom ofd
 );
 
 my %BIT = map { $CALLS[$_] => 1 << $_ } 0 .. $#CALLS;

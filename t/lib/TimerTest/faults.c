@@ -25,7 +25,7 @@
 /* The order is @CALLS of TimerTest::Faults. */
 enum call {
     PREAD, PWRITE, READ, WRITE, LOCK, UNLOCK, GETLOCK, OPEN, STAT, TRUNCATE, LINK, RENAME, UNLINK, SYNC, CHOWN, CHMOD,
-    MEMFD, EVENTFD, RANDOM
+    MEMFD, EVENTFD, RANDOM, OFD
 };
 
 /* As TimerTest::Faults packs it. */
@@ -163,6 +163,9 @@ ssize_t write(int fd, const void *data, size_t n)
         va_start(list, command); \
         void *argument = va_arg(list, void *); \
         va_end(list); \
+        if (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK) { \
+            FAIL(OFD, fd, NULL, NULL) \
+        } \
         if (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_SETLK || command == F_SETLKW) { \
             FAIL(((struct flock *) argument)->l_type == F_UNLCK ? UNLOCK : LOCK, fd, NULL, NULL) \
         } else if (command == F_OFD_GETLK || command == F_GETLK) { \

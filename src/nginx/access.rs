@@ -141,6 +141,20 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
     })
 }
 
+/// The index of the first handler of the content phase, which is the last one.
+pub(super) fn content_phase(handlers: *const ngx_http_phase_handler_t) -> ngx_int_t {
+    let (mut index, mut first, mut last) = (0, 0, None);
+    loop {
+        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
+        let entry = unsafe { *handlers.wrapping_offset(index) };
+        let Some(checker) = entry.checker else { return first };
+        if last.is_none_or(|last: Checker| !ptr::fn_addr_eq(last, checker)) {
+            (first, last) = (index, Some(checker));
+        }
+        index += 1;
+    }
+}
+
 /// The index of the first handler behind the access phase; without an access phase, behind the
 /// pre-access phase.
 ///

@@ -42,6 +42,7 @@ GET(buffered)
 GET(complex_uri)
 GET(count)
 GET(header_only)
+GET(internal)
 GET(quoted_uri)
 
 SET(count)
@@ -128,6 +129,7 @@ const ngx_http_timer_place_t  ngx_http_timer_places[] = {
     FIELD(ngx_http_request_t, main),
     FIELD(ngx_http_request_t, postponed),
     FIELD(ngx_http_request_t, phase_handler),
+    FIELD(ngx_http_request_t, content_handler),
     FIELD(ngx_http_request_t, err_status),
     FIELD(ngx_http_request_t, log_handler),
     FIELD(ngx_http_request_t, cleanup),
@@ -152,6 +154,7 @@ const ngx_http_timer_place_t  ngx_http_timer_places[] = {
     FIELD(ngx_http_core_loc_conf_t, handler),
     FIELD(ngx_http_core_loc_conf_t, send_timeout),
     FIELD(ngx_http_core_loc_conf_t, send_lowat),
+    FIELD(ngx_http_core_loc_conf_t, post_action),
     FIELD(ngx_http_core_loc_conf_t, log_subrequest),
     FIELD(ngx_http_core_loc_conf_t, error_log),
     FIELD(ngx_http_core_srv_conf_t, server_names),

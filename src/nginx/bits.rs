@@ -54,6 +54,7 @@ get! { ngx_uint_t;
     complex_uri: ngx_http_timer_get_complex_uri,
     count: ngx_http_timer_get_count,
     header_only: ngx_http_timer_get_header_only,
+    internal: ngx_http_timer_get_internal,
     quoted_uri: ngx_http_timer_get_quoted_uri,
 }
 
@@ -134,12 +135,12 @@ places! {
         ngx_http_request_t: connection, ctx, main_conf, srv_conf, loc_conf, read_event_handler,
             write_event_handler, pool, headers_in, headers_out, method, http_version,
             request_line, uri, args, unparsed_uri, method_name, http_protocol, main, postponed,
-            phase_handler, err_status, log_handler, cleanup;
+            phase_handler, content_handler, err_status, log_handler, cleanup;
         ngx_http_headers_in_t: headers, host, server, content_length_n;
         ngx_http_headers_out_t: headers, status, content_type, content_type_len,
             content_type_lowcase, content_length_n;
         ngx_buf_t: pos, last, file_pos, file_last, start, end;
-        ngx_http_core_loc_conf_t: name, loc_conf, handler, send_timeout, send_lowat,
+        ngx_http_core_loc_conf_t: name, loc_conf, handler, send_timeout, send_lowat, post_action,
             log_subrequest, error_log;
         ngx_http_core_srv_conf_t: server_names, ctx, server_name, connection_pool_size,
             merge_slashes;

@@ -35,6 +35,11 @@ fn socket() -> Option<i32> {
     })
 }
 
+/// Whether the socket that all runs share is still open, as no run may leave it otherwise.
+pub(super) fn socket_is_open() -> bool {
+    SOCKETS.with(|sockets| sockets.get().is_some_and(SocketPair::is_open))
+}
+
 /// A connection that leads nowhere, furnished for `location`.
 pub(super) fn connect(
     location: Location,

@@ -1,5 +1,6 @@
 //! A location of the configuration.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
@@ -83,6 +84,22 @@ impl Location {
 
     pub(super) fn server_ptr(&self) -> *mut ngx_http_core_srv_conf_t {
         self.server.as_ptr()
+    }
+
+    /// What its server has outside of any location.
+    pub(super) fn of_server(self) -> Self {
+        // SAFETY: a server's context is that with which its directives were read.
+        unsafe { Self::from_context(self.server().ctx) }
+    }
+
+    /// The modules' configurations of it; a server has them in its context.
+    pub(super) fn confs(&self) -> *mut *mut c_void {
+        let confs = self.conf().loc_conf;
+        if !confs.is_null() {
+            return confs;
+        }
+        // SAFETY: made with the server.
+        unsafe { (*self.server().ctx).loc_conf }
     }
 
     /// How it is chosen.

@@ -28,6 +28,7 @@ pub mod request;
 pub mod response;
 mod stat;
 pub mod text;
+pub mod trial;
 mod uri;
 pub mod variable;
 pub mod zone;

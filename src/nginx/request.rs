@@ -140,15 +140,7 @@ pub fn start(
     origin: Rc<dyn Origin>,
     on_end: impl FnOnce(End) + 'static,
 ) -> Result<Attempt, StartError> {
-    let shared = Rc::new(Shared {
-        origin,
-        access: request.access,
-        request: Cell::new(ptr::null_mut()),
-        complete: Cell::new(false),
-        end: Cell::new(None),
-        on_end: Cell::new(Some(Box::new(on_end))),
-        posted: OnceCell::new(),
-    });
+    let shared = Rc::new(Shared::new(origin, request.access, Some(Box::new(on_end))));
     let weak = Rc::downgrade(&shared);
     let posted = Posted::new(move || {
         if let Some(shared) = weak.upgrade() {
@@ -185,6 +177,28 @@ impl Drop for Attempt {
 }
 
 impl Shared {
+    pub(super) fn new(origin: Rc<dyn Origin>, access: Access, on_end: Option<OnEnd>) -> Self {
+        Self {
+            origin,
+            access,
+            request: Cell::new(ptr::null_mut()),
+            complete: Cell::new(false),
+            end: Cell::new(None),
+            on_end: Cell::new(on_end),
+            posted: OnceCell::new(),
+        }
+    }
+
+    /// The run's request, null if it is not open.
+    pub(super) fn request(&self) -> *mut ngx_http_request_t {
+        self.request.get()
+    }
+
+    /// How it ended, for one that is told of nothing.
+    pub(super) fn take_end(&self) -> Option<End> {
+        self.end.take()
+    }
+
     pub(super) fn origin(&self) -> Rc<dyn Origin> {
         Rc::clone(&self.origin)
     }
@@ -205,7 +219,7 @@ impl Shared {
 }
 
 /// Makes the request, up to its URI.
-fn create(
+pub(super) fn create(
     c: *mut ngx_connection_t,
     location: Location,
     request: &Request<'_>,
@@ -235,7 +249,7 @@ fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
 }
 
 /// Registers the cleanup that sees the end.
-fn watch_end(
+pub(super) fn watch_end(
     r: *mut ngx_http_request_t,
     c: *mut ngx_connection_t,
     shared: &Shared,

@@ -1,5 +1,6 @@
 //! The gauges of `stub_status`.
 
+use std::array;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,12 @@ pub(super) static ACTIVE: Gauge = Gauge::new(c"ngx_stat_active");
 pub(super) static READING: Gauge = Gauge::new(c"ngx_stat_reading");
 /// Requests that are being answered.
 pub(super) static WRITING: Gauge = Gauge::new(c"ngx_stat_writing");
+/// Connections that wait for a request.
+static WAITING: Gauge = Gauge::new(c"ngx_stat_waiting");
+/// All requests that there were.
+static REQUESTS: Gauge = Gauge::new(c"ngx_stat_requests");
+/// All connections that there were; any nginx has it.
+static NUMBER: Gauge = Gauge::new(c"ngx_connection_counter");
 
 impl Gauge {
     const fn new(name: &'static CStr) -> Self {
@@ -37,15 +44,50 @@ impl Gauge {
     }
 
     fn add(&self, n: usize) {
-        let address =
-            *self.address.get_or_init(|| dynamic_symbol(self.name).map_or(0, |p| p.addr().get()));
-        if address == 0 {
-            return;
-        }
-        let pointer = std::ptr::with_exposed_provenance::<*mut ngx_atomic_t>(address);
+        let Some(pointer) = self.pointer() else { return };
         // SAFETY: the symbol is nginx's `ngx_atomic_t *` of this name (src/event/ngx_event.c).
         let counter = unsafe { *pointer };
         count(counter.cast(), n);
+    }
+
+    fn pointer(&self) -> Option<*mut *mut ngx_atomic_t> {
+        let symbol = || dynamic_symbol(self.name).map_or(0, |p| p.as_ptr().expose_provenance());
+        let address = *self.address.get_or_init(symbol);
+        (address != 0).then(|| std::ptr::with_exposed_provenance_mut(address))
+    }
+}
+
+/// Those that go back to what they were when a run has ended, and those that do not.
+static ALL: [&Gauge; 6] = [&ACTIVE, &READING, &WRITING, &WAITING, &REQUESTS, &NUMBER];
+const THAT_GO_BACK: usize = 4;
+
+/// Has `body` change gauges of its own instead of nginx's, which other workers change meanwhile;
+/// answers whether those that go back did.
+pub(super) fn apart<T>(body: impl FnOnce() -> T) -> (T, bool) {
+    let own: [AtomicUsize; ALL.len()] = array::from_fn(|_| AtomicUsize::new(0));
+    let replaced = Replaced(array::from_fn(|n| {
+        let pointer = ALL.get(n)?.pointer()?;
+        // SAFETY: as in `add`; HOST-1: one thread.
+        let shared = unsafe { *pointer };
+        // SAFETY: as above; put back before `own` is gone.
+        unsafe { *pointer = own.get(n)?.as_ptr().cast() };
+        Some((pointer, shared))
+    }));
+    let answer = body();
+    drop(replaced);
+    let back = own.iter().take(THAT_GO_BACK).all(|gauge| gauge.load(Ordering::Relaxed) == 0);
+    (answer, back)
+}
+
+/// nginx's pointers to gauges, and what they are to point to again.
+struct Replaced([Option<(*mut *mut ngx_atomic_t, *mut ngx_atomic_t)>; ALL.len()]);
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        for (pointer, shared) in self.0.into_iter().flatten() {
+            // SAFETY: what was there before.
+            unsafe { *pointer = shared };
+        }
     }
 }
 

@@ -33,4 +33,10 @@ impl SocketPair {
     pub fn descriptor(&self) -> RawFd {
         self.one.as_raw_fd()
     }
+
+    /// Whether that descriptor is still open: it is in the hands of others, too.
+    pub fn is_open(&self) -> bool {
+        // SAFETY: takes plain numbers.
+        unsafe { libc::fcntl(self.one.as_raw_fd(), libc::F_GETFD) != -1 }
+    }
 }

@@ -40,9 +40,10 @@ use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::module::{Process, with_main};
 use crate::nginx::process::{self, Role};
+use crate::nginx::trial::{self, Trial};
 use crate::os::memory::{self, push};
 use job::Job;
-use panel::Concern;
+use panel::{Concern, Runs};
 use worker::Worker;
 
 /// The timers of this process.
@@ -74,13 +75,20 @@ const EACH: usize = 2048;
 /// Arms the timers that belong to this process, if any do; later, if there is no memory now.
 pub fn begin(main: &MainConf, process: Process) {
     let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
-    LATER.set(later.then(|| begin_later(process)));
+    LATER.set(later.then(|| begin_later(process, "no memory")));
     if later {
         return;
     }
+    let trial = try_out(main, process);
+    if trial == Trial::NotMade {
+        LATER.set(Some(begin_later(process, "no free connection")));
+        return;
+    }
+    let runs = if trial == Trial::Passed { Runs::Yes } else { Runs::No };
     let worker = master::attach(main, process);
-    let panel = Panel::new(main, worker.clone(), process.workers);
-    let jobs = worker.as_ref().map_or_else(Vec::new, |worker| begin_jobs(main, worker, process));
+    let panel = Panel::new(main, worker.clone(), process.workers, runs);
+    let starts = worker.as_ref().filter(|_| runs == Runs::Yes);
+    let jobs = starts.map_or_else(Vec::new, |worker| begin_jobs(main, worker, process));
     let leaving = put(None).map(Runner::leave).unwrap_or_default();
     let tick = (!jobs.is_empty() || !leaving.is_empty()).then(tick);
     let bells = main.bells().borrow();
@@ -89,9 +97,23 @@ pub fn begin(main: &MainConf, process: Process) {
     put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
 }
 
+/// Whether this nginx runs a location as it must.
+fn try_out(main: &MainConf, process: Process) -> Trial {
+    let timer = main.timers().first().filter(|_| process.role.slot().is_some());
+    let trial = timer.map_or(Trial::Passed, |timer| trial::make(timer.location));
+    if let Trial::Failed(what) = trial {
+        let message = format_args!(
+            "timer: a run is not possible in this nginx ({what}), no timer is started, build the \
+             module with the sources of this nginx"
+        );
+        Log::cycle().write(Level::Emerg, message);
+    }
+    trial
+}
+
 /// Tries again, once a second.
-fn begin_later(process: Process) -> Timer {
-    let message = format_args!("timer: no memory, timers are not running");
+fn begin_later(process: Process, why: &str) -> Timer {
+    let message = format_args!("timer: {why}, timers are not running");
     Log::cycle().write(Level::Error, message);
     let timer = Timer::new(Hold::Cancelable, move || {
         if !process::is_leaving() {

@@ -21,6 +21,16 @@ pub struct Panel {
     bells: Rc<Vec<EventFd>>,
     zones: Rc<Zones>,
     workers: usize,
+    runs: Runs,
+}
+
+/// Whether this worker may run timers at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// It may.
+    Yes,
+    /// The nginx that it is in does not run a location as it must.
+    No,
 }
 
 /// Who is to look at a timer's record.
@@ -33,7 +43,12 @@ pub enum Wake {
 }
 
 impl Panel {
-    pub(super) fn new(main: &MainConf, worker: Option<Rc<Worker>>, workers: usize) -> Rc<Self> {
+    pub(super) fn new(
+        main: &MainConf,
+        worker: Option<Rc<Worker>>,
+        workers: usize,
+        runs: Runs,
+    ) -> Rc<Self> {
         let opened = main.opened().borrow();
         let places = opened.as_ref().map(|opened| opened.state.places.clone()).unwrap_or_default();
         Rc::new(Self {
@@ -43,6 +58,7 @@ impl Panel {
             bells: Rc::clone(&main.bells().borrow()),
             zones: main.shared_zones(),
             workers,
+            runs,
         })
     }
 
@@ -85,6 +101,7 @@ impl Panel {
     /// Whether the state can be relied on.
     pub fn health(&self) -> Health {
         match self.store() {
+            Some(_) if self.runs == Runs::No => Health::Degraded,
             Some(store) => store.health(),
             None if self.timers.is_empty() => Health::Ok,
             None => Health::Degraded,
@@ -101,10 +118,11 @@ impl Panel {
         self.worker.as_ref().map(|worker| &worker.store)
     }
 
-    /// A timer, as orders need it.
+    /// A timer, as orders need it; `None` where none is followed.
     pub fn timer(&self, number: usize) -> Option<state::Timer<'_>> {
         let (timer, place) = (self.timers.get(number)?, self.places.get(number)?);
-        let owner = self.worker.as_ref()?.owner(timer);
+        let worker = self.worker.as_ref().filter(|_| self.runs == Runs::Yes)?;
+        let owner = worker.owner(timer);
         Some(state::Timer { place, due_times: &timer.due_times, owner })
     }
 

@@ -16,20 +16,24 @@ pub(super) enum Plus {
 /// How many due times are told of if nothing else is asked for, and at most.
 const COUNT: usize = 5;
 const LARGEST_COUNT: usize = 100;
+/// A longer value is none.
+const LONGEST: usize = 4096;
 
 impl Arguments<'_> {
     /// The decoded value of the first argument `name`.
     ///
     /// # Errors
     ///
-    /// It is not UTF-8, or has a `%` that no two hex digits follow.
+    /// It is too long, not UTF-8, or has a `%` that no two hex digits follow.
     pub(super) fn get(self, name: &str, plus: Plus) -> Result<Option<String>, String> {
         let value = self.0.split(|byte| *byte == b'&').find_map(|argument| {
             let value = argument.strip_prefix(name.as_bytes())?;
             if value.is_empty() { Some(value) } else { value.strip_prefix(b"=") }
         });
         let decoded = |value: &[u8]| {
-            decode(value, plus)
+            let value = Some(value).filter(|value| value.len() <= LONGEST);
+            value
+                .and_then(|value| decode(value, plus))
                 .and_then(|value| String::from_utf8(value).ok())
                 .ok_or_else(|| format!("invalid \"{name}\" argument"))
         };
@@ -101,6 +105,9 @@ mod tests {
         assert_eq!(get(all, "b"), Ok(Some(String::new())));
         assert_eq!(get(all, "c"), Ok(None));
         assert_eq!(get("", "c"), Ok(None));
+        let long = |len: usize| format!("x={}", "a".repeat(len));
+        assert!(get(&long(LONGEST), "x").is_ok());
+        assert!(get(&long(LONGEST + 1), "x").is_err());
         for bad in ["x=%", "x=%2", "x=%zz", "x=%ff", "x=%+1"] {
             assert!(get(bad, "x").is_err(), "{bad}");
         }

@@ -1,8 +1,9 @@
 //! What is told of all timers: read and written a few at a time, so that other requests do not wait.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::health;
 use super::json::{self, History, Host, Pause};
@@ -13,7 +14,8 @@ use super::table::{Row, Table};
 use super::view::{Configured, View, Worker};
 use crate::conf::{TimerConf, WorkerChoice, Write};
 use crate::nginx::process;
-use crate::nginx::response::{Answer, Body, More, turn_ends};
+use crate::nginx::response::{Answer, Body, More, turn_is_spent};
+use crate::os::memory::{self, fallible};
 use crate::os::wall_clock;
 use crate::runner::Panel;
 use crate::state::{Health, Steps};
@@ -101,9 +103,11 @@ pub(super) fn timer(panel: &Rc<Panel>, number: usize) -> Answer {
         body.push(b'\n');
         Some(body)
     };
-    Gather::of_one(panel, number).gather(look, |_, bodies| {
-        Answer::Now(response(200, response::JSON, Body::Whole(bodies.concat().into())))
-    })
+    let finish = |_: &Panel, bodies: Gathered<Vec<u8>>| {
+        let body = bodies.each.into_iter().next().unwrap_or_default();
+        Answer::Now(response(200, response::JSON, Body::Whole(body.into())))
+    };
+    gather(panel, number..number + 1, look, finish)
 }
 
 /// How many timers the page shows to a browser without scripts.
@@ -142,15 +146,17 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
 
 /// The metrics of all timers.
 pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
-    Gather::of_all(panel).gather(Sample::of, |panel, samples| {
-        let mut metrics = Metrics::new(samples, panel.health() != Health::Degraded);
-        Answer::Now(response(200, response::METRICS, written_by(move |text| metrics.write(text))))
+    gather(panel, 0..panel.timers().len(), Sample::of, |panel, samples| {
+        let mut metrics = Metrics::new(samples.each, panel.health() != Health::Degraded);
+        let body = written_by(samples.held, move |text| metrics.write(text));
+        Answer::Now(response(200, response::METRICS, body))
     })
 }
 
-/// A body whose pieces a function appends until it answers `None`.
-fn written_by(mut write: impl FnMut(&mut String) -> Option<()> + 'static) -> Body {
+/// A body whose pieces a function appends, from what is `held`, until it answers `None`.
+fn written_by(held: Held, mut write: impl FnMut(&mut String) -> Option<()> + 'static) -> Body {
     Body::Pieces(Box::new(By(move |piece: &mut Vec<u8>| {
+        let _ = &held;
         let mut text = String::new();
         let written = write(&mut text);
         piece.extend_from_slice(text.as_bytes());
@@ -161,9 +167,10 @@ fn written_by(mut write: impl FnMut(&mut String) -> Option<()> + 'static) -> Bod
 /// The table of all timers.
 pub(super) fn text(panel: &Rc<Panel>) -> Answer {
     let look = |view: &View<'_>| Some(Row::of(view));
-    Gather::of_all(panel).gather(look, |panel, rows| {
-        let mut table = Table::new(rows, remarks(panel));
-        Answer::Now(response(200, response::TEXT, written_by(move |text| table.write(text))))
+    gather(panel, 0..panel.timers().len(), look, |panel, rows| {
+        let mut table = Table::new(rows.each, remarks(panel));
+        let body = written_by(rows.held, move |text| table.write(text));
+        Answer::Now(response(200, response::TEXT, body))
     })
 }
 
@@ -181,69 +188,115 @@ fn remarks(panel: &Panel) -> Vec<String> {
 
 /// Whether all timers are well.
 pub(super) fn health_of_all(panel: &Rc<Panel>) -> Answer {
-    Gather::of_all(panel).gather(complaint, verdict)
+    gather(panel, 0..panel.timers().len(), complaint, verdict)
 }
 
 /// Whether one timer is well.
 pub(super) fn health_of(panel: &Rc<Panel>, number: usize) -> Answer {
-    Gather::of_one(panel, number).gather(complaint, verdict)
+    gather(panel, number..number + 1, complaint, verdict)
 }
 
 fn complaint(view: &View<'_>) -> Option<String> {
     health::complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "`Gather::gather` gives away what it has")]
-fn verdict(panel: &Panel, complaints: Vec<String>) -> Answer {
-    let mut complaints = complaints.concat();
-    if panel.health() == Health::Degraded {
-        complaints.push_str("the state is degraded\n");
+fn verdict(panel: &Panel, complaints: Gathered<String>) -> Answer {
+    let Gathered { each, held } = complaints;
+    let degraded = panel.health() == Health::Degraded;
+    if each.is_empty() && !degraded {
+        return response::text(200, "ok\n".to_owned());
     }
-    if complaints.is_empty() {
-        response::text(200, "ok\n".to_owned())
-    } else {
-        response::text(503, complaints)
+    let degraded = degraded.then(|| "the state is degraded\n".to_owned());
+    let mut complaints = each.into_iter().chain(degraded);
+    let body = written_by(held, move |text| complaints.next().map(|line| text.push_str(&line)));
+    Answer::Now(response(503, response::TEXT, body))
+}
+
+/// What all answers of this worker together may gather, in bytes; one may always.
+const LARGEST: usize = 64 * 1024 * 1024;
+/// What is behind the pointers of something that was gathered of a timer, about.
+const BEHIND: usize = 256;
+
+thread_local! {
+    /// What answers have gathered that were not sent yet, in bytes.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A part of [`HELD`], given back when it is dropped.
+struct Held(usize);
+
+impl Held {
+    /// `None`: others that were not read yet hold too much.
+    fn new(bytes: usize) -> Option<Self> {
+        let held = HELD.get();
+        if held > 0 && held.saturating_add(bytes) > LARGEST {
+            return None;
+        }
+        HELD.set(held + bytes);
+        Some(Self(bytes))
     }
 }
 
-/// Something of each of some timers, as far as it has been gathered.
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.set(HELD.get() - self.0);
+    }
+}
+
+/// Something of each of some timers.
+struct Gathered<T> {
+    each: Vec<T>,
+    held: Held,
+}
+
+/// The timers that were not looked at yet, and what was gathered of the others.
 struct Gather<T> {
     panel: Rc<Panel>,
     left: Range<usize>,
-    gathered: Vec<T>,
+    gathered: Gathered<T>,
     /// The waits for records that somebody is writing.
     steps: Steps,
 }
 
+/// Looks at one timer after the other, in as many turns as that takes; then `finish`es.
+fn gather<T: 'static>(
+    panel: &Rc<Panel>,
+    timers: Range<usize>,
+    look: impl Fn(&View<'_>) -> Option<T> + 'static,
+    finish: impl FnOnce(&Panel, Gathered<T>) -> Answer + 'static,
+) -> Answer {
+    let bytes = timers.len().saturating_mul(size_of::<T>() + BEHIND);
+    let Some(held) = Held::new(bytes) else {
+        return Answer::Now(response::error(503, "too many answers in progress"));
+    };
+    let mut each = Vec::new();
+    if fallible(|| each.try_reserve_exact(timers.len())).is_err() {
+        return no_memory();
+    }
+    let (panel, gathered) = (Rc::clone(panel), Gathered { each, held });
+    Gather { panel, left: timers, gathered, steps: Steps::default() }.go_on(look, finish)
+}
+
+fn no_memory() -> Answer {
+    Answer::Now(response::error(503, "no memory"))
+}
+
 impl<T: 'static> Gather<T> {
-    fn of_all(panel: &Rc<Panel>) -> Self {
-        Self::of(panel, 0..panel.timers().len())
-    }
-
-    fn of_one(panel: &Rc<Panel>, number: usize) -> Self {
-        Self::of(panel, number..number + 1)
-    }
-
-    fn of(panel: &Rc<Panel>, left: Range<usize>) -> Self {
-        let panel = Rc::clone(panel);
-        Self { panel, left, gathered: Vec::new(), steps: Steps::default() }
-    }
-
-    /// Looks at one timer after the other for one turn; then `finish`es, or goes on in the next
-    /// turn.
-    fn gather(
+    fn go_on(
         mut self,
         look: impl Fn(&View<'_>) -> Option<T> + 'static,
-        finish: impl FnOnce(&Panel, Vec<T>) -> Answer + 'static,
+        finish: impl FnOnce(&Panel, Gathered<T>) -> Answer + 'static,
     ) -> Answer {
-        let until = turn_ends();
         while !self.left.is_empty() {
-            if let Err(after) = self.look_at_next(&look) {
-                return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
+            if !memory::enough() {
+                return no_memory();
             }
-            if !self.left.is_empty() && Instant::now() >= until {
+            if let Err(after) = self.look_at_next(&look) {
+                return Answer::Later(after, Box::new(|_| self.go_on(look, finish)));
+            }
+            if !self.left.is_empty() && turn_is_spent() {
                 let after = Duration::from_millis(1);
-                return Answer::Later(after, Box::new(|_| self.gather(look, finish)));
+                return Answer::Later(after, Box::new(|_| self.go_on(look, finish)));
             }
         }
         finish(&self.panel, self.gathered)
@@ -259,7 +312,8 @@ impl<T: 'static> Gather<T> {
                 None => Ok(look(view)),
             }
         });
-        self.gathered.extend(seen.transpose()?.flatten());
+        // There is room for all.
+        self.gathered.each.extend(seen.transpose()?.flatten());
         self.left.start += 1;
         Ok(())
     }

@@ -226,7 +226,7 @@ pub(super) struct Metrics {
 }
 
 /// How many samples a piece has.
-const SAMPLES: usize = 64;
+const SAMPLES: usize = 16;
 
 impl Metrics {
     pub(super) fn new(samples: Vec<Sample>, state_ok: bool) -> Self {

@@ -91,5 +91,5 @@ fn show(
 /// Whether the client asks for HTML, as a browser does and curl does not.
 fn wants_page(request: &ClientRequest<'_>) -> bool {
     let accept = request.header("accept").unwrap_or_default();
-    accept.to_ascii_lowercase().windows(9).any(|word| word == b"text/html")
+    accept.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"))
 }

@@ -115,8 +115,7 @@ fn set_line(
     const PROTOCOL: &[u8] = b"HTTP/1.1";
 
     let method = method.0.as_bytes();
-    let line = [method, b" ", uri, b" ", PROTOCOL].concat();
-    let line = copy(r, &line)?;
+    let line = concat(r, &[method, b" ", uri, b" ", PROTOCOL])?;
     let part = |from: usize, len| ngx_str_t { len, data: line.data.wrapping_add(from) };
     let uri = part(method.len() + 1, uri.len());
     // SAFETY: a request of ours; ends before nginx is called.
@@ -129,10 +128,15 @@ fn set_line(
 
 /// A copy of `bytes` in the request's pool.
 fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
+    concat(r, &[bytes])
+}
+
+/// All `parts`, one behind the other, in the request's pool.
+fn concat(r: *mut ngx_http_request_t, parts: &[&[u8]]) -> Result<ngx_str_t, StartError> {
     // SAFETY: an open request has its pool.
     let pool = unsafe { (*r).pool };
     // SAFETY: as above.
-    unsafe { pool::copy(pool, bytes) }.ok_or(StartError::NoMemory)
+    unsafe { pool::concat(pool, parts) }.ok_or(StartError::NoMemory)
 }
 
 /// Sets the list of headers, with `Host` in it if there is one.

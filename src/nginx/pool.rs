@@ -33,9 +33,24 @@ pub(super) unsafe fn on_destroy(
 ///
 /// `pool` is alive.
 pub(super) unsafe fn copy(pool: *mut ngx_pool_t, bytes: &[u8]) -> Option<ngx_str_t> {
+    // SAFETY: the caller's promise.
+    unsafe { concat(pool, &[bytes]) }
+}
+
+/// Copies of `parts`, one behind the other, in the pool; `None` without memory.
+///
+/// # Safety
+///
+/// `pool` is alive.
+pub(super) unsafe fn concat(pool: *mut ngx_pool_t, parts: &[&[u8]]) -> Option<ngx_str_t> {
+    let len = parts.iter().try_fold(0_usize, |len, part| len.checked_add(part.len()))?;
     // SAFETY: the caller's promise; HOST-13: may be null.
-    let to = NonNull::new(unsafe { ngx_pnalloc(pool, bytes.len()) })?.cast::<u8>();
-    // SAFETY: just allocated with this length.
-    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
-    Some(ngx_str_t { len: bytes.len(), data: to.as_ptr() })
+    let data = NonNull::new(unsafe { ngx_pnalloc(pool, len) })?.cast::<u8>().as_ptr();
+    let mut at = 0;
+    for part in parts {
+        // SAFETY: just allocated with the length of all parts.
+        unsafe { ptr::copy_nonoverlapping(part.as_ptr(), data.wrapping_add(at), part.len()) };
+        at += part.len();
+    }
+    Some(ngx_str_t { len, data })
 }

@@ -12,8 +12,8 @@
 //!            └──> the last piece was handed over, or the client is gone
 //! ```
 //!
-//! A turn of the event loop makes pieces until its time is up ([`turn_ends`]), or `PIECE` bytes of an
-//! answer, and no piece is made before the one before it has left, so that a client that does not
+//! A turn of the event loop makes pieces until its time is up ([`Turn`]), or `PIECE` bytes of an
+//! answer; the answers for which no time was left come in a later one. No piece is made before the one before it has left, so that a client that does not
 //! read costs one piece of memory, and what its answer was gathered in before.
 
 use std::cell::{Cell, RefCell};
@@ -32,9 +32,10 @@ use super::guard::guard;
 use super::handler::{ClientRequest, core_location};
 use super::module::{self, HttpModule};
 use super::response::{
-    Answer, AskAgain, Begun, More, Pieces, fill, new_buffer, respond, send, turn_ends,
+    Answer, AskAgain, Begun, More, Pieces, Turn, fill, new_buffer, respond, send,
 };
 use super::{bits, pool, rc};
+use crate::os::memory::{self, NoMemory, fallible};
 
 /// The next turn comes after this time.
 const NEXT_TURN: Duration = Duration::from_millis(1);
@@ -53,7 +54,12 @@ struct Reply {
     piece: RefCell<Vec<u8>>,
     kept: RefCell<Vec<Vec<u8>>>,
     buffer: Cell<*mut ngx_buf_t>,
+    /// The turn in which it was at work last.
+    last_turn: Cell<u64>,
 }
+
+/// An answer goes on after so many turns, even if others have used up the time of all of them.
+const PATIENCE: u64 = 32;
 
 enum Todo {
     Nothing,
@@ -105,6 +111,7 @@ fn new_reply<M: HttpModule>(r: *mut ngx_http_request_t) -> Option<Rc<Reply>> {
         piece: RefCell::default(),
         kept: RefCell::default(),
         buffer: Cell::new(ptr::null_mut()),
+        last_turn: Cell::new(Turn::current().number),
     });
     let kept = Rc::into_raw(Rc::clone(&reply)).cast_mut();
     // SAFETY: an open request has its pool.
@@ -189,11 +196,25 @@ impl Reply {
         }
     }
 
+    /// Whether it may be at work in this turn: there is time left, or it has waited for long.
+    fn has_turn(&self) -> bool {
+        let turn = Turn::current();
+        let waited = turn.number.saturating_sub(self.last_turn.get());
+        if turn.share.is_spent() && (1..PATIENCE).contains(&waited) {
+            return false;
+        }
+        self.last_turn.set(turn.number);
+        true
+    }
+
     /// The timer has run out.
     fn turn<M: HttpModule>(&self) {
         let r = self.request.get();
         if r.is_null() {
             return;
+        }
+        if !self.has_turn() {
+            return self.come_back(NEXT_TURN);
         }
         // SAFETY: the invariant: an open request.
         let c = unsafe { (*r).connection };
@@ -207,6 +228,7 @@ impl Reply {
         let todo = self.todo.replace(Todo::Nothing);
         match todo {
             Todo::Nothing => {}
+            Todo::Ask(_) if !memory::enough() => self.finalize(r, rc::SERVICE_UNAVAILABLE),
             Todo::Ask(ask) => {
                 // SAFETY: the invariant; the view ends with the call.
                 let request = unsafe { ClientRequest::new(r) };
@@ -278,12 +300,15 @@ impl Reply {
             return self.wait(r);
         }
         self.stop_waiting(r);
+        if !self.has_turn() {
+            return self.come_back(NEXT_TURN);
+        }
 
-        let mut piece = self.next_piece();
+        let Ok(mut piece) = self.next_piece() else { return self.finalize(r, rc::ERROR) };
         let more = {
             let mut todo = self.todo.borrow_mut();
             let Todo::Send(pieces) = &mut *todo else { return };
-            guard(None, || Some(fill(&mut **pieces, &mut piece, turn_ends())))
+            guard(None, || fill(&mut **pieces, &mut piece).ok())
         };
         self.piece.replace(piece);
         let Some(more) = more else { return self.finalize(r, rc::ERROR) };
@@ -296,7 +321,7 @@ impl Reply {
     }
 
     /// Room for the next piece: that of the last one, if it was read to its end.
-    fn next_piece(&self) -> Vec<u8> {
+    fn next_piece(&self) -> Result<Vec<u8>, NoMemory> {
         let mut piece = self.piece.take();
         let buffer = self.buffer.get();
         if !buffer.is_null() {
@@ -304,13 +329,18 @@ impl Reply {
             let ngx_buf_t { pos, last, .. } = unsafe { ptr::read(buffer) };
             if pos != last {
                 // INVARIANT: nginx may still read it.
-                self.kept.borrow_mut().push(piece);
+                let mut kept = self.kept.borrow_mut();
+                if fallible(|| kept.try_reserve(1)).is_err() {
+                    self.piece.replace(piece);
+                    return Err(NoMemory);
+                }
+                kept.push(piece);
                 self.buffer.set(ptr::null_mut());
-                return Vec::new();
+                return Ok(Vec::new());
             }
         }
         piece.clear();
-        piece
+        Ok(piece)
     }
 
     /// Hands the piece to nginx; `None` after an error.

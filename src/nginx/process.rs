@@ -49,6 +49,15 @@ pub fn is_leaving() -> bool {
     exiting != 0 || terminate != 0 || quit != 0
 }
 
+/// Whether the configuration that is taken up follows another one in the same process. Only while it
+/// is taken up; afterwards there is always one.
+pub fn is_reload() -> bool {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { nginx_sys::ngx_cycle };
+    // SAFETY: HOST-21; of the first cycle, which has no configurations, only that is set.
+    !cycle.is_null() && unsafe { !(*cycle).conf_ctx.is_null() }
+}
+
 /// The configuration of nginx's core in `cycle`.
 pub(super) fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_t {
     // SAFETY: HOST-21: a complete cycle.

@@ -10,7 +10,7 @@ use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, Write};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::module;
-use crate::nginx::process::Role;
+use crate::nginx::process::{Role, is_leaving, is_reload};
 use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
@@ -18,12 +18,22 @@ use crate::os::file::Owner;
 use crate::os::memory;
 use crate::os::wall_clock;
 use crate::state::{
-    self, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State, StatePath,
+    self, Before, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State,
+    StatePath,
 };
 
 thread_local! {
     /// The state of the configuration in use, which the next one goes on with.
-    static HELD: RefCell<Option<State>> = const { RefCell::new(None) };
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+/// A state, and who has loaded it.
+struct Held {
+    state: State,
+    pid_file: PidFile,
+    workers: Owner,
+    /// The configuration.
+    by: Rc<()>,
 }
 
 /// Opens the state for a configuration that was read; looks only, for a test of it.
@@ -38,7 +48,8 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         None => Owner::of_this_process(),
     };
     let pid_file = PidFile::new(&opening.pid_file);
-    let held = HELD.with_borrow(Clone::clone);
+    let held = HELD.with_borrow(|held| held.as_ref().map(|held| held.state.clone()));
+    let held = held.filter(|held| held.is_at(configured));
     let unused = main.timers().is_empty();
     if unused && held.is_none() && !exists(configured) {
         return Ok(());
@@ -85,6 +96,8 @@ const EACH: usize = 1024;
 /// Takes the configuration up: writes what it says of the timers into their records, and makes a
 /// bell for each of `workers`.
 pub fn load(main: &MainConf, workers: usize, log: Log) {
+    let before = HELD.take();
+    let was = if before.is_none() && is_reload() { Before::Out } else { Before::Loaded };
     let held = {
         let opened = main.opened().borrow();
         opened.as_ref().map(|opened| {
@@ -105,7 +118,7 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                     first: timer.first,
                 })
                 .collect();
-            let told = state.load(&timers, &mut by);
+            let told = state.load(&timers, was, &mut by);
             for notice in &told {
                 if let Notice::ScheduleChanged { name } = notice {
                     let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
@@ -115,9 +128,23 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                 }
             }
             notices::write_all(log, main.timers(), state.path(), &told);
-            state.clone()
+            Held {
+                state: state.clone(),
+                pid_file: opened.pid_file.clone(),
+                workers: opened.workers,
+                by: Rc::default(),
+            }
         })
     };
+    if let Some(before) = before
+        && !held.as_ref().zip(main.state()).is_some_and(|(_, now)| before.state.is_at(now))
+    {
+        before.leave();
+    }
+    if let Some(held) = &held {
+        let by = Rc::clone(&held.by);
+        main.at_end(move || has_gone(&by));
+    }
     HELD.set(held);
     if main.api() == Some(Write::On) {
         // Without them, an order is seen within a second.
@@ -126,6 +153,32 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
     }
     if super::has_begun() {
         super::begin(main, super::ALONE);
+    }
+}
+
+/// A configuration has gone. If none of ours has followed it, and nginx goes on, the module was taken
+/// out: its timers are absent until they are back, and the file is used no more.
+fn has_gone(by: &Rc<()>) {
+    if is_leaving() {
+        return;
+    }
+    let held = HELD.with_borrow_mut(|held| held.take_if(|held| Rc::ptr_eq(&held.by, by)));
+    if let Some(held) = held {
+        super::end();
+        held.leave();
+    }
+}
+
+impl Held {
+    /// Writes into the records that this instance has no timers in them any more.
+    fn leave(self) {
+        self.state.leave(&mut Opener {
+            pid_file: &self.pid_file,
+            workers: self.workers,
+            now: wall_clock(),
+            wait: &mut thread::sleep,
+            patience: PATIENCE,
+        });
     }
 }
 
@@ -146,7 +199,7 @@ pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Wor
             state.close();
         }
         if let Some(held) = HELD.take() {
-            held.close();
+            held.state.close();
         }
     }
     worker

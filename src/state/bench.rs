@@ -21,6 +21,7 @@ pub(super) struct Bench {
     pub(super) workers: FileOwner,
     pub(super) hash: u64,
     pub(super) first: First,
+    pub(super) before: Before,
     /// For how long the last opening and loading have waited.
     pub(super) waited: Cell<Duration>,
 }
@@ -53,6 +54,7 @@ impl Bench {
             workers: FileOwner::of_this_process(),
             hash: 1,
             first: First::Due,
+            before: Before::Loaded,
             waited: Cell::default(),
         }
     }
@@ -111,10 +113,17 @@ impl Bench {
             .iter()
             .map(|place| Loaded { place, schedule_hash: self.hash, scheduled, first: self.first })
             .collect();
-        notices.extend(cycle.state.load(&loaded, &mut opener));
+        notices.extend(cycle.state.load(&loaded, self.before, &mut opener));
         self.state = Some(cycle.state);
         self.places = cycle.places;
         Ok(notices)
+    }
+
+    /// The module is taken out of the configuration.
+    pub(super) fn leave(&mut self) {
+        let mut wait = |_| ();
+        self.state.as_ref().unwrap().leave(&mut self.opener(&mut wait));
+        self.state = None;
     }
 
     /// A worker.

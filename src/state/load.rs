@@ -40,16 +40,30 @@ pub struct Loaded<'a> {
     pub first: First,
 }
 
+/// Where the timers that are loaded were before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// In the configuration that this instance had last, which may be long ago.
+    Loaded,
+    /// Out of the configuration: this nginx runs, and had no timers until now.
+    Out,
+}
+
 impl State {
     /// Writes into the records what this configuration says, with one instant for all: `opener`'s.
     /// Never fails; what could not be written is a notice.
-    pub fn load(&self, timers: &[Loaded<'_>], opener: &mut Opener<'_>) -> Vec<Notice> {
+    pub fn load(
+        &self,
+        timers: &[Loaded<'_>],
+        before: Before,
+        opener: &mut Opener<'_>,
+    ) -> Vec<Notice> {
         let mut notices = Vec::new();
         self.with_pages(|pages| {
             let identity = read_identity(pages).ok().and_then(Result::ok);
             let newness = identity.as_ref().map_or(Newness::Recovered, |seen| seen.newness);
             for timer in timers {
-                load(pages, timer, newness, opener, &mut notices);
+                load(pages, timer, newness, before, opener, &mut notices);
             }
             if let Some(identity) = &identity {
                 mark_absent(pages, identity.pages, timers, opener);
@@ -67,12 +81,22 @@ impl State {
         });
         notices
     }
+
+    /// Writes into the records that this instance has no timers here any more.
+    pub fn leave(&self, opener: &mut Opener<'_>) {
+        self.with_pages(|pages| {
+            if let Ok(Ok(identity)) = read_identity(pages) {
+                mark_absent(pages, identity.pages, &[], opener);
+            }
+        });
+    }
 }
 
 fn load(
     pages: &Pages,
     timer: &Loaded<'_>,
     newness: Newness,
+    before: Before,
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) {
@@ -97,6 +121,8 @@ fn load(
         Scheduled::Off => Presence::Disabled,
     };
     let changed = control.schedule_hash != timer.schedule_hash;
+    // Whatever the record says: nobody was there to say otherwise.
+    let was_out = before == Before::Out && control.seen_by == opener.pid_file.hash();
     match control.presence {
         Presence::Unloaded => {
             // The watermark is born at the same instant, or just before it, so that `created` is
@@ -115,7 +141,7 @@ fn load(
             }
             control.created_at = Some(now);
         }
-        was if changed || was != Presence::Enabled => {
+        was if changed || was_out || was != Presence::Enabled => {
             if in_force(Rule::NotBefore) {
                 control.not_before = control.not_before.max(Some(now));
             }

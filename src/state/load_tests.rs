@@ -55,6 +55,39 @@ fn the_watermark_starts_anew_with_a_new_schedule_or_a_comeback() {
 }
 
 #[test]
+fn nothing_is_missed_by_timers_that_come_back_with_their_module() {
+    let every = secondly();
+    let next = |bench: &Bench| {
+        let reading = bench.worker(1).read(&bench.places[0]).unwrap();
+        reading.next_due(&every, UnixMs(bench.now)).unwrap().0
+    };
+    let mut bench = Bench::file(&["a"]);
+    bench.state = None;
+    bench.now += 100_000;
+    bench.reload(&["a"]).unwrap();
+    assert_eq!(next(&bench), 1_001_000, "nginx was stopped: what is missed is missed");
+    bench.leave();
+    bench.now += 100_000;
+    bench.reload(&["a"]).unwrap();
+    assert_eq!(next(&bench), 1_201_000, "taken out, and back");
+    // Stopped with it, started without it, and back by a reload.
+    bench.state = None;
+    bench.now += 100_000;
+    bench.before = Before::Out;
+    bench.reload(&["a"]).unwrap();
+    assert_eq!(next(&bench), 1_301_000);
+    // Another nginx has had them all the time.
+    bench.before = Before::Loaded;
+    bench.reload(&["a"]).unwrap();
+    bench.state = None;
+    bench.pid_file = PidFile::new(b"/run/other.pid");
+    bench.now += 100_000;
+    bench.before = Before::Out;
+    bench.reload(&["a"]).unwrap();
+    assert_eq!(next(&bench), 1_301_000);
+}
+
+#[test]
 fn an_instance_marks_absent_only_what_it_loaded_last() {
     let mut bench = Bench::file(&["a"]);
     let mine = (bench.state.take(), bench.places.clone());

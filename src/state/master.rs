@@ -77,7 +77,7 @@ pub fn open(
     opener: &mut Opener<'_>,
 ) -> Result<Opened, PathError> {
     let mut notices = Vec::new();
-    let held = held.filter(|held| held.configured.path() == configured.path());
+    let held = held.filter(|held| held.is_at(configured));
     let in_file = match configured.path() {
         Some(path) => open_at(path, configured, held, names, opener, &mut notices)?,
         None => Err(NoFile::as_configured()),
@@ -296,6 +296,11 @@ impl State {
 
     pub(super) fn with_pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> Option<T> {
         self.pages.borrow().as_ref().map(look)
+    }
+
+    /// Whether the state that is configured so would be this one.
+    pub fn is_at(&self, configured: &StatePath) -> bool {
+        self.configured.path() == configured.path()
     }
 
     fn is_file(&self, found: &Pages) -> bool {

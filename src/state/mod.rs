@@ -65,7 +65,7 @@ pub use edit::{Edited, Ordered};
 pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
-pub use load::{First, Loaded};
+pub use load::{Before, First, Loaded};
 pub use master::{Backing, Master, Opened, State, open};
 pub use notice::{Action, Notice};
 pub use path::{PathError, StatePath};

@@ -52,6 +52,7 @@ pub mod module {
     use crate::nginx::handler::Block;
     use crate::nginx::log::Log;
     use crate::nginx::module::{HttpModule, Process, context, descriptor};
+    use crate::nginx::read::WhollyRead;
     use crate::nginx::zone::{Opening, Unusable};
     use crate::{runner, variables};
 
@@ -116,11 +117,8 @@ pub mod module {
             }
         }
 
-        fn after_configuration(
-            main: &mut MainConf,
-            parsing: &mut Parsing<'_>,
-        ) -> Result<(), Refused> {
-            resolve(main, parsing)
+        fn after_configuration(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
+            resolve(main, read)
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {

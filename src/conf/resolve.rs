@@ -6,7 +6,8 @@ use std::rc::Rc;
 use super::timer::{Definition, Rate};
 use super::{MainConf, TimerConf, TimerName, limits, missed, state};
 use crate::TimerModule;
-use crate::nginx::conf::{Parsing, Refused, Shown};
+use crate::nginx::conf::{Refused, Shown};
+use crate::nginx::read::WhollyRead;
 use crate::os::memory;
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
@@ -16,15 +17,15 @@ use crate::state::{Jittered, OverlapPolicy};
 /// # Errors
 ///
 /// A name is taken already, `$server_name` in it stands for none, or there is no memory.
-pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused> {
+pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
     if main.state.is_none() {
-        main.state = Some(state::default_path(parsing)?);
+        main.state = Some(state::default_path(read.parsing())?);
     }
     memory::enough_for(main.definitions.len().saturating_mul(EACH))?;
-    let host_name = parsing.host_name();
+    let host_name = read.parsing().host_name();
     let mut seen: HashMap<TimerName, Rc<TimerConf>> = HashMap::new();
     for definition in std::mem::take(&mut main.definitions) {
-        let timer = Rc::new(timer(definition, &host_name)?);
+        let timer = Rc::new(timer(definition, read, &host_name)?);
         if let Some(first) = seen.insert(timer.name.clone(), Rc::clone(&timer)) {
             let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.place);
             return Err(Refused::At(timer.place.clone(), why));
@@ -37,10 +38,14 @@ pub fn resolve(main: &mut MainConf, parsing: &Parsing<'_>) -> Result<(), Refused
 /// What a timer takes here, its strings included, in bytes.
 const EACH: usize = 2048;
 
-fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused> {
-    let name = name(&definition)?;
+fn timer(
+    definition: Definition,
+    read: &WhollyRead<'_>,
+    host_name: &[u8],
+) -> Result<TimerConf, Refused> {
+    let name = name(&definition, read)?;
     let location = definition.location;
-    let inherited = location.configuration::<TimerModule>();
+    let inherited = read.configuration::<TimerModule>(location);
     let schedule = match definition.rate {
         Rate::Every { every, offset } => {
             let schedule = match offset {
@@ -60,9 +65,9 @@ fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused>
         }
     };
     let jitter = Jitter::new(definition.jitter, host_name, name.as_str());
-    let host = definition
-        .host
-        .or_else(|| location.server_name().and_then(|name| String::from_utf8(name.to_vec()).ok()));
+    let host = definition.host.or_else(|| {
+        read.server_name(location).and_then(|name| String::from_utf8(name.to_vec()).ok())
+    });
     Ok(TimerConf {
         due_times: Jittered { schedule, jitter },
         first: definition.first,
@@ -83,9 +88,9 @@ fn timer(definition: Definition, host_name: &[u8]) -> Result<TimerConf, Refused>
     })
 }
 
-fn name(definition: &Definition) -> Result<TimerName, Refused> {
+fn name(definition: &Definition, read: &WhollyRead<'_>) -> Result<TimerName, Refused> {
     let template = &definition.name;
-    let server_name = match definition.location.server_name() {
+    let server_name = match read.server_name(definition.location) {
         Some(name) => name,
         None if !template.needs_server_name() => b"",
         None => {

@@ -21,7 +21,7 @@ use super::location::Location;
 use super::log::Log;
 use super::module::{self, HttpModule};
 use super::text::Text;
-use super::{borrowed, bytes, rc};
+use super::{borrowed, bytes, pool, rc};
 use crate::os::memory::{self, NoMemory};
 
 /// A directive of the `http` block: its words become part of the module's main configuration.
@@ -270,13 +270,16 @@ impl<'a> Parsing<'a> {
         let Some(compiled) = NonNull::new(compiled.cast()) else {
             return Err(Refused::AlreadyLogged);
         };
-        let mut value = borrowed(value);
+        // The compiled value leads to it: it lives as long.
+        // SAFETY: as above.
+        let value = unsafe { pool::copy(self.cf().pool, value) };
+        let Some(mut value) = value else { return Err(Refused::AlreadyLogged) };
         // SAFETY: plain C data, which nginx itself zeroes before use.
         let mut compile: ngx_http_compile_complex_value_t = unsafe { std::mem::zeroed() };
         compile.cf = cf;
         compile.value = &raw mut value;
         compile.complex_value = compiled.as_ptr();
-        // SAFETY: all that it reads is set; the words of a directive outlive the cycle's use.
+        // SAFETY: all that it reads is set, and lives in the cycle's pool.
         if unsafe { ngx_http_compile_complex_value(&raw mut compile) } != rc::OK {
             return Err(Refused::AlreadyLogged);
         }
@@ -286,7 +289,8 @@ impl<'a> Parsing<'a> {
 
     /// The log to which the reading tells.
     pub fn log(&self) -> Log {
-        Log::from_ptr(self.cf().log)
+        // SAFETY: HOST-2: the log of the cycle that is being made.
+        unsafe { Log::from_ptr(self.cf().log) }
     }
 
     /// Says why the configuration is refused, as nginx's own handlers do.

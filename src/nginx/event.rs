@@ -204,11 +204,13 @@ impl Node {
 /// `ngx_event_expire_timers` and `ngx_event_process_posted` have taken the event out of the tree or
 /// queue before, and do not touch it afterwards (HOST-3), so it may be dropped in its own callback.
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
-    // SAFETY: nginx calls a handler with its own event.
-    let node = unsafe { (*event).data }.cast::<Node>().cast_const();
-    // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
-    unsafe { Rc::increment_strong_count(node) };
-    // SAFETY: the count was raised for this very `Rc`.
-    let node = unsafe { Rc::from_raw(node) };
-    guard((), || node.run());
+    guard((), || {
+        // SAFETY: nginx calls a handler with its own event.
+        let node = unsafe { (*event).data }.cast::<Node>().cast_const();
+        // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
+        unsafe { Rc::increment_strong_count(node) };
+        // SAFETY: the count was raised for this very `Rc`.
+        let node = unsafe { Rc::from_raw(node) };
+        node.run();
+    });
 }

@@ -335,7 +335,7 @@ fn size(buffer: &ngx_buf_t) -> off_t {
 
 /// There is no client to read from.
 unsafe extern "C" fn receive(_: *mut ngx_connection_t, _: *mut u_char, _: usize) -> isize {
-    rc::AGAIN
+    guard(rc::ERROR, || rc::AGAIN)
 }
 
 /// There is no client to read from.
@@ -344,12 +344,14 @@ unsafe extern "C" fn receive_chain(
     _: *mut ngx_chain_t,
     _: off_t,
 ) -> isize {
-    rc::AGAIN
+    guard(rc::ERROR, || rc::AGAIN)
 }
 
 /// There is no client to write to; what is written is taken and forgotten.
 unsafe extern "C" fn send(c: *mut ngx_connection_t, _: *mut u_char, size: usize) -> isize {
-    // SAFETY: the connection that is written to.
-    unsafe { (*c).sent += off_t::try_from(size).unwrap_or(0) };
-    isize::try_from(size).unwrap_or(isize::MAX)
+    guard(rc::ERROR, || {
+        // SAFETY: the connection that is written to.
+        unsafe { (*c).sent += off_t::try_from(size).unwrap_or(0) };
+        isize::try_from(size).unwrap_or(isize::MAX)
+    })
 }

@@ -178,7 +178,8 @@ impl<'a> ClientRequest<'a> {
     pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
         // SAFETY: an open request has an open connection.
         let log = unsafe { (*self.request().connection).log };
-        Log::from_ptr(log).write(level, message);
+        // SAFETY: as above; the handle is not kept.
+        unsafe { Log::from_ptr(log) }.write(level, message);
     }
 }
 

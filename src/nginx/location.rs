@@ -1,7 +1,7 @@
 //! A location of the configuration.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use nginx_sys::{
     ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_srv_conf_t,
@@ -124,21 +124,39 @@ impl Location {
 
     /// The log that `error_log` sets for it.
     pub fn log(&self) -> Log {
-        Log::from_ptr(self.conf().error_log)
+        // SAFETY: the invariant: it lives in the pool of the location's cycle.
+        unsafe { Log::from_ptr(self.conf().error_log) }
+    }
+
+    /// Whether it is a location of the `http` block of this context.
+    pub(super) fn is_in(self, context: *const ngx_http_conf_ctx_t) -> bool {
+        let own = self.server().ctx;
+        // SAFETY: a server has its context, and the caller that of an `http` block.
+        let main = unsafe { (*own).main_conf };
+        // SAFETY: as above.
+        ptr::eq(main, unsafe { (*context).main_conf })
     }
 
     /// The module's configuration of this location.
-    pub fn configuration<M: HttpModule>(&self) -> Option<&M::Location> {
-        // SAFETY: the invariant.
+    ///
+    /// # Safety
+    ///
+    /// Its cycle lives for `'a`, and was read whole: a directive's handler has it as `&mut`.
+    pub(super) unsafe fn configuration<'a, M: HttpModule>(self) -> Option<&'a M::Location> {
+        // SAFETY: the caller's promise.
         unsafe { module::location_of::<M>(self.conf().loc_conf) }
     }
 
-    /// The first `server_name` of its server, if that is a plain one: not empty, no wildcard, no
-    /// regular expression. Only while the configuration is being read: nginx keeps the names until
-    /// then.
-    pub fn server_name(&self) -> Option<&[u8]> {
+    /// The first `server_name` of its server, if that is a plain one.
+    ///
+    /// # Safety
+    ///
+    /// Its server was read whole, and the reading lasts for `'a`: the names go with it (ANSWER-3).
+    pub(super) unsafe fn server_name<'a>(self) -> Option<&'a [u8]> {
+        // SAFETY: the invariant.
+        let server = unsafe { self.server.as_ref() };
         // SAFETY: an array of this type, complete once the server's block was read.
-        let names = unsafe { self.server().server_names.as_slice::<ngx_http_server_name_t>() };
+        let names = unsafe { server.server_names.as_slice::<ngx_http_server_name_t>() };
         let name = names.first()?;
         #[cfg(ngx_feature = "pcre")]
         if !name.regex.is_null() {

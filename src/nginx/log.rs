@@ -3,6 +3,8 @@
 use std::fmt::{self, Write};
 use std::ptr::{self, NonNull};
 
+use std::mem::MaybeUninit;
+
 use nginx_sys::{ngx_cycle_t, ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
 
 use super::text::Text;
@@ -42,22 +44,33 @@ const LONGEST: usize = 1900;
 
 impl Log {
     /// A handle for `log`; the cycle's log if it is null.
-    pub(super) fn from_ptr(log: *mut ngx_log_t) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// `log` lives as long as the configuration cycle that is in use, or as the handle, or is null.
+    pub(super) unsafe fn from_ptr(log: *mut ngx_log_t) -> Self {
+        // INVARIANT: the caller's promise.
         NonNull::new(log).map_or_else(Self::cycle, Self)
     }
 
     /// The log of the running cycle.
     pub fn cycle() -> Self {
         // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
-        Self::of(unsafe { nginx_sys::ngx_cycle })
+        let cycle = unsafe { nginx_sys::ngx_cycle };
+        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+        unsafe { Self::of(cycle) }
     }
 
     /// The log of `cycle`.
-    pub(super) fn of(cycle: *const ngx_cycle_t) -> Self {
-        // SAFETY: HOST-21: a complete cycle.
+    ///
+    /// # Safety
+    ///
+    /// `cycle` is complete, and lives as long as the handle is used.
+    pub(super) unsafe fn of(cycle: *const ngx_cycle_t) -> Self {
+        // SAFETY: the caller's promise.
         let log = unsafe { (*cycle).log };
-        // INVARIANT: a cycle's log is never null once `main` has made the first cycle.
-        Self(NonNull::new(log).unwrap_or(NonNull::dangling()))
+        // INVARIANT: the cycle's, or one that lives for ever.
+        Self(NonNull::new(log).unwrap_or_else(silent))
     }
 
     pub(super) fn as_ptr(self) -> *mut ngx_log_t {
@@ -85,6 +98,15 @@ impl Log {
             ngx_log_error_core(level as ngx_uint_t, log, errno, format, text.len(), text.as_ptr());
         };
     }
+}
+
+/// A log that writes nothing.
+fn silent() -> NonNull<ngx_log_t> {
+    // Its level, 0, is below all others, so that nothing else of it is looked at.
+    static mut SILENT: MaybeUninit<ngx_log_t> = MaybeUninit::zeroed();
+    let silent = &raw mut SILENT;
+    // SAFETY: the address of a static.
+    unsafe { NonNull::new_unchecked(silent) }.cast()
 }
 
 impl fmt::Debug for Log {

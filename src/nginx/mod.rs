@@ -23,6 +23,7 @@ mod message;
 pub mod module;
 mod pool;
 pub mod process;
+pub mod read;
 mod reply;
 pub mod request;
 pub mod response;

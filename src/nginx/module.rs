@@ -14,6 +14,7 @@ use super::handler::Block;
 use super::location::Location;
 use super::log::{Level, Log};
 use super::process::{self, Role};
+use super::read::WhollyRead;
 use super::zone::{self, Opening, Purpose, Unusable};
 use super::{access, connection, layout, pool, rc};
 use crate::os::memory;
@@ -43,8 +44,7 @@ pub trait HttpModule: 'static {
     /// # Errors
     ///
     /// Why the configuration is refused.
-    fn after_configuration(main: &mut Self::Main, parsing: &mut Parsing<'_>)
-    -> Result<(), Refused>;
+    fn after_configuration(main: &mut Self::Main, read: &WhollyRead<'_>) -> Result<(), Refused>;
 
     /// A configuration was read, and is about to be taken up: what it needs is opened, and nothing
     /// is changed that the configuration in use relies on.
@@ -239,7 +239,8 @@ unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ng
         // SAFETY: made by `create_main_conf`; no other reference to it is alive.
         let main = unsafe { main.as_mut() }.ok_or(Refused::AlreadyLogged)?;
         access::install(parsing)?;
-        M::after_configuration(main, parsing)?;
+        // SAFETY: in `postconfiguration`.
+        M::after_configuration(main, &unsafe { WhollyRead::new(parsing) })?;
         zone::add::<M>(main, parsing)
     })
 }
@@ -271,7 +272,9 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
         if let Some(main) = main_of_cycle::<M>(cycle) {
             access::put_first(cycle);
             if Purpose::current() == Purpose::Use {
-                M::loaded(main, process::worker_count(cycle), Log::of(cycle));
+                // SAFETY: HOST-21: the cycle that is taken up.
+                let log = unsafe { Log::of(cycle) };
+                M::loaded(main, process::worker_count(cycle), log);
             }
         }
     });

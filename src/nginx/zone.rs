@@ -118,7 +118,8 @@ unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_vo
 fn opening(cycle: *mut ngx_cycle_t) -> Opening {
     let core: *const ngx_core_conf_t = core_conf(cycle);
     let purpose = Purpose::current();
-    let log = Log::of(cycle);
+    // SAFETY: the cycle that is being taken up.
+    let log = unsafe { Log::of(cycle) };
     if core.is_null() {
         return Opening { purpose, log, pid_file: Vec::new(), workers: None };
     }

@@ -112,6 +112,33 @@ for my $mounted ( 0, 1 ) {
     $nginx->stop;
 }
 
+# A bad file that is a mount point of its own, as in a container, cannot be renamed: it gets a new header
+# and keeps its records.
+{
+    my $nginx = TimerTest::Nginx->new( server => $cases->timers('bound') );
+    my $file  = $nginx->prefix . '/timers.state';
+    spew( $_, '' ) for $file, "$file.outside";
+    is( ( run_command( 'mount', '--bind', "$file.outside", $file ) )[0], 0, 'a file is mounted' );
+    $nginx->start;
+    $cases->goes_on( $nginx, 'bound', 'an empty file that is mounted' );
+    $nginx->stop;
+    my $runs = read_records($file)->{'bound-tick'}{runs};
+    cmp_ok( $runs, '>=', 3, 'its record' );
+    spew( $file, substr( slurp($file), 0, 30 ) . "\xff" . substr slurp($file), 31 );
+    my $bad = slurp($file);
+    $nginx->start;
+    $cases->goes_on( $nginx, 'bound', 'a damaged file that is mounted' );
+    logged( $nginx, qr/\[crit\].*state file "\Q$file\E" is damaged, copied to "\Q$file\E\.bad", header is written anew/, 'it is said' );
+    is( slurp("$file.bad"), $bad, 'what it was is kept' );
+    cmp_ok( read_records($file)->{'bound-tick'}{runs}, '>', $runs, 'so are its records' );
+    $nginx->reload_all;
+    $cases->goes_on( $nginx, 'bound', 'a reload after that' );
+    logged_times( $nginx, qr/\[crit\]/, 1, 'has nothing more to say' );
+    is( $cases->first_runs('bound'), 1, 'and no first run' );
+    $nginx->stop;
+    run_command( 'umount', $file );
+}
+
 # What is not ours at the default place is moved aside, not refused: the place is ours.
 {
     my ( $nginx, $file ) = new_nginx( 'default', server => $cases->timers('text') );

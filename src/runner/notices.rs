@@ -67,6 +67,14 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
             let line = format_args!("{file} {bad}, moved to \"{}\"", Shown::of(moved_to));
             log.write(Level::Crit, line);
         }
+        Notice::Rewritten { bad, copied_to: Some(to) } => {
+            let to = Shown::of(to);
+            let line = format_args!("{file} {bad}, copied to \"{to}\", header is written anew");
+            log.write(Level::Crit, line);
+        }
+        Notice::Rewritten { bad, copied_to: None } => {
+            log.write(Level::Crit, format_args!("{file} {bad}, header is written anew"));
+        }
         Notice::NotMoved { bad, error } => {
             let errno = error.as_ref().map_or(0, errno);
             let line = format_args!("{file} {bad}, state is kept in memory");

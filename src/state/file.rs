@@ -154,7 +154,7 @@ impl Opener<'_> {
         }
     }
 
-    fn identity(&self, newness: Newness) -> Identity {
+    pub(super) fn identity(&self, newness: Newness) -> Identity {
         Identity { pages: 1, newness, created_at: self.now, pid_file: self.pid_file.clone() }
     }
 
@@ -221,21 +221,21 @@ impl Opener<'_> {
         Ok(pages)
     }
 
-    /// Moves a bad file aside, if it is still the one at `path`. The caller knows that no other
-    /// master uses it.
+    /// Moves a bad file aside, if it is still the one at `path`; one that cannot be renamed, as
+    /// where it is a mount point, gets a new header. The caller knows that no other master uses it.
     pub(super) fn move_aside(&mut self, path: &Path, pages: &Pages, bad: Bad) -> Notice {
         let moved = self.lock_header(pages).and_then(|locked| {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
-            if FileIdentity::at(path)? == FileIdentity::of(pages.file())? {
-                rename_as(self.workers, path, &moved_to)?;
+            if FileIdentity::at(path)? == FileIdentity::of(pages.file())?
+                && let Err(error) = rename_as(self.workers, path, &moved_to)
+            {
+                let rewritten = self.rewrite(pages, bad, moved_to).map_err(|_| error)?;
+                return Ok(Notice::Rewritten { bad, copied_to: rewritten });
             }
-            Ok(moved_to)
+            Ok(Notice::MovedAside { moved_to, bad })
         });
-        match moved {
-            Ok(moved_to) => Notice::MovedAside { moved_to, bad },
-            Err(error) => Notice::NotMoved { bad, error: Some(error) },
-        }
+        moved.unwrap_or_else(|error| Notice::NotMoved { bad, error: Some(error) })
     }
 }
 

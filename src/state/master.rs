@@ -344,7 +344,7 @@ impl State {
                 Users::OnlyUs => opener.move_aside(path, pages, bad),
                 Users::Others => Notice::NotMoved { bad, error: None },
             };
-            let moved = matches!(notice, Notice::MovedAside { .. });
+            let moved = matches!(notice, Notice::MovedAside { .. } | Notice::Rewritten { .. });
             notices.push(notice);
             Ok(Ok(if moved {
                 Adopted::MovedAside

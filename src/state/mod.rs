@@ -46,6 +46,7 @@ mod pages;
 mod path;
 mod recover;
 mod retry;
+mod rewrite;
 mod rules;
 mod run;
 mod run_part;

@@ -22,6 +22,14 @@ pub enum Notice {
         /// What was wrong with it.
         bad: Bad,
     },
+    /// crit: the file was bad and could not be renamed; it has a new header, and keeps the records
+    /// that are whole.
+    Rewritten {
+        /// What was wrong with it.
+        bad: Bad,
+        /// Where what it was is now, if that could be kept.
+        copied_to: Option<PathBuf>,
+    },
     /// crit: the file is bad, but another master uses it, or it could not be moved: this master
     /// works in memory.
     NotMoved {
@@ -146,6 +154,7 @@ impl Notice {
     pub fn timer(&self) -> Option<&str> {
         match self {
             Self::MovedAside { .. }
+            | Self::Rewritten { .. }
             | Self::NotMoved { .. }
             | Self::Replaced
             | Self::InMemory { .. }

@@ -124,4 +124,26 @@ for my $case (@cases) {
     $nginx->stop;
 }
 
+# What neither root nor the worker user may open or make, a start refuses, and nginx -t; what a third user has,
+# nginx -t cannot know.
+my $prefix = scratch_dir();
+for my $case ( [ 'root', 0, 0500, 0 ], [ 'workers', $uid, 0500, 0 ], [ 'both', 0, 0755, 1 ], [ 'third', 12345, 0700, 1 ] ) {
+    my ( $title, $owner, $mode, $accepted ) = @$case;
+    mkdir "$prefix/$title";
+    chmod $mode, "$prefix/$title";
+    chown $owner, $owner, "$prefix/$title";
+    my $nginx = TimerTest::Nginx->new(
+        wrapper => with_only($few),
+        state   => "$prefix/$title/timers.state",
+        server  => 'location @x { timer x every=1s; return 204; }',
+    );
+    my ( $ok, $out ) = $nginx->test_conf;
+    is( $ok ? 1 : 0, $accepted, "a directory of $title: nginx -t" ) or diag $out;
+    next if $title eq 'both';
+    like( $out, qr/\[emerg\].*state file: open\(\) "\Q$prefix\E\/$title\/timers.state" failed \(13: /, 'says why' ) if !$accepted;
+    ( my $status, $out ) = run_command( split( / /, with_only($few) ), nginx_binary(), '-p', $nginx->prefix . '/', '-c', $nginx->conf_file, '-e', $nginx->error_log, '-g', 'daemon off;' );
+    is( $status, 256, 'a start refuses it' );
+    like( $out, qr/\[emerg\].*state file: open\(\) "\Q$prefix\E\/$title\/timers.state" failed \(13: /, 'and says why' );
+}
+
 done_testing;

@@ -3,10 +3,11 @@
 //! Nothing here follows a symbolic link in the last component of a path, and every descriptor is
 //! close-on-exec.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +109,15 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// What open(2) reports.
+pub fn open_to_read_as(owner: Owner, path: &Path) -> io::Result<File> {
+    or_as(owner, || open_to_read(path))
+}
+
+/// [`open_existing`], as `owner` where this process may not.
+///
+/// # Errors
+///
+/// What open(2) reports.
 pub fn open_existing_as(owner: Owner, path: &Path) -> io::Result<File> {
     or_as(owner, || open_existing(path))
 }
@@ -135,6 +145,24 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 /// What open(2) reports.
 pub fn create_new_as(owner: Owner, path: &Path) -> io::Result<File> {
     or_as(owner, || create_new(path))
+}
+
+/// Whether `path` may be read and written, or, if it is a directory, whether files may be made
+/// in it: by this process or as `owner`. Changes nothing.
+///
+/// # Errors
+///
+/// What faccessat(2) reports.
+pub fn may_write_as(owner: Owner, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mode = if path.is_dir() { libc::W_OK | libc::X_OK } else { libc::R_OK | libc::W_OK };
+    or_as(owner, || {
+        fault::check(Call::Stat)?;
+        // SAFETY: reads `name`, a NUL-terminated string that lives until the call has returned.
+        let answer =
+            unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), mode, libc::AT_EACCESS) };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    })
 }
 
 /// Does `work` as this process is, and where it has not the rights for that, as `owner`.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::os::file::{Owner, open_to_read};
+use crate::os::file::{Owner, Refusal, directory_of, may_write_as, open_to_read, open_to_read_as};
 use crate::os::lock::Held;
 
 use super::file::read_identity;
@@ -33,20 +33,42 @@ pub fn check(
         Err(error) if is_missing(&error) => {
             return match path {
                 // The default falls back to memory where there is no directory.
-                StatePath::Named(_) => check_directory(file).map(|()| None),
+                StatePath::Named(_) => check_directory(file)
+                    .and_then(|()| check_rights(file, directory_of(file), workers))
+                    .map(|()| None),
                 _ => Ok(None),
             };
         }
         Err(_) => return Ok(None),
     };
     check_metadata(file, &metadata)?;
+    if matches!(path, StatePath::Named(_)) {
+        check_rights(file, file, workers)?;
+    }
+    let opened = workers.map_or_else(|| open_to_read(file), |user| open_to_read_as(user, file));
     // What cannot be read is no reason to refuse: a start goes on without the file.
-    if let Ok(opened) = open_to_read(file)
+    if let Ok(opened) = opened
         && let Ok(Some(problem)) = look_into(file, path, &Pages::new(opened), pid_file)
     {
         return Err(problem);
     }
     Ok(workers.and_then(|workers| check_owner(file, &metadata, workers).err()))
+}
+
+/// Whether a start as root could open the file, or make it in its directory: `path` is what has to
+/// be written to. Another user may start nginx than tests its configuration: who is not root cannot
+/// tell, nor can root of what a third user has.
+fn check_rights(file: &Path, path: &Path, workers: Option<Owner>) -> Result<(), PathError> {
+    let Some(workers) = workers else { return Ok(()) };
+    if fs::metadata(path).is_ok_and(|metadata| check_owner(file, &metadata, workers).is_err()) {
+        return Ok(());
+    }
+    match may_write_as(workers, path) {
+        Err(error) if Refusal::of(&error) == Some(Refusal::NotPermitted) => {
+            Err(PathError::not_permitted(file, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn look_into(

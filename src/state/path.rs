@@ -70,6 +70,10 @@ impl PathError {
         Self::new(path, Problem::InUse(by))
     }
 
+    pub(super) fn not_permitted(path: &Path, error: io::Error) -> Self {
+        Self::new(path, Problem::NotPermitted(error))
+    }
+
     pub(super) fn foreign_content(path: &Path) -> Self {
         Self::new(path, Problem::ForeignContent)
     }

@@ -15,7 +15,7 @@ use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::Owner;
-use crate::os::memory;
+use crate::os::memory::{self, NoMemory, fallible};
 use crate::os::wall_clock;
 use crate::state::{
     self, Before, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State,
@@ -109,16 +109,13 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                 patience: opened.patience,
             };
             let state = &opened.state.state;
-            let timers = main.timers().iter().zip(&opened.state.places);
-            let timers: Vec<_> = timers
-                .map(|(timer, place)| Loaded {
-                    place,
-                    schedule_hash: timer.due_times.schedule.stable_hash(),
-                    scheduled: timer.scheduled,
-                    first: timer.first,
-                })
-                .collect();
-            let told = state.load(&timers, was, &mut by);
+            let told = match loaded(main, &opened.state.places) {
+                Ok(timers) => state.load(&timers, was, &mut by),
+                Err(why) => {
+                    log.write(Level::Crit, format_args!("timer: {why}, records are as they were"));
+                    Vec::new()
+                }
+            };
             for notice in &told {
                 if let Notice::ScheduleChanged { name } = notice {
                     let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
@@ -180,6 +177,19 @@ impl Held {
             patience: PATIENCE,
         });
     }
+}
+
+/// What the records are to say.
+fn loaded<'a>(main: &MainConf, places: &'a [state::Place]) -> Result<Vec<Loaded<'a>>, NoMemory> {
+    let mut timers = Vec::new();
+    fallible(|| timers.try_reserve_exact(places.len()))?;
+    timers.extend(main.timers().iter().zip(places).map(|(timer, place)| Loaded {
+        place,
+        schedule_hash: timer.due_times.schedule.stable_hash(),
+        scheduled: timer.scheduled,
+        first: timer.first,
+    }));
+    Ok(timers)
 }
 
 /// Attaches a process to the state, and closes what only the master may hold; `None` for a process

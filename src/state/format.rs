@@ -13,7 +13,7 @@
 //! | 8 | 8 | checksum, over 16..2048 |
 //! | 16 | 4 | version of the format |
 //! | 20 | 4 | page size |
-//! | 24 | 4 | pages, this one included; 1 to 131072 |
+//! | 24 | 4 | pages, this one included; 1 to 65536 |
 //! | 28 | 4 | 1: made in place of a bad file, and not loaded yet |
 //! | 32 | 8 | created at |
 //! | 40 | 8 | hash of the owning instance's pid file name |
@@ -104,7 +104,7 @@ pub(super) const VERSION: u32 = 1;
 pub const RESULTS: usize = 32;
 /// The most pages that a file has: what claims more is not a file that this code wrote, and nobody
 /// is to wait until all of it was looked at.
-pub(super) const MOST_PAGES: u32 = 1 << 17;
+pub(super) const MOST_PAGES: u32 = 1 << 16;
 /// The longest name of a timer, in bytes.
 pub const NAME_BYTES: usize = 127;
 /// How much of the pid file's name the header keeps.

@@ -107,7 +107,7 @@ pub(super) fn timer(panel: &Rc<Panel>, number: usize) -> Answer {
         let body = bodies.each.into_iter().next().unwrap_or_default();
         Answer::Now(response(200, response::JSON, Body::Whole(body.into())))
     };
-    gather(panel, number..number + 1, look, finish)
+    gather(panel, number..number + 1, Keeps::Shortly, look, finish)
 }
 
 /// How many timers the page shows to a browser without scripts.
@@ -146,7 +146,7 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
 
 /// The metrics of all timers.
 pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
-    gather(panel, 0..panel.timers().len(), Sample::of, |panel, samples| {
+    gather(panel, 0..panel.timers().len(), Keeps::Long, Sample::of, |panel, samples| {
         let mut metrics = Metrics::new(samples.each, panel.health() != Health::Degraded);
         let body = written_by(samples.held, move |text| metrics.write(text));
         Answer::Now(response(200, response::METRICS, body))
@@ -167,7 +167,7 @@ fn written_by(held: Held, mut write: impl FnMut(&mut String) -> Option<()> + 'st
 /// The table of all timers.
 pub(super) fn text(panel: &Rc<Panel>) -> Answer {
     let look = |view: &View<'_>| Some(Row::of(view));
-    gather(panel, 0..panel.timers().len(), look, |panel, rows| {
+    gather(panel, 0..panel.timers().len(), Keeps::Long, look, |panel, rows| {
         let mut table = Table::new(rows.each, remarks(panel));
         let body = written_by(rows.held, move |text| table.write(text));
         Answer::Now(response(200, response::TEXT, body))
@@ -188,12 +188,12 @@ fn remarks(panel: &Panel) -> Vec<String> {
 
 /// Whether all timers are well.
 pub(super) fn health_of_all(panel: &Rc<Panel>) -> Answer {
-    gather(panel, 0..panel.timers().len(), complaint, verdict)
+    gather(panel, 0..panel.timers().len(), Keeps::Shortly, complaint, verdict)
 }
 
 /// Whether one timer is well.
 pub(super) fn health_of(panel: &Rc<Panel>, number: usize) -> Answer {
-    gather(panel, number..number + 1, complaint, verdict)
+    gather(panel, number..number + 1, Keeps::Shortly, complaint, verdict)
 }
 
 fn complaint(view: &View<'_>) -> Option<String> {
@@ -229,7 +229,7 @@ impl Held {
     /// `None`: others that were not read yet hold too much.
     fn new(bytes: usize) -> Option<Self> {
         let held = HELD.get();
-        if held > 0 && held.saturating_add(bytes) > LARGEST {
+        if held > 0 && bytes > 0 && held.saturating_add(bytes) > LARGEST {
             return None;
         }
         HELD.set(held + bytes);
@@ -249,6 +249,13 @@ struct Gathered<T> {
     held: Held,
 }
 
+/// Whether what is gathered is kept until a client, who may be slow, has read all of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Long,
+    Shortly,
+}
+
 /// The timers that were not looked at yet, and what was gathered of the others.
 struct Gather<T> {
     panel: Rc<Panel>,
@@ -262,11 +269,13 @@ struct Gather<T> {
 fn gather<T: 'static>(
     panel: &Rc<Panel>,
     timers: Range<usize>,
+    keeps: Keeps,
     look: impl Fn(&View<'_>) -> Option<T> + 'static,
     finish: impl FnOnce(&Panel, Gathered<T>) -> Answer + 'static,
 ) -> Answer {
-    let bytes = timers.len().saturating_mul(size_of::<T>() + BEHIND);
-    let Some(held) = Held::new(bytes) else {
+    // A health check does not fail since others read slowly.
+    let behind = if keeps == Keeps::Long { size_of::<T>() + BEHIND } else { 0 };
+    let Some(held) = Held::new(timers.len().saturating_mul(behind)) else {
         return Answer::Now(response::error(503, "too many answers in progress"));
     };
     let mut each = Vec::new();

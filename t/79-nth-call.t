@@ -10,6 +10,7 @@
 use strict;
 use warnings;
 
+use List::Util qw( first );
 use POSIX ();
 use Test::More;
 use Time::HiRes qw( sleep time );
@@ -188,7 +189,7 @@ my %running;
 
 sub finish {
     my $pid;
-    wait_until { ($pid) = grep { waitpid( $_, POSIX::WNOHANG ) == $_ } keys %running } 180 or ($pid) = keys %running;
+    wait_until { $pid = first { waitpid( $_, POSIX::WNOHANG ) == $_ } keys %running } 180 or ($pid) = keys %running;
     kill 'KILL', -$pid;
     my $case   = delete $running{$pid};
     my $report = slurp( $case->{report} );

@@ -290,7 +290,7 @@ for my $kind ( sort keys %odd ) {
         server => "location /status/ { timer_api write=on; }\n" . timer( $backend, $name, 'every=100ms', "$kind/" . 'u' x 3000 )
             . "location \@long { timer $long every=100ms uri=/" . 'u' x 1900 . "; proxy_pass http://127.0.0.1:$closed; }\n",
     );
-    spew( $file, '' );
+    spew( $file, "\x89NGXTMR\n" );
     chmod 0600, $file;
     $nginx->start;
 

@@ -103,6 +103,10 @@ impl Order {
             None => return Answer::Now(error(503, "there is no state")),
             Some(Edited::Done(came)) => (came, true),
             Some(Edited::NotWritten(came)) => (came, self.is_own()),
+            Some(Edited::Failed) => {
+                self.panel.report();
+                return Answer::Now(error(503, "state cannot be read or written"));
+            }
             Some(Edited::Again) => {
                 let after = self.steps.next().or_else(|| self.repair());
                 return match after {
@@ -137,16 +141,16 @@ impl Order {
         let paused = |until| Came::Paused(Paused { since: now, until });
         Some(match self.what {
             What::Run(number, run) => {
-                map(store.order_run(self.panel.timer(number)?.place, run, now), Came::Ordered)
+                map(store.order_run(self.panel.timer(number)?, run, now), Came::Ordered)
             }
             What::Cancel(number) => {
-                map(store.order_cancel(self.panel.timer(number)?.place, now), Came::Ordered)
+                map(store.order_cancel(self.panel.timer(number)?, now), Came::Ordered)
             }
             What::Pause(number, until) => {
                 map(store.pause(self.panel.timer(number)?, until, now), |()| paused(until))
             }
             What::Resume(number) => {
-                map(store.resume(self.panel.timer(number)?.place, now), |()| Came::Resumed)
+                map(store.resume(self.panel.timer(number)?, now), |()| Came::Resumed)
             }
             What::PauseAll(until) => map(store.pause_all(until, now), |()| paused(until)),
             What::ResumeAll => map(store.resume_all(now), |()| Came::Resumed),
@@ -233,5 +237,6 @@ fn map<T, U>(edited: Edited<T>, to: impl FnOnce(T) -> U) -> Edited<U> {
         Edited::Done(value) => Edited::Done(to(value)),
         Edited::NotWritten(value) => Edited::NotWritten(to(value)),
         Edited::Again => Edited::Again,
+        Edited::Failed => Edited::Failed,
     }
 }

@@ -29,6 +29,8 @@ pub enum Call {
     MemoryFile,
     /// eventfd(2).
     EventFd,
+    /// mmap(2).
+    Map,
 }
 
 /// As nginx writes it: `open()`.
@@ -47,6 +49,7 @@ impl fmt::Display for Call {
             Self::Mode => "fchmod()",
             Self::MemoryFile => "memfd_create()",
             Self::EventFd => "eventfd()",
+            Self::Map => "mmap()",
         })
     }
 }

@@ -7,8 +7,7 @@ use crate::schedule::UnixMs;
 /// The wall clock's time now, read from the system: nginx's own cached time may be as old as a turn
 /// of its event loop is long.
 pub fn wall_clock() -> UnixMs {
-    let ms =
-        |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(after) => UnixMs(ms(after)),
         Err(before) => UnixMs(-ms(before.duration())),
@@ -44,9 +43,18 @@ impl Share {
 
 /// How long this thread has run by the clock `CLOCK_THREAD_CPUTIME_ID`.
 fn thread_cpu_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// The time since some instant that is the same for all processes of this boot; nobody sets it.
+pub fn monotonic() -> Duration {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+fn clock(id: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to a value of ours.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    unsafe { libc::clock_gettime(id, &raw mut time) };
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }

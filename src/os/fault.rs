@@ -28,6 +28,12 @@ pub(super) const fn transfer(_call: Call, bytes: usize) -> std::io::Result<usize
 
 #[cfg(test)]
 pub(crate) use injected::{Effect, Fault, Repeat, fired, with};
+/// What the calls of tests fail with.
+#[cfg(test)]
+pub(crate) mod errno {
+    pub(crate) use libc::{EACCES, EBUSY, EINVAL, EIO, EMFILE, ENOLCK, ENOSPC, ENOSYS, EPERM};
+}
+
 #[cfg(test)]
 pub(super) use injected::{check, transfer};
 

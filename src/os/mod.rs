@@ -9,16 +9,19 @@ pub mod file;
 pub mod lock;
 pub mod memory;
 pub mod memory_file;
+pub mod process;
 mod random;
 #[cfg(test)]
 pub(crate) mod scratch;
+mod shared_memory;
 mod socket;
 mod symbol;
 mod user;
 
-pub use clock::{Share, wall_clock};
+pub use clock::{Share, monotonic, wall_clock};
 pub use eventfd::EventFd;
 pub use random::random_bytes;
+pub use shared_memory::SharedMemory;
 pub use socket::SocketPair;
 pub use symbol::dynamic_symbol;
 pub use user::is_root;

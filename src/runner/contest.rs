@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::job::{Job, LATER, Turn};
+use super::job::{Job, LATER, MUCH_LATER, Turn};
 use super::line;
 use super::run::new_run_id;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
-use crate::state::{ClaimAttempt, DueTimes, LeftOut, Step, Trigger, Wanted};
+use crate::state::{ClaimAttempt, DueTimes, Step, Trigger, Wanted};
 
 /// A claim that is contested, between two steps.
 pub(super) struct Contest {
@@ -70,7 +70,11 @@ impl Job {
                 self.report.no_overlap();
                 if claim.attempt().trigger == Trigger::Missed {
                     let others = self.worker.report_but_left_out().missed;
-                    self.report.missed(&self.conf, others.saturating_add(1));
+                    if claim.is_counted() {
+                        self.report.missed(&self.conf, others.saturating_add(1));
+                    } else {
+                        self.tells_missed.set(true);
+                    }
                 }
                 if let Some(place) = contest.place {
                     self.start(claim, place);
@@ -88,9 +92,7 @@ impl Job {
                 let Wanted::Due { due, .. } = wanted else { return Turn::LookAfter(LATER) };
                 let edited = store.overlap(self.timer(), due, self.conf.overlap, now);
                 let left_out = self.worker.report_but_left_out();
-                if left_out.missed > 0 {
-                    self.report.left_out(&self.conf, left_out.missed);
-                }
+                self.report_missed(left_out.missed);
                 if left_out.overlaps > 0 {
                     let since = now.since(running.started_at);
                     self.report.overlap(&self.conf, left_out.overlaps, since);
@@ -102,14 +104,11 @@ impl Job {
                 self.contest.replace(Some(contest));
                 Turn::LookAfter(after)
             }
-            Step::GaveUp => match wanted {
-                Wanted::Due { due, .. } => {
-                    let now = wall_clock();
-                    self.report.contested(&self.conf);
-                    self.edited(store.leave_out(self.timer(), due, LeftOut::Missed, now))
-                }
-                Wanted::Next { .. } | Wanted::Order { .. } => Turn::LookAfter(LATER),
-            },
+            Step::GaveUp => {
+                self.report.contested(&self.conf);
+                Turn::LookAfter(LATER)
+            }
+            Step::Unwritable => Turn::LookAfter(MUCH_LATER),
             Step::LeftToOwner => Turn::Rest,
         }
     }

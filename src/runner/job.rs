@@ -16,7 +16,7 @@ use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
     self, Decision, DueTimes, Edited, Place, Policy, Progress, Reading, Recovered, Scheduled,
-    Steps, Trigger, Wanted, decide,
+    Steps, Trigger, Unread, Wanted, decide,
 };
 
 /// A timer in a worker that may run it.
@@ -42,9 +42,12 @@ pub(super) struct Job {
     pub(super) catch_up_at: Cell<Option<UnixMs>>,
     /// What waits for a place.
     pub(super) waiting: Cell<Option<Wanted>>,
-    /// Whether the record needs a look each second: something is in progress elsewhere, or left
-    /// out due times are still to be counted.
+    /// Whether the record needs a look each second: something is in progress elsewhere.
     pub(super) watched: Cell<bool>,
+    /// Whether due times that were left out are still to be counted.
+    uncounted: Cell<bool>,
+    /// Whether one run made up for them, of which the log tells once their number is known.
+    pub(super) tells_missed: Cell<bool>,
 }
 
 /// What comes after a look at the record and one action on it.
@@ -69,6 +72,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// After so many looks in a row it goes on after [`LATER`].
 const LOOKS: usize = 8;
 pub(super) const LATER: Duration = Duration::from_millis(100);
+/// Where the file fails, the next look comes after this time.
+pub(super) const MUCH_LATER: Duration = Duration::from_secs(1);
+/// Where due times are still to be counted, the next look comes after this time at the latest.
+const COUNT_ON: Duration = Duration::from_millis(50);
 
 impl Job {
     /// Arms the timer.
@@ -97,6 +104,8 @@ impl Job {
             catch_up_at: Cell::new(None),
             waiting: Cell::new(None),
             watched: Cell::new(false),
+            uncounted: Cell::new(false),
+            tells_missed: Cell::new(false),
         });
         job.worker.line.seat(member, Rc::downgrade(&job));
         job.worker.line.wake(member, Wake::Clock, AT_ONCE);
@@ -123,8 +132,19 @@ impl Job {
         if news {
             self.follow_cancel();
         }
+        self.write_again();
         if news || self.watched.get() {
             self.worker.line.post_news(self.member);
+        }
+    }
+
+    /// Writes what could not be written before.
+    pub(super) fn write_again(&self) {
+        if self.worker.store.has_unwritten(&self.place) {
+            self.worker.store.write_again(self.timer());
+            if self.is_over() {
+                self.worker.store.give_up(&self.place);
+            }
         }
     }
 
@@ -155,16 +175,19 @@ impl Job {
             turn = self.act();
         }
         self.report_left_out();
-        match turn {
-            Turn::Rest => {}
-            Turn::LookAgain => self.set_alarm(LATER),
-            Turn::LookAfter(after) => self.set_alarm(after),
-            Turn::LookAt(at) => {
-                // The clock comes by itself at the next due time.
-                if at < self.armed.get() || self.conf.scheduled == Scheduled::Off {
-                    self.set_alarm(at.since(wall_clock()).min(LONGEST_WAIT));
-                }
+        let after = match turn {
+            Turn::Rest => None,
+            Turn::LookAgain => Some(LATER),
+            Turn::LookAfter(after) => Some(after),
+            // The clock comes by itself at the next due time.
+            Turn::LookAt(at) if at >= self.armed.get() && self.conf.scheduled == Scheduled::On => {
+                None
             }
+            Turn::LookAt(at) => Some(at.since(wall_clock()).min(LONGEST_WAIT)),
+        };
+        let count_on = self.uncounted.get().then_some(COUNT_ON);
+        if let Some(after) = after.into_iter().chain(count_on).min() {
+            self.set_alarm(after);
         }
     }
 
@@ -200,15 +223,26 @@ impl Job {
             place: &self.place,
             due_times: &self.conf.due_times,
             owner: self.worker.owner(&self.conf),
+            timeout: self.conf.timeout,
         }
     }
 
     fn report_left_out(&self) {
         let left_out = self.worker.report_but_left_out();
-        if left_out.missed > 0 {
-            self.report.left_out(&self.conf, left_out.missed);
-        }
+        self.report_missed(left_out.missed);
         self.report.more_overlaps(left_out.overlaps);
+    }
+
+    /// Tells of due times that had no run, once their number is known.
+    pub(super) fn report_missed(&self, missed: u64) {
+        if missed == 0 {
+            return;
+        }
+        if self.tells_missed.take() {
+            self.report.missed(&self.conf, missed.saturating_add(1));
+        } else {
+            self.report.left_out(&self.conf, missed);
+        }
     }
 
     fn set_alarm(&self, after: Duration) {
@@ -218,17 +252,23 @@ impl Job {
     /// One look at the record, and one action on it.
     fn act(&self) -> Turn {
         let store = &self.worker.store;
-        let reading = store.read(&self.place);
+        let reading = store.read_for(self.timer());
         // Read after the record: what another process wrote is not taken for a step of the clock.
         let now = wall_clock();
-        let Ok(reading) = reading else {
-            return self.wait_a_step(|| {
-                store.repair(&self.place, now);
-            });
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(Unread::Torn) => {
+                return self.wait_a_step(|| {
+                    store.repair(&self.place, now);
+                });
+            }
+            // It falls to its owner.
+            Err(Unread::Lost) => return Turn::Rest,
         };
         let elsewhere = self.running.borrow().is_none();
         let in_progress = reading.run.progress != Progress::Nothing;
-        self.watched.set((in_progress && elsewhere) || reading.control.has_uncounted());
+        self.watched.set(in_progress && elsewhere);
+        self.uncounted.set(reading.control.has_uncounted());
         if elsewhere && matches!(reading.run.progress, Progress::Running(_)) {
             match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
                 Recovered::HeldElsewhere(attempt) => {
@@ -244,8 +284,8 @@ impl Job {
             }
         }
         if reading.control.has_uncounted() {
-            // What cannot be counted now is counted at the next tick.
-            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again) =
+            // What is not counted now is counted at the next look.
+            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again | Edited::Failed) =
                 store.count(self.timer(), now);
         }
         self.follow(&reading, now)
@@ -276,7 +316,7 @@ impl Job {
                 self.recovered(recovered)
             }
             Decision::DropOrder { number, .. } => {
-                self.edited(store.drop_order(&self.place, number, now))
+                self.edited(store.drop_order(self.timer(), number, now))
             }
             Decision::ClockSetBack => {
                 let recovered = store.set_back(self.timer(), &mut wall_clock);
@@ -292,6 +332,7 @@ impl Job {
                 Turn::LookAgain
             }
             Edited::Again => self.wait_a_step(|| self.report.contested(&self.conf)),
+            Edited::Failed => Turn::LookAfter(MUCH_LATER),
         }
     }
 

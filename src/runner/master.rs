@@ -16,6 +16,7 @@ use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::Owner;
 use crate::os::memory::{self, NoMemory, fallible};
+use crate::os::process::start_time;
 use crate::os::wall_clock;
 use crate::state::{
     self, Before, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State,
@@ -198,7 +199,8 @@ pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Wor
     let opened = main.opened().borrow();
     let state = opened.as_ref().map(|opened| &opened.state.state);
     let worker = process.role.slot().zip(state).map(|(slot, state)| {
-        let identity = state::Process { pid: std::process::id(), boot: BootId(boot_id()) };
+        let pid = std::process::id();
+        let identity = state::Process { pid, started: start_time(pid), boot: BootId(boot_id()) };
         let master = if process.role == Role::Single { Master::This } else { Master::Another };
         let store = state.attach(master, identity, wall_clock());
         Worker::new(store, slot, process.workers, main, state.path())

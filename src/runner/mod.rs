@@ -158,6 +158,7 @@ pub fn end() {
     LATER.set(None);
     if let Some(runner) = put(None) {
         let worker = runner.worker.clone();
+        runner.jobs.iter().for_each(|job| job.write_again());
         for job in runner.leave() {
             job.interrupt();
         }

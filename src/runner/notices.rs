@@ -182,6 +182,13 @@ fn write_of_timer(log: Log, notice: &Notice) {
             let line = format_args!("timer \"{name}\": missed {missed} due time{s}, left out");
             log.write(Level::Error, line);
         }
+        Notice::TakenOver { name, pid, since } => {
+            let ms = since.as_millis();
+            let line = format_args!(
+                "timer \"{name}\": run in progress for {ms}ms in process {pid} is not waited for"
+            );
+            log.write(Level::Error, line);
+        }
         Notice::NotLoaded { name } => {
             let line = format_args!("timer \"{name}\": record is locked, not updated");
             log.write(Level::Error, line);

@@ -87,15 +87,15 @@ impl Panel {
         self.workers
     }
 
-    /// Reads the record of a timer; `None` if somebody was writing each time.
+    /// Reads the record of a timer; `None` if somebody was writing each time, or if what it says is
+    /// unknown to this worker.
     pub fn read(&self, number: usize) -> Option<Reading> {
-        self.store()?.read(self.places.get(number)?).ok()
+        self.store()?.read_for(self.timer(number)?).ok()
     }
 
     /// What holds for all timers.
     pub fn header(&self) -> HeaderControl {
-        let header = |store: &Store| store.read(&state::Place::nowhere("")).ok();
-        self.store().and_then(header).map(|reading| reading.header).unwrap_or_default()
+        self.store().map(Store::header).unwrap_or_default()
     }
 
     /// Whether the state can be relied on.
@@ -123,7 +123,7 @@ impl Panel {
         let (timer, place) = (self.timers.get(number)?, self.places.get(number)?);
         let worker = self.worker.as_ref().filter(|_| self.runs == Runs::Yes)?;
         let owner = worker.owner(timer);
-        Some(state::Timer { place, due_times: &timer.due_times, owner })
+        Some(state::Timer { place, due_times: &timer.due_times, owner, timeout: timer.timeout })
     }
 
     /// Has a timer's record looked at by those who run it, at once where they are workers of this

@@ -91,7 +91,8 @@ impl Worker {
     pub(super) fn tell_others(&self) {
         if self.leaves_work.take() {
             // A lock that is held now is held by somebody who raises the number too.
-            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again) = self.store.raise();
+            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again | Edited::Failed) =
+                self.store.raise();
         }
     }
 

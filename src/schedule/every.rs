@@ -69,6 +69,15 @@ impl Every {
         at.0.checked_sub(into_period).map(UnixMs)
     }
 
+    /// How many due times lie in (`after`, `up_to`].
+    pub fn count(&self, after: UnixMs, up_to: UnixMs) -> u64 {
+        let number = |at: UnixMs| {
+            let at = i128::from(at.0) - i128::from(self.offset_ms);
+            at.div_euclid(i128::from(self.every_ms))
+        };
+        u64::try_from(number(up_to) - number(after)).unwrap_or(0)
+    }
+
     /// A number that is the same for the same period and offset.
     pub(super) fn stable_hash(&self) -> u64 {
         let (every, offset) = (self.every_ms.to_le_bytes(), self.offset_ms.to_le_bytes());
@@ -107,6 +116,20 @@ fn period_ms(every: Duration) -> Result<i64, EveryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_what_next_finds() {
+        let every = Every::new(Duration::from_millis(70), Duration::from_millis(30)).unwrap();
+        for after in -200..200 {
+            for up_to in after - 10..after + 300 {
+                let next = |after| every.next(after);
+                let (found, _) =
+                    super::super::count_one_by_one(next, UnixMs(after), UnixMs(up_to), u32::MAX);
+                assert_eq!(every.count(UnixMs(after), UnixMs(up_to)), found, "{after} {up_to}");
+            }
+        }
+        assert!(every.count(UnixMs(i64::MIN), UnixMs(i64::MAX)) > 1 << 57);
+    }
 
     fn every(every_ms: u64, offset_ms: u64) -> Every {
         Every::new(Duration::from_millis(every_ms), Duration::from_millis(offset_ms)).unwrap()

@@ -25,6 +25,25 @@ pub use instant::UnixMs;
 pub use jitter::Jitter;
 pub use zone::{Zone, ZoneError, Zones};
 
+/// Counts the due times in (`after`, `up_to`], at most `most`; answers how many they are and the instant
+/// up to which they were counted.
+pub(crate) fn count_one_by_one(
+    next: impl Fn(UnixMs) -> Option<UnixMs>,
+    after: UnixMs,
+    up_to: UnixMs,
+    most: u32,
+) -> (u64, UnixMs) {
+    let (mut found, mut reached) = (0, after);
+    while let Some(due) = next(reached).filter(|due| *due <= up_to) {
+        if found >= u64::from(most) {
+            return (found, reached);
+        }
+        found += 1;
+        reached = due;
+    }
+    (found, up_to)
+}
+
 /// When a timer is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
@@ -48,6 +67,15 @@ impl Schedule {
         match self {
             Self::Every(every) => every.newest(at),
             Self::Cron(cron) => cron.newest(at),
+        }
+    }
+
+    /// How many due times lie in (`after`, `up_to`], and the instant up to which they were counted. Those
+    /// of a cron expression are found one by one, and `most` of them are counted at most.
+    pub fn count(&self, after: UnixMs, up_to: UnixMs, most: u32) -> (u64, UnixMs) {
+        match self {
+            Self::Every(every) => (every.count(after, up_to), up_to),
+            Self::Cron(cron) => count_one_by_one(|after| cron.next(after), after, up_to, most),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What every access to the file goes through: parts read and written, locks, the table of claims,
 //! and what this worker remembers where the file fails.
+//!
+//! What a call that failed was to tell is unknown: it is never taken for a new record.
 
 use std::io;
 
@@ -7,53 +9,60 @@ use crate::os::lock::{Held, Tried};
 
 use super::control::Control;
 use super::due::Reading;
-use super::file::read_identity;
-use super::format::{CONTROL, HEADER_CONTROL, ORDER_NUMBER_AT, PAGE_BYTES, Part, RUN};
+use super::file::{probe, read_identity};
+use super::format::{CONTROL, HEADER_CONTROL, ORDER_NUMBER_AT, PAGE_BYTES, PROBE_AT, Part, RUN};
 use super::header::HeaderControl;
 use super::notice::{Action, Notice};
+use super::pages::Pages;
 use super::rules::{Rule, in_force};
 use super::run_part::RunPart;
-use super::store::{Claimed, Health, Inner, Locked, Mine, Place, READ_TRIES, Torn, Written};
+use super::store::{Claimed, Inner, Locked, Mine, Place, READ_TRIES, Unread, Written};
 
 /// Notices that nobody fetches are not kept without end.
 const NOTICES: usize = 256;
 
+/// What came of an attempt to lock a part.
+pub(super) enum Lock<'a> {
+    Taken(Locked<'a>),
+    /// Another description holds it.
+    Refused,
+    /// There is nothing to lock, or locking fails: nobody is excluded.
+    Unknown,
+}
+
+/// The right to read and write a part once.
+pub(super) struct EditLock<'a> {
+    _lock: Option<Locked<'a>>,
+}
+
 impl Inner {
-    pub(super) fn try_read(&self, place: &Place) -> Option<Reading> {
-        let page = match (&self.pages, place.page) {
-            (Some(pages), Some(page)) => pages.read_page(page).map_err(|error| {
-                self.fail(Action::Read, error);
-            }),
-            _ => Err(()),
-        };
-        let (run, control) = match page {
-            Ok(page) => {
-                let (run, control) = if page == [0; PAGE_BYTES] {
-                    (None, None)
-                } else {
-                    (RunPart::decode(RUN.of(&page)), Control::decode(CONTROL.of(&page)))
-                };
-                (self.newest_run(place, run)?, self.newest_control(place, control)?)
-            }
-            Err(()) => (self.remembered_run(place), self.remembered_control(place)),
-        };
-        let is_ours = *run.name == *place.name && *control.name == *place.name;
-        let (run, control) = if is_ours {
-            (run, control)
+    /// Reads a record once.
+    pub(super) fn try_read(&self, place: &Place) -> Result<Reading, Unread> {
+        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
+        let bytes = self.known(pages.read_page(page))?;
+        let (run, control) = if bytes == [0; PAGE_BYTES] {
+            (None, None)
         } else {
-            (self.remembered_run(place), self.remembered_control(place))
+            (RunPart::decode(RUN.of(&bytes)), Control::decode(CONTROL.of(&bytes)))
         };
-        Some(Reading { run, control, header: self.try_read_header()? })
+        let run = self.newest_run(place, run).ok_or(Unread::Torn)?;
+        let control = self.newest_control(place, control).ok_or(Unread::Torn)?;
+        if *run.name != *place.name || *control.name != *place.name {
+            return Err(Unread::Lost);
+        }
+        let header = self.try_read_header().ok_or(Unread::Torn)?;
+        Ok(Reading { run, control, header })
     }
 
     pub(super) fn try_read_header(&self) -> Option<HeaderControl> {
-        let Some(pages) = &self.pages else { return Some(HeaderControl::default()) };
-        match pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0) {
-            Ok(bytes) => HeaderControl::decode(&bytes).or_else(|| self.header.get()),
-            Err(error) => {
-                self.fail(Action::Read, error);
-                Some(self.header.get().unwrap_or_default())
+        let Some(pages) = &self.pages else { return Some(self.known_header.get()) };
+        match self.known(pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0)) {
+            Ok(bytes) => {
+                let header = HeaderControl::decode(&bytes).or_else(|| self.header.get())?;
+                self.known_header.set(header);
+                Some(header)
             }
+            Err(_) => Some(self.header.get().unwrap_or_else(|| self.known_header.get())),
         }
     }
 
@@ -64,39 +73,61 @@ impl Inner {
         (0..READ_TRIES).any(|_| matches!(read_identity(pages), Ok(Ok(_))))
     }
 
-    /// Reads the run part once; `Err` if its checksum is wrong.
-    pub(super) fn try_read_run(&self, place: &Place) -> Result<RunPart, Torn> {
-        let (Some(pages), Some(page)) = (&self.pages, place.page) else {
-            return Ok(self.remembered_run(place));
-        };
-        match pages.read_part::<{ RUN.bytes }>(RUN, page) {
-            Ok(bytes) => self.newest_run(place, RunPart::decode(&bytes)).ok_or(Torn),
-            Err(error) => {
-                self.fail(Action::Read, error);
-                Ok(self.remembered_run(place))
+    /// Whether the file can be written and locked now.
+    pub(super) fn may_write_and_lock(&self) -> bool {
+        let Some(pages) = &self.pages else { return true };
+        let now = self.attached_at.0.to_le_bytes();
+        let written = pages.write(&now, PROBE_AT).map_err(|error| (Action::Write, error));
+        let locked = probe(pages).map_err(|error| (Action::Lock, error));
+        match written.and(locked) {
+            Ok(()) => true,
+            Err((action, error)) => {
+                self.fail(action, error);
+                false
             }
         }
     }
 
+    /// Reads the run part once.
+    pub(super) fn try_read_run(&self, place: &Place) -> Result<RunPart, Unread> {
+        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
+        let bytes = self.known(pages.read_part::<{ RUN.bytes }>(RUN, page))?;
+        self.newest_run(place, RunPart::decode(&bytes)).ok_or(Unread::Torn)
+    }
+
     /// The same of the control part.
-    pub(super) fn try_read_control(&self, place: &Place) -> Result<Control, Torn> {
-        let (Some(pages), Some(page)) = (&self.pages, place.page) else {
-            return Ok(self.remembered_control(place));
-        };
-        match pages.read_part::<{ CONTROL.bytes }>(CONTROL, page) {
-            Ok(bytes) => self.newest_control(place, Control::decode(&bytes)).ok_or(Torn),
-            Err(error) => {
-                self.fail(Action::Read, error);
-                Ok(self.remembered_control(place))
-            }
-        }
+    pub(super) fn try_read_control(&self, place: &Place) -> Result<Control, Unread> {
+        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
+        let bytes = self.known(pages.read_part::<{ CONTROL.bytes }>(CONTROL, page))?;
+        self.newest_control(place, Control::decode(&bytes)).ok_or(Unread::Torn)
+    }
+
+    fn record(&self, place: &Place) -> Option<(&Pages, u32)> {
+        self.pages.as_ref().zip(place.page)
+    }
+
+    fn known<T>(&self, read: io::Result<T>) -> Result<T, Unread> {
+        read.map_err(|error| {
+            self.fail(Action::Read, error);
+            Unread::Lost
+        })
     }
 
     /// Writes the run part; the caller holds the run lock.
     pub(super) fn write_run(&self, place: &Place, run: &mut RunPart) -> Written {
         run.serial = run.serial.saturating_add(1);
+        if place.page.is_none() {
+            self.mine(place, |mine| mine.local = Some(Box::new(run.clone())));
+            return Written::No;
+        }
         let written = self.write(RUN, place.page, &run.encode());
-        self.mine(place, |mine| mine.run = (written == Written::No).then(|| run.clone()));
+        self.mine(place, |mine| {
+            mine.local = None;
+            mine.run = (written == Written::No).then(|| Box::new(run.clone()));
+            if let Some(known) = &mut mine.known {
+                known.0 = run.without_history();
+            }
+        });
         written
     }
 
@@ -104,7 +135,12 @@ impl Inner {
     pub(super) fn write_control(&self, place: &Place, control: &mut Control) -> Written {
         control.serial = control.serial.saturating_add(1);
         let written = self.write(CONTROL, place.page, &control.encode());
-        self.mine(place, |mine| mine.control = (written == Written::No).then(|| control.clone()));
+        self.mine(place, |mine| {
+            mine.control = (written == Written::No).then(|| Box::new(control.clone()));
+            if let Some(known) = &mut mine.known {
+                known.1 = control.clone();
+            }
+        });
         written
     }
 
@@ -135,10 +171,7 @@ impl Inner {
 
     fn written(&self, result: io::Result<()>) -> Written {
         match result {
-            Ok(()) => {
-                self.health.set(Health::Ok);
-                Written::Yes
-            }
+            Ok(()) => Written::Yes,
             Err(error) => {
                 self.fail(Action::Write, error);
                 Written::No
@@ -146,48 +179,69 @@ impl Inner {
         }
     }
 
-    /// Tries the lock of a part; `None` if another description holds it. Where there is nothing
-    /// to lock, or locking fails, nobody is excluded.
-    pub(super) fn try_lock(&self, part: Part, page: Option<u32>) -> Option<Locked<'_>> {
-        let page = match (&self.pages, page) {
-            (Some(pages), Some(page)) => match pages.try_lock(part, page) {
-                Ok(Tried::Taken) => Some(page),
-                Ok(Tried::Refused) => return None,
-                Err(error) => {
-                    self.fail(Action::Lock, error);
-                    None
-                }
-            },
-            _ => None,
-        };
-        Some(Locked::new(self, part, page))
+    /// Tries the lock of a part.
+    pub(super) fn try_lock(&self, part: Part, page: Option<u32>) -> Lock<'_> {
+        self.release_left();
+        let (Some(pages), Some(page)) = (&self.pages, page) else { return Lock::Unknown };
+        match pages.try_lock(part, page) {
+            Ok(Tried::Taken) => {
+                // Its new holder releases it.
+                self.unreleased.borrow_mut().retain(|left| *left != (part, page));
+                Lock::Taken(Locked::new(self, part, page))
+            }
+            Ok(Tried::Refused) => Lock::Refused,
+            Err(error) => {
+                self.fail(Action::Lock, error);
+                Lock::Unknown
+            }
+        }
     }
 
-    /// Tries the run lock; `None` also if a claim of this worker has it, over which the kernel
+    /// The same for one read and one write, which are done without a lock where locking fails; `None`
+    /// if another description holds it.
+    pub(super) fn try_edit_lock(&self, part: Part, page: Option<u32>) -> Option<EditLock<'_>> {
+        match self.try_lock(part, page) {
+            Lock::Taken(lock) => Some(EditLock { _lock: Some(lock) }),
+            Lock::Unknown => Some(EditLock { _lock: None }),
+            Lock::Refused => None,
+        }
+    }
+
+    /// Tries the run lock; refused also if a claim of this worker has it, over which the kernel
     /// would grant it once more, and take it away with the second one's end.
-    pub(super) fn try_run_lock(&self, place: &Place) -> Option<Locked<'_>> {
+    pub(super) fn try_run_lock(&self, place: &Place) -> Lock<'_> {
         if in_force(Rule::TableOfClaims) && self.claimed(place) == Claimed::Yes {
-            return None;
+            return Lock::Refused;
         }
         self.try_lock(RUN, place.page)
     }
 
-    pub(super) fn unlock(&self, part: Part, page: Option<u32>) {
-        if let (Some(pages), Some(page)) = (&self.pages, page)
-            && let Err(error) = pages.unlock(part, page)
-        {
+    pub(super) fn unlock(&self, part: Part, page: u32) {
+        let Some(pages) = &self.pages else { return };
+        if let Err(error) = pages.unlock(part, page) {
             self.fail(Action::Lock, error);
+            // It would keep others out for as long as this worker lives.
+            self.unreleased.borrow_mut().push((part, page));
         }
     }
 
-    /// Whether another process holds the run lock.
-    pub(super) fn run_lock_held(&self, place: &Place) -> Held {
-        match (&self.pages, place.page) {
-            (Some(pages), Some(page)) => pages.held(RUN, page).unwrap_or_else(|error| {
+    /// Releases the locks that could not be released before.
+    pub(super) fn release_left(&self) {
+        if let Some(pages) = &self.pages {
+            let mut left = self.unreleased.borrow_mut();
+            left.retain(|(part, page)| pages.unlock(*part, *page).is_err());
+        }
+    }
+
+    /// Whether another process holds the run lock; `None` if that cannot be told.
+    pub(super) fn run_lock_held(&self, place: &Place) -> Option<Held> {
+        let (pages, page) = self.record(place)?;
+        match pages.held(RUN, page) {
+            Ok(held) => Some(held),
+            Err(error) => {
                 self.fail(Action::Lock, error);
-                Held::Nowhere
-            }),
-            _ => Held::Nowhere,
+                None
+            }
         }
     }
 
@@ -199,11 +253,6 @@ impl Inner {
         self.mine(place, |mine| mine.claimed = claimed);
     }
 
-    /// Forgets a run part that could not be written.
-    pub(super) fn forget_run(&self, place: &Place) {
-        self.mine(place, |mine| mine.run = None);
-    }
-
     pub(super) fn notice(&self, notice: Notice) {
         let mut notices = self.notices.borrow_mut();
         if notices.len() < NOTICES {
@@ -212,39 +261,11 @@ impl Inner {
     }
 
     pub(super) fn fail(&self, action: Action, error: io::Error) {
-        self.health.set(Health::Degraded);
+        self.failing.fail();
         self.notice(Notice::Failed { action, error });
     }
 
-    /// What this worker would have written, if that is newer than what is in the file or nothing
-    /// whole is there.
-    fn newest_run(&self, place: &Place, run: Option<RunPart>) -> Option<RunPart> {
-        let mine = self.mine(place, |mine| mine.run.clone());
-        match (mine, run) {
-            (Some(mine), Some(run)) if mine.serial <= run.serial => Some(run),
-            (mine, run) => mine.or(run),
-        }
-    }
-
-    fn newest_control(&self, place: &Place, control: Option<Control>) -> Option<Control> {
-        let mine = self.mine(place, |mine| mine.control.clone());
-        match (mine, control) {
-            (Some(mine), Some(control)) if mine.serial <= control.serial => Some(control),
-            (mine, control) => mine.or(control),
-        }
-    }
-
-    fn remembered_run(&self, place: &Place) -> RunPart {
-        self.mine(place, |mine| mine.run.clone())
-            .unwrap_or_else(|| RunPart::new(&place.name, self.attached_at))
-    }
-
-    fn remembered_control(&self, place: &Place) -> Control {
-        self.mine(place, |mine| mine.control.clone())
-            .unwrap_or_else(|| Control::anew(&place.name, self.attached_at))
-    }
-
-    fn mine<T>(&self, place: &Place, look: impl FnOnce(&mut Mine) -> T) -> T {
+    pub(super) fn mine<T>(&self, place: &Place, look: impl FnOnce(&mut Mine) -> T) -> T {
         let mut timers = self.timers.borrow_mut();
         if let Some(mine) = timers.get_mut(&place.name) {
             return look(mine);

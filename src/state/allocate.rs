@@ -117,7 +117,8 @@ pub(super) fn allocate(
     if found.pages.len() < names.len() {
         add(pages, names, &mut found, opener, notices);
     }
-    let place = |name: &&str| Place { page: found.pages.get(*name).copied(), name: (*name).into() };
+    let place =
+        |name: &&str| Place { page: found.pages.get(*name).copied(), ..Place::nowhere(name) };
     names.iter().map(place).collect()
 }
 

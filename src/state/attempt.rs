@@ -3,12 +3,15 @@
 //! ```text
 //! read -> dealt with? ------------------------------------------------> DealtWith
 //!   |
-//!   +--> try the run lock -- taken --> read again, decide, write -----> Won | DealtWith
+//!   +--> exclude others -- done --> read again, decide, write --------> Won | DealtWith
 //!              |
 //!              +-- refused --> the same attempt is running now, 2 ms and 20 ms later
 //!                                 | yes                  | no
 //!                              Overlap      Again after 1, 2 ... 64 ms, then GaveUp
 //! ```
+//!
+//! Where the file fails, only the timer's owner goes on: without a lock, with what it remembers, or
+//! without writing. What was claimed is then known from the memory that the workers share.
 
 use std::time::Duration;
 
@@ -18,12 +21,14 @@ use super::claim::Claim;
 use super::control::LeftOut;
 use super::decide::Wanted;
 use super::due::Reading;
+use super::exclusion::{Excluded, Exclusion, longest_attempt};
 use super::format::CONTROL;
 use super::notice::Notice;
 use super::rules::{Rule, in_force};
 use super::run::{Attempt, Ended, Outcome, Progress, RunId, Trigger};
 use super::run_part::RunPart;
-use super::store::{Claimed, Inner, Locked, Owner, Steps, Store, Timer, Written};
+use super::shared_claims::Claimant;
+use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
 use super::under_lock::Blocked;
 
 /// A claim that is being tried; between two steps its caller waits.
@@ -33,6 +38,8 @@ pub struct ClaimAttempt {
     run: RunId,
     steps: Steps,
     contest: Option<Contest>,
+    /// Whether all that was left out for this has been counted.
+    counted: bool,
 }
 
 /// The attempt that was seen running while the lock was refused.
@@ -64,10 +71,13 @@ pub enum Step {
         /// How long to wait.
         after: Duration,
     },
-    /// The record was contested for too long. The due time counts as missed, with an `error`.
+    /// The record was contested for too long: the timer is late, with an `error`.
     GaveUp,
     /// The file tells nobody who runs it, and it falls to another worker.
     LeftToOwner,
+    /// It cannot be written, and may have been taken before this process was there by one that could
+    /// not write it either: it has to wait.
+    Unwritable,
 }
 
 /// After the first look at a refused lock,
@@ -78,7 +88,7 @@ const THIRD_LOOK: Duration = Duration::from_millis(18);
 impl ClaimAttempt {
     /// Begins to claim what is `wanted`; `run` is the id of the run, if this is a new one.
     pub fn new(wanted: Wanted, run: RunId) -> Self {
-        Self { wanted, run, steps: Steps::default(), contest: None }
+        Self { wanted, run, steps: Steps::default(), contest: None, counted: true }
     }
 
     /// What is claimed.
@@ -95,40 +105,54 @@ impl ClaimAttempt {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
+        let seen = store.read_for(timer);
         if in_force(Rule::TableOfClaims) && inner.claimed(timer.place) == Claimed::Yes {
-            return match inner.try_read_run(timer.place).map(|run| run.progress) {
+            return match seen.map(|reading| reading.run.progress) {
                 Ok(Progress::Running(attempt)) => Step::Overlap(attempt),
                 _ => Step::DealtWith,
             };
         }
-        let seen = store.read(timer.place);
         let seen_at = clock();
-        if let Ok(reading) = &seen
-            && !self.is_open(reading, timer, seen_at)
-            && !reading.is_ahead(timer.due_times, seen_at)
-        {
-            return Step::DealtWith;
+        match &seen {
+            Ok(reading)
+                if !self.is_open(reading, timer, seen_at)
+                    && !reading.is_ahead(timer.due_times, seen_at) =>
+            {
+                return Step::DealtWith;
+            }
+            Err(Unread::Lost) => return Step::LeftToOwner,
+            Ok(_) | Err(Unread::Torn) => {}
         }
-        let Some(lock) = inner.try_run_lock(timer.place) else {
-            return self.refused(seen.ok().map(|reading| reading.run.progress));
+        let exclusion = match inner.exclude(timer) {
+            Excluded::Others(exclusion) => exclusion,
+            Excluded::Us => return self.refused(seen.ok().map(|reading| reading.run.progress)),
+            Excluded::LeftToOwner => return Step::LeftToOwner,
         };
         let now = if in_force(Rule::ClockReadUnderLock) { clock() } else { seen_at };
         let reading = match store.read_locked(timer.place, now) {
-            Ok(reading) if *reading.run.name == *timer.place.name => reading,
-            Ok(_) => {
-                inner.notice(Notice::Lost { name: timer.place.name.clone() });
-                drop(lock);
-                return self.step(store, Timer { place: &timer.place.lost(), ..timer }, clock);
-            }
+            Ok(reading) => reading,
             Err(Blocked::Repaired) => return Step::DealtWith,
             Err(Blocked::Again) => return self.again(),
+            Err(Blocked::Lost) if timer.owner == Owner::Other => return Step::LeftToOwner,
+            Err(Blocked::Lost) => {
+                let reading = inner.local_reading(timer.place);
+                let place = &timer.place.lost();
+                let local = Timer { place, ..timer };
+                return self.decide_locked(store, local, exclusion, reading, now, clock);
+            }
         };
         // Lifted in the model only: what was read before the lock is believed.
         let reading = match seen {
             Ok(seen) if !in_force(Rule::RereadUnderLock) => seen,
             _ => reading,
         };
-        self.decide_locked(store, timer, lock, reading, now, clock)
+        if let Progress::Running(attempt) = reading.run.progress
+            && !exclusion.is_locked()
+            && is_another(inner, &attempt, now, timer)
+        {
+            return self.refused(Some(reading.run.progress));
+        }
+        self.decide_locked(store, timer, exclusion, reading, now, clock)
     }
 
     /// Whether what is wanted is still to be had, as far as `reading` tells.
@@ -200,7 +224,7 @@ impl ClaimAttempt {
         &mut self,
         store: &Store,
         timer: Timer<'_>,
-        lock: Locked<'_>,
+        exclusion: Exclusion<'_>,
         mut reading: Reading,
         mut now: UnixMs,
         clock: &mut dyn FnMut() -> UnixMs,
@@ -218,7 +242,7 @@ impl ClaimAttempt {
                     if in_force(Rule::ClockReadUnderLock) { clock } else { &mut stale };
                 return match store.set_back_locked(timer, reading.run, clock) {
                     Err(Blocked::Again) => self.again(),
-                    Ok(()) | Err(Blocked::Repaired) => Step::DealtWith,
+                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => Step::DealtWith,
                 };
             }
         }
@@ -237,22 +261,45 @@ impl ClaimAttempt {
         {
             reading.run.orders_done = number;
         }
+        let known_since = self.known_since(&reading);
         let interrupted = close_last(&mut reading.run, attempt.run);
         reading.run.start(attempt);
         if inner.write_run(timer.place, &mut reading.run) == Written::No
-            && timer.owner == Owner::Other
+            && timer.place.page.is_some()
         {
-            inner.forget_run(timer.place);
-            return Step::LeftToOwner;
+            if timer.owner == Owner::Other {
+                inner.forget_run(timer.place);
+                return Step::LeftToOwner;
+            }
+            if known_since <= inner.attached_at {
+                inner.forget_run(timer.place);
+                return Step::Unwritable;
+            }
+        }
+        if let Some(claims) = &timer.place.claims {
+            match self.wanted {
+                Wanted::Due { due, .. } => claims.take(due),
+                Wanted::Order { number } => claims.order_is_done(number),
+                Wanted::Next { .. } => {}
+            }
         }
         if let Some(attempt) = interrupted {
             let name = timer.place.name.clone();
             inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }
-        if in_force(Rule::LockIsHeld) {
-            lock.keep();
+        let locked = if in_force(Rule::LockIsHeld) { exclusion.keep() } else { None };
+        let counted = self.counted;
+        Step::Won(Claim::new(inner, timer.place, reading.run, attempt, locked, counted))
+    }
+
+    /// Since when what is wanted could have been taken.
+    fn known_since(&self, reading: &Reading) -> UnixMs {
+        match (self.wanted, reading.run.progress) {
+            (Wanted::Due { due, .. }, _) => due,
+            (Wanted::Order { .. }, _) => reading.control.order.at,
+            (Wanted::Next { .. }, Progress::Waiting(last, _)) => last.started_at,
+            (Wanted::Next { .. }, _) => UnixMs(i64::MIN),
         }
-        Step::Won(Claim::new(inner, timer.place, reading.run, attempt))
     }
 
     /// The attempt that is made if the claim is won.
@@ -298,15 +345,14 @@ impl ClaimAttempt {
         if timer.due_times.next(dealt).is_none_or(|next| next >= due) {
             return None;
         }
-        let Some(_lock) = inner.try_lock(CONTROL, timer.place.page) else {
-            let Some(after) = self.steps.next() else {
-                // What is due is worth more than the account of what was not.
-                inner.notice(Notice::NotCounted { name: timer.place.name.clone() });
-                return None;
-            };
-            return Some(Step::Again { after });
+        let Some(_lock) = inner.try_edit_lock(CONTROL, timer.place.page) else {
+            return self.not_counted(inner, timer);
         };
-        let Ok(control) = inner.try_read_control(timer.place) else { return Some(self.again()) };
+        let control = match inner.try_read_control(timer.place) {
+            Ok(control) => control,
+            Err(Unread::Lost) if timer.place.page.is_none() => reading.control.clone(),
+            Err(Unread::Torn | Unread::Lost) => return self.not_counted(inner, timer),
+        };
         let mut reading = Reading { control, ..reading.clone() };
         let dealt = reading.dealt_with_up_to(now);
         if dealt >= due {
@@ -317,11 +363,29 @@ impl ClaimAttempt {
         let up_to = UnixMs(due.0.saturating_sub(1));
         let control = &mut reading.control;
         let kind = LeftOut::Missed;
-        let room = control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+        control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
         inner.count(timer, control);
+        self.counted = !control.has_uncounted();
         inner.write_control(timer.place, control);
-        if room { None } else { Some(self.again()) }
+        None
     }
+
+    /// What is due is worth more than the account of what was not.
+    fn not_counted(&mut self, inner: &Inner, timer: Timer<'_>) -> Option<Step> {
+        let Some(after) = self.steps.next() else {
+            inner.notice(Notice::NotCounted { name: timer.place.name.clone() });
+            return None;
+        };
+        Some(Step::Again { after })
+    }
+}
+
+/// Whether `attempt` may be in progress in another process, where no lock tells.
+pub(super) fn is_another(inner: &Inner, attempt: &Attempt, now: UnixMs, timer: Timer<'_>) -> bool {
+    attempt.boot == inner.process.boot
+        && attempt.pid != inner.process.pid
+        && now.since(attempt.started_at) <= longest_attempt(timer)
+        && Claimant { pid: attempt.pid, started: 0 }.lives()
 }
 
 /// Ends what is in progress, unless it goes on as `run`: a waiting run with its last outcome, one

@@ -8,6 +8,7 @@ use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 
 use super::due::tests::every;
+use super::shared_claims::SharedHealth;
 use super::*;
 
 /// A state as a master has it.
@@ -128,9 +129,14 @@ impl Bench {
 
     /// A worker.
     pub(super) fn worker(&self, pid: u32) -> Store {
-        let process = Process { pid, boot: BOOT };
+        let process = Process { pid, started: 1, boot: BOOT };
         self.state.as_ref().unwrap().attach(Master::This, process, UnixMs(self.now))
     }
+}
+
+/// No access has failed.
+pub(super) fn failing() -> SharedHealth {
+    SharedHealth::new().unwrap()
 }
 
 /// Each second.
@@ -139,8 +145,8 @@ pub(super) fn secondly() -> Jittered {
 }
 
 /// The first timer of a bench.
-pub(super) fn timer<'a>(place: &'a Place, due_times: &'a Jittered) -> Timer<'a> {
-    Timer { place, due_times, owner: Owner::This }
+pub(super) fn timer<'a>(place: &'a Place, due_times: &'a dyn DueTimes) -> Timer<'a> {
+    Timer { place, due_times, owner: Owner::This, timeout: Duration::from_secs(60) }
 }
 
 /// Claims, waiting as often as it is told to.

@@ -13,13 +13,16 @@ use super::store::{Claimed, Inner, Place};
 ///
 /// # Invariants
 ///
-/// The run lock of `place` is held by this worker's description, the table of claims says so, and
-/// nobody else writes the run part: `run` is what it contains.
+/// This worker holds the timer, and the run lock of the page `locked` if there is one; the table of
+/// claims says so. Nobody else writes the run part: `run` is what it contains, if it could be written.
 pub struct Claim {
     inner: Rc<Inner>,
     place: Place,
     run: Box<RunPart>,
     attempt: Attempt,
+    locked: Option<u32>,
+    /// Whether all that was left out for this claim has been counted.
+    counted: bool,
 }
 
 /// What became of a run with the end of an attempt.
@@ -40,11 +43,19 @@ pub enum Finished {
 }
 
 impl Claim {
-    /// The claim of `attempt`; the caller has taken the run lock, and written `run` under it.
-    pub(super) fn new(inner: &Rc<Inner>, place: &Place, run: RunPart, attempt: Attempt) -> Self {
-        // INVARIANT: from here on the lock is released by this value's drop alone.
+    /// The claim of `attempt`; the caller has excluded others, and written `run` if that can be.
+    pub(super) fn new(
+        inner: &Rc<Inner>,
+        place: &Place,
+        run: RunPart,
+        attempt: Attempt,
+        locked: Option<u32>,
+        counted: bool,
+    ) -> Self {
+        // INVARIANT: from here on this value's drop alone gives others their way.
         inner.set_claimed(place, Claimed::Yes);
-        Self { inner: Rc::clone(inner), place: place.clone(), run: Box::new(run), attempt }
+        let (inner, place, run) = (Rc::clone(inner), place.clone(), Box::new(run));
+        Self { inner, place, run, attempt, locked, counted }
     }
 
     /// What is to be attempted.
@@ -57,6 +68,11 @@ impl Claim {
         &self.place.name
     }
 
+    /// Whether the number of due times that were left out before this one is known already.
+    pub fn is_counted(&self) -> bool {
+        self.counted
+    }
+
     /// Start of the last success before this attempt.
     pub fn last_success_at(&self) -> Option<UnixMs> {
         self.run.last_success_at
@@ -65,6 +81,7 @@ impl Claim {
     /// Records how the attempt has ended and releases the timer. With `next_at` the run waits for
     /// its next attempt ([`RetryPolicy::next_at`](super::RetryPolicy::next_at)).
     pub fn finish(mut self, ended: Ended, next_at: Option<UnixMs>) -> Finished {
+        self.find_record();
         let failures_before = self.run.consecutive_failures;
         let finished = if let Some(next_at) = next_at {
             self.run.progress = Progress::Waiting(self.attempt, Wait { next_at, last: ended });
@@ -78,10 +95,37 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// Its process dies: the kernel lets go of the lock, and nothing else happens.
+    #[cfg(test)]
+    pub(super) fn die(mut self) {
+        if let Some(page) = self.locked.take() {
+            self.inner.unlock(RUN, page);
+        }
+        std::mem::forget(self);
+    }
+
+    /// A record that could not be read when the claim was made, and can be now, gets what has happened
+    /// since.
+    fn find_record(&mut self) {
+        let (None, Some(page)) = (self.place.page, self.locked) else { return };
+        let found = Place { page: Some(page), ..self.place.clone() };
+        if let Ok(run) = self.inner.try_read_run(&found)
+            && run.name == self.place.name
+        {
+            *self.run = run;
+            self.place = found;
+        }
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.inner.set_claimed(&self.place, Claimed::No);
-        self.inner.unlock(RUN, self.place.page);
+        self.inner.release(&self.place);
+        if let Some(page) = self.locked {
+            self.inner.unlock(RUN, page);
+        }
     }
 }
 

@@ -93,7 +93,7 @@ fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
     let bench = Bench::memory(&["a"]);
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let timer = timer(&bench.places[0], &every);
-    let _looking = one.inner.try_lock(super::format::RUN, bench.places[0].page).unwrap();
+    let looking = one.inner.try_edit_lock(super::format::RUN, bench.places[0].page).unwrap();
     let mut attempt = ClaimAttempt::new(due(1_001_000), run_id(2));
     let mut waited_ms = 0;
     loop {
@@ -104,8 +104,11 @@ fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
         }
     }
     assert_eq!(waited_ms, 127);
-    let left_out = two.leave_out(timer, UnixMs(1_001_000), LeftOut::Missed, UnixMs(1_001_200));
-    assert_eq!(left_out, Edited::Done(()));
+    let leave_out = || two.leave_out(timer, UnixMs(1_001_000), LeftOut::Missed, UnixMs(1_001_200));
+    assert_eq!(leave_out(), Edited::Again, "it is late, and seen to be");
+    assert_eq!(two.order_run(timer, run_id(3), UnixMs(1_001_200)), Edited::Again);
+    drop(looking);
+    assert_eq!(leave_out(), Edited::Done(()));
     assert_eq!(two.read(&bench.places[0]).unwrap().control.missed, 1);
 }
 
@@ -172,7 +175,7 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     one.set_fault(Fault::Full);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert_eq!(one.health(), Health::Degraded);
-    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::GaveUp), "excluded");
+    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::DealtWith), "known");
     first.finish(ended(Outcome::Success), None);
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_500), Step::DealtWith));
     one.take_notices();
@@ -187,6 +190,7 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
         Recovered::Nothing
     );
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
+    one.inner.failing.clear();
     assert_eq!(one.health(), Health::Ok);
     let run = two.read(place).unwrap().run;
     assert_eq!(run.counters.ended_with(Outcome::Success), 3);
@@ -221,7 +225,7 @@ fn a_timer_without_a_record_runs_from_memory() {
 fn a_record_that_belongs_to_another_name_is_not_touched() {
     let bench = Bench::memory(&["a"]);
     let (one, every) = (bench.worker(1), secondly());
-    let place = Place { page: bench.places[0].page, name: "b".into() };
+    let place = Place { page: bench.places[0].page, ..Place::nowhere("b") };
     let timer = timer(&place, &every);
     let before = one.read(&bench.places[0]).unwrap();
     won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);

@@ -37,7 +37,13 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
         // As `State::attach` does; a `State` stays in its thread.
         let file = crate::os::file::open_existing(&path).unwrap();
         let pages = super::pages::Pages::new(file);
-        Store::new(Some(pages), Process { pid, boot: BOOT }, Health::Ok, UnixMs(bench.now))
+        Store::new(
+            Some(pages),
+            Process { pid, started: 1, boot: BOOT },
+            Health::Ok,
+            failing(),
+            UnixMs(bench.now),
+        )
     };
     let (places, done, reads, attach) = (&places, &done, &reads, &attach);
     let now = bench.now;
@@ -91,7 +97,9 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
         let editor = scope.spawn(move || {
             let store = attach(50);
             for place in places {
-                while store.order_run(place, run_id(5), UnixMs(now)) == Edited::Again {}
+                while store.order_run(timer(place, &secondly()), run_id(5), UnixMs(now))
+                    == Edited::Again
+                {}
             }
         });
         editor.join().unwrap();
@@ -125,14 +133,14 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
     let before = one.order_number();
     assert_eq!(two.pause(timer, None, now), Edited::Done(()));
     let run = first.attempt().run;
-    assert_eq!(two.order_cancel(place, now), Edited::Done(Ordered::Pending(run)));
-    assert_eq!(two.order_run(place, run_id(9), now), Edited::Done(Ordered::Conflict));
+    assert_eq!(two.order_cancel(timer, now), Edited::Done(Ordered::Pending(run)));
+    assert_eq!(two.order_run(timer, run_id(9), now), Edited::Done(Ordered::Conflict));
     assert_eq!(one.order_number(), before + 3);
     assert!(one.is_cancelled(place, run));
     first.finish(ended(Outcome::Cancelled), None);
     assert!(one.read(place).unwrap().is_paused(now));
     assert_eq!(
-        two.order_run(place, run_id(9), now),
+        two.order_run(timer, run_id(9), now),
         Edited::Done(Ordered::Pending(run_id(9))),
         "works while paused"
     );
@@ -160,7 +168,7 @@ fn an_order_that_is_to_come_again_was_not_given() {
 
     // Somebody else gives an order, or pauses all timers.
     let elsewhere = one.lock_header().unwrap();
-    assert_eq!(two.order_run(place, run_id(5), now), Edited::Again);
+    assert_eq!(two.order_run(timer, run_id(5), now), Edited::Again);
     assert_eq!(wanted(now), None, "or it would run now, and once more when it comes again");
     assert_eq!(two.pause(timer, None, now), Edited::Again);
     assert_eq!(two.pause_all(None, now), Edited::Again);
@@ -168,12 +176,12 @@ fn an_order_that_is_to_come_again_was_not_given() {
     drop(elsewhere);
 
     let before = one.order_number();
-    assert_eq!(two.order_run(place, run_id(5), now), Edited::Done(Ordered::Pending(run_id(5))));
+    assert_eq!(two.order_run(timer, run_id(5), now), Edited::Done(Ordered::Pending(run_id(5))));
     assert_eq!(one.order_number(), before + 1);
     let claim = won(&one, timer, wanted(now).unwrap(), now.0);
 
     let elsewhere = one.lock_header().unwrap();
-    assert_eq!(two.order_cancel(place, now), Edited::Again);
+    assert_eq!(two.order_cancel(timer, now), Edited::Again);
     assert!(!one.is_cancelled(place, run_id(5)), "the run after it would be cancelled, too");
     drop(elsewhere);
     claim.finish(ended(Outcome::Success), None);
@@ -186,9 +194,9 @@ fn holder() {
     let Some(path) = std::env::var_os("TIMER_STATE_HELD") else { return };
     let file = crate::os::file::open_existing(path.as_ref()).unwrap();
     let pages = super::pages::Pages::new(file);
-    let process = Process { pid: std::process::id(), boot: BOOT };
-    let store = Store::new(Some(pages), process, Health::Ok, UnixMs(1_000_000));
-    let place = Place { page: Some(1), name: "a".into() };
+    let process = Process { pid: std::process::id(), started: 1, boot: BOOT };
+    let store = Store::new(Some(pages), process, Health::Ok, failing(), UnixMs(1_000_000));
+    let place = Place { page: Some(1), ..Place::nowhere("a") };
     let every = secondly();
     let claim = won(&store, timer(&place, &every), due(1_001_000), 1_001_000);
     fs::write(std::env::var_os("TIMER_STATE_READY").unwrap(), b"").unwrap();

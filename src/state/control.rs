@@ -50,6 +50,8 @@ pub(super) struct Gap {
     /// and none is later than this.
     pub(super) up_to: UnixMs,
     pub(super) kind: LeftOut,
+    /// How many before `after` the counters contain already.
+    pub(super) counted: u32,
 }
 
 /// What a load has said of the timer.
@@ -182,6 +184,7 @@ impl Control {
             to.instant(at, gap.after);
             to.instant(at + 8, gap.up_to);
             to.u8(at + 16, u8::from(gap.kind == LeftOut::Overlap));
+            to.u32(at + 20, gap.counted);
         }
         CONTROL.seal(&mut bytes);
         bytes
@@ -225,6 +228,7 @@ impl Control {
                     after: from.instant(0),
                     up_to: from.instant(8),
                     kind: if from.u8(16) == 0 { LeftOut::Missed } else { LeftOut::Overlap },
+                    counted: from.u32(20),
                 })
                 .collect(),
         })
@@ -249,7 +253,8 @@ mod tests {
 
     #[test]
     fn everything_survives_the_file() {
-        let gap = |after, kind| Gap { after: UnixMs(after), up_to: UnixMs(after + 5), kind };
+        let gap =
+            |after, kind| Gap { after: UnixMs(after), up_to: UnixMs(after + 5), kind, counted: 3 };
         let mut control = Control {
             serial: 9,
             schedule_hash: 0xdead_beef,

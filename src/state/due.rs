@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::schedule::{Jitter, Schedule, UnixMs};
 
-use super::control::{Control, Gap, LeftOut, Paused, Presence};
+use super::control::{Control, Paused, Presence};
 use super::fields::NEVER;
-use super::format::GAPS;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
 use super::run::{Attempt, Ended, Outcome, Progress, Trigger};
@@ -18,6 +17,9 @@ pub trait DueTimes {
     fn next(&self, after: UnixMs) -> Option<UnixMs>;
     /// The newest due time that is not later than `at`.
     fn newest(&self, at: UnixMs) -> Option<UnixMs>;
+    /// How many due times lie in (`after`, `up_to`]; of a schedule whose due times have to be found one
+    /// by one at most `most`, and the instant up to which these were counted.
+    fn count(&self, after: UnixMs, up_to: UnixMs, most: u32) -> (u64, UnixMs);
     /// The distance in milliseconds of the next two due times after `at`.
     fn period_ms(&self, at: UnixMs) -> i64;
     /// When the due time `due` starts: never before it, always before the next one.
@@ -40,6 +42,10 @@ impl DueTimes for Jittered {
 
     fn newest(&self, at: UnixMs) -> Option<UnixMs> {
         self.schedule.newest(at)
+    }
+
+    fn count(&self, after: UnixMs, up_to: UnixMs, most: u32) -> (u64, UnixMs) {
+        self.schedule.count(after, up_to, most)
     }
 
     fn period_ms(&self, at: UnixMs) -> i64 {
@@ -129,11 +135,18 @@ impl Reading {
         if !in_force(Rule::ClockSetBack) {
             return false;
         }
+        let pauses = [self.control.paused, self.header.paused];
         self.run.watermark.due > latest
+            || pauses.into_iter().flatten().any(|paused| is_to_come(paused.since, now))
             || control_instants(&mut self.control.clone()).any(|at| *at > latest)
             || header_instants(&mut self.header.clone()).any(|at| *at > latest)
             || matches!(self.run.progress, Progress::Waiting(attempt, _)
-                if attempt.started_at > latest)
+                if is_to_come(attempt.started_at, now))
+            || is_to_come(self.control.order.at, now)
+            || self
+                .control
+                .created_at
+                .is_some_and(|at| at > self.run.watermark.due && is_to_come(at, now))
     }
 
     /// How the run that waits for its next attempt ends now, if it must: cancelled, paused,
@@ -159,6 +172,14 @@ pub(super) fn taken_over_at(attempt: &Attempt, due_times: &dyn DueTimes) -> Opti
     let after = if unscheduled { attempt.started_at.max(attempt.due) } else { attempt.due };
     due_times.next(after).map(|next| due_times.start(next))
 }
+
+/// Whether what has happened at `at` is so much later than `now` that the clock must have been set back.
+pub(super) fn is_to_come(at: UnixMs, now: UnixMs) -> bool {
+    at > now.plus(CLOCKS_DIFFER)
+}
+
+/// Processors, and processes between two of their steps, may differ by this.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
 /// An instant later than this is not one that this clock has seen.
 pub(super) fn latest_sane(due_times: &dyn DueTimes, now: UnixMs) -> UnixMs {
@@ -200,93 +221,6 @@ pub fn newest_started(due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
 /// How late a due time may be seen, in milliseconds, without being missed: 1 s, or a period.
 pub(super) fn missed_after_ms(due_times: &dyn DueTimes, due: UnixMs) -> i64 {
     due_times.period_ms(UnixMs(due.0.saturating_sub(1))).min(1000)
-}
-
-/// What was counted of the due times that had no run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Missed ones.
-    pub missed: u64,
-    /// Overlaps.
-    pub overlaps: u64,
-}
-
-/// How many due times are counted in one event at most.
-const STEPS: u32 = 1000;
-
-impl Control {
-    /// Leaves out for good what lies in (`after`, `up_to`]: as an overlap what waited in the queue,
-    /// and all before it, the rest as `kind` says. `false` if too many stretches wait to be counted
-    /// already, and nothing was changed.
-    pub(super) fn leave_out_behind(
-        &mut self,
-        due_times: &dyn DueTimes,
-        after: UnixMs,
-        queued: Option<UnixMs>,
-        up_to: UnixMs,
-        kind: LeftOut,
-    ) -> bool {
-        self.gaps.len() + 2 <= GAPS
-            && queued
-                .is_none_or(|queued| self.leave_out(due_times, after, queued, LeftOut::Overlap))
-            && self.leave_out(due_times, queued.unwrap_or(after), up_to, kind)
-    }
-
-    /// Leaves out for good what lies in (`after`, `up_to`]; `false` if too many stretches wait to
-    /// be counted already, and nothing was changed.
-    pub(super) fn leave_out(
-        &mut self,
-        due_times: &dyn DueTimes,
-        after: UnixMs,
-        up_to: UnixMs,
-        kind: LeftOut,
-    ) -> bool {
-        if due_times.next(after).is_none_or(|due| due > up_to) {
-            return true;
-        }
-        if self.gaps.len() >= GAPS {
-            return false;
-        }
-        self.gaps.push(Gap { after, up_to, kind });
-        if in_force(Rule::LeftOutIsDealtWith) {
-            self.left_out_up_to = self.left_out_up_to.max(Some(up_to));
-        }
-        true
-    }
-
-    /// Counts what was left out, at most 1000 due times per call.
-    pub(super) fn count(&mut self, due_times: &dyn DueTimes) -> Counted {
-        let mut counted = Counted::default();
-        let mut steps = STEPS;
-        while let Some(gap) = self.gaps.first_mut() {
-            match due_times.next(gap.after) {
-                Some(due) if due <= gap.up_to => {
-                    if steps == 0 {
-                        break;
-                    }
-                    steps -= 1;
-                    gap.after = due;
-                    match gap.kind {
-                        LeftOut::Missed => counted.missed += 1,
-                        LeftOut::Overlap => counted.overlaps += 1,
-                    }
-                }
-                _ => {
-                    self.gaps.remove(0);
-                }
-            }
-        }
-        if in_force(Rule::LeftOutIsCounted) {
-            self.missed = self.missed.saturating_add(counted.missed);
-            self.overlaps = self.overlaps.saturating_add(counted.overlaps);
-        }
-        counted
-    }
-
-    /// Whether due times that were left out are still to be counted.
-    pub fn has_uncounted(&self) -> bool {
-        !self.gaps.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -340,40 +274,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_million_left_out_due_times_are_counted_a_thousand_at_a_time() {
-        let mut control = Control::new("a");
-        let every = every(10);
-        assert!(control.leave_out(&every, UnixMs(0), UnixMs(25_000), LeftOut::Missed));
-        assert!(control.leave_out(&every, UnixMs(25_000), UnixMs(25_100), LeftOut::Overlap));
-        assert_eq!(control.left_out_up_to, Some(UnixMs(25_100)));
-        assert_eq!(control.count(&every), Counted { missed: 1000, overlaps: 0 });
-        assert_eq!(control.count(&every), Counted { missed: 1000, overlaps: 0 });
-        assert!(control.has_uncounted());
-        assert_eq!(control.count(&every), Counted { missed: 500, overlaps: 10 });
-        assert!(!control.has_uncounted());
-        assert_eq!((control.missed, control.overlaps), (2500, 10));
-    }
-
-    #[test]
-    fn more_gaps_than_there_is_room_for_are_refused_not_forgotten() {
-        let mut control = Control::new("a");
-        let every = every(10);
-        for number in 0..4 {
-            let after = UnixMs(number * 100);
-            assert!(control.leave_out(
-                &every,
-                after,
-                after.plus(Duration::from_millis(50)),
-                LeftOut::Missed
-            ));
-        }
-        assert!(!control.leave_out(&every, UnixMs(400), UnixMs(450), LeftOut::Missed));
-        assert!(control.leave_out(&every, UnixMs(400), UnixMs(405), LeftOut::Missed), "empty");
-        control.count(&every);
-        assert_eq!(control.missed, 20);
-    }
-
-    #[test]
     fn a_start_that_is_still_to_come_is_not_the_newest() {
         let schedule = every(1000).schedule;
         let jitter = Jitter::new(Duration::from_millis(900), b"host", "a");
@@ -393,6 +293,9 @@ pub(super) mod tests {
         let mut reading = reading(0);
         reading.control.paused = Some(Paused { since: UnixMs(0), until: Some(UnixMs(99_999)) });
         assert!(!reading.is_ahead(&every(1000), now), "until may lie ahead");
+        reading.control.paused = Some(Paused { since: UnixMs(11_001), until: None });
+        assert!(reading.is_ahead(&every(100_000), now), "a pause is given now");
+        reading.control.paused = None;
         reading.header.not_before = Some(UnixMs(99_999));
         assert!(reading.is_ahead(&every(1000), now));
     }

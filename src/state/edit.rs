@@ -1,16 +1,19 @@
 //! What others than the holder of a claim write: pauses, orders, the queue, and the account of
 //! what was left out. One read and one write under the edit lock; nothing here waits.
 
+use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
 use super::control::{Control, LeftOut, Order, Paused};
 use super::decide::OverlapPolicy;
-use super::due::{Counted, Reading, newest_started};
+use super::due::{Reading, newest_started};
 use super::format::CONTROL;
 use super::header::HeaderControl;
+use super::left_out::Counted;
 use super::notice::Notice;
 use super::run::{Progress, RunId};
-use super::store::{Inner, Place, Store, Timer, Written};
+use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread, Written};
+use super::under_lock::Blocked;
 
 /// What came of an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +24,11 @@ pub enum Edited<T> {
     /// The lock was refused: to be called again after one of [`Steps`](super::Steps); after the
     /// last of them a POST is 503, and a count is lost with an `error`.
     Again,
-    /// It could not be written; this worker alone remembers it.
+    /// It could not be written; this worker alone remembers it, as it is the timer's owner.
     NotWritten(T),
-}
-
-impl<T> Edited<T> {
-    fn from(value: T, written: Written) -> Self {
-        match written {
-            Written::Yes => Self::Done(value),
-            Written::No => Self::NotWritten(value),
-        }
-    }
+    /// It could not be written, or the record not be read, and the timer falls to another worker:
+    /// nothing was done.
+    Failed,
 }
 
 /// What came of an order.
@@ -50,14 +47,14 @@ enum Change<T> {
     Write(T),
     /// Leave it as it is, and answer this.
     Leave(T),
-    /// Write it, and let the caller come again: it made room only.
-    WriteAndRepeat,
+    /// Others are in the way.
+    Again,
 }
 
 impl Store {
     /// Pauses a timer, until an instant or for ever. What started before and was not taken is counted as missed.
     pub fn pause(&self, timer: Timer<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
-        self.edit_and_raise(timer.place, now, |reading| {
+        self.edit_and_raise(timer, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
             let queued = reading.queued(now);
             // What came due in a pause that holds already is none of the timer's.
@@ -65,21 +62,18 @@ impl Store {
             let late = newest_started(timer.due_times, before).filter(|due| *due > dealt);
             let control = &mut reading.control;
             let kind = LeftOut::Missed;
-            let room = late.is_none_or(|due| {
-                control.leave_out_behind(timer.due_times, dealt, queued, due, kind)
-            });
-            self.inner.count(timer, control);
-            if !room {
-                return Change::WriteAndRepeat;
+            if let Some(due) = late {
+                control.leave_out_behind(timer.due_times, dealt, queued, due, kind);
             }
+            self.inner.count(timer, control);
             pause(&mut control.paused, &mut control.not_before, until, now);
             Change::Write(())
         })
     }
 
     /// Ends a timer's pause: nothing that came due meanwhile is missed.
-    pub fn resume(&self, place: &Place, now: UnixMs) -> Edited<()> {
-        self.edit_and_raise(place, now, |reading| {
+    pub fn resume(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+        self.edit_and_raise(timer, now, |reading| {
             let control = &mut reading.control;
             resume(&mut control.paused, &mut control.not_before, now);
             Change::Write(())
@@ -101,10 +95,14 @@ impl Store {
     }
 
     /// Orders a run by hand.
-    pub fn order_run(&self, place: &Place, run: RunId, now: UnixMs) -> Edited<Ordered> {
-        self.edit_and_raise(place, now, |reading| {
+    pub fn order_run(&self, timer: Timer<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
+        self.edit_and_raise(timer, now, |reading| {
             if reading.run.progress != Progress::Nothing {
                 return Change::Leave(Ordered::Conflict);
+            }
+            if self.inner.is_locked(timer) {
+                // Nobody could carry it out.
+                return Change::Again;
             }
             let done = reading.run.orders_done;
             if let Some(pending) = reading.control.pending_order(done) {
@@ -117,8 +115,8 @@ impl Store {
     }
 
     /// Orders the run in progress to be cancelled; a waiting one included.
-    pub fn order_cancel(&self, place: &Place, now: UnixMs) -> Edited<Ordered> {
-        self.edit_and_raise(place, now, |reading| match reading.run.progress {
+    pub fn order_cancel(&self, timer: Timer<'_>, now: UnixMs) -> Edited<Ordered> {
+        self.edit_and_raise(timer, now, |reading| match reading.run.progress {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
                 reading.control.cancel = Some(attempt.run);
                 Change::Write(Ordered::Pending(attempt.run))
@@ -130,16 +128,21 @@ impl Store {
     /// Whether `run` has been ordered to be cancelled; for its holder to ask when the order number
     /// has changed.
     pub fn is_cancelled(&self, place: &Place, run: RunId) -> bool {
-        self.inner.try_read_control(place).is_ok_and(|control| control.cancel == Some(run))
+        let cancel = match self.inner.try_read_control(place) {
+            Ok(control) => control.cancel,
+            Err(Unread::Lost) => self.inner.local_reading(place).control.cancel,
+            Err(Unread::Torn) => None,
+        };
+        cancel == Some(run)
     }
 
     /// Drops an order that no worker took in time.
-    pub fn drop_order(&self, place: &Place, number: u64, now: UnixMs) -> Edited<()> {
-        self.edit(place, now, |reading| {
+    pub fn drop_order(&self, timer: Timer<'_>, number: u64, now: UnixMs) -> Edited<()> {
+        self.edit(timer, now, |reading| {
             match reading.control.pending_order(reading.run.orders_done) {
                 Some(order) if order.number == number => {
                     reading.control.order.run = RunId::default();
-                    let name = place.name.clone();
+                    let name = timer.place.name.clone();
                     self.inner.notice(Notice::OrderDropped { name, run: order.run });
                     Change::Write(())
                 }
@@ -157,7 +160,7 @@ impl Store {
         policy: OverlapPolicy,
         now: UnixMs,
     ) -> Edited<bool> {
-        self.edit(timer.place, now, |reading| {
+        self.edit(timer, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
             if due <= dealt || reading.queued(now).is_some_and(|queued| due <= queued) {
                 return Change::Leave(false);
@@ -168,11 +171,8 @@ impl Store {
                 OverlapPolicy::Queue => (UnixMs(due.0.saturating_sub(1)), Some(due)),
             };
             let control = &mut reading.control;
-            let room = control.leave_out(timer.due_times, dealt, up_to, LeftOut::Overlap);
+            control.leave_out(timer.due_times, dealt, up_to, LeftOut::Overlap);
             self.inner.count(timer, control);
-            if !room {
-                return Change::WriteAndRepeat;
-            }
             control.queued = queued.or(control.queued);
             Change::Write(true)
         })
@@ -186,23 +186,27 @@ impl Store {
         kind: LeftOut,
         now: UnixMs,
     ) -> Edited<()> {
-        self.edit(timer.place, now, |reading| {
+        self.edit(timer, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
             if up_to <= dealt {
                 return Change::Leave(());
             }
+            if reading.run.progress == Progress::Nothing && self.inner.is_locked(timer) {
+                // Who has locked it may be about to take it. If not, the timer is late.
+                return Change::Again;
+            }
             let queued = reading.queued(now).filter(|queued| *queued <= up_to);
             let control = &mut reading.control;
-            let room = control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+            control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
             self.inner.count(timer, control);
-            if room { Change::Write(()) } else { Change::WriteAndRepeat }
+            Change::Write(())
         })
     }
 
-    /// Goes on counting what was left out, 1000 due times per call; for the once-a-second look
-    /// while [`Control::has_uncounted`] says so.
+    /// Goes on counting what was left out, 1000 due times per call; while [`Control::has_uncounted`]
+    /// says so.
     pub fn count(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
-        self.edit(timer.place, now, |reading| {
+        self.edit(timer, now, |reading| {
             if !reading.control.has_uncounted() {
                 return Change::Leave(());
             }
@@ -215,19 +219,22 @@ impl Store {
     /// exiting worker that leaves a waiting or queued run behind.
     pub fn raise(&self) -> Edited<()> {
         let Some(_lock) = self.lock_header() else { return Edited::Again };
-        Edited::from((), self.inner.raise_order_number())
+        match self.inner.raise_order_number() {
+            Written::Yes => Edited::Done(()),
+            Written::No => Edited::Failed,
+        }
     }
 
     /// Edits, and raises the order number. The lock for that is had first: what is refused for want
     /// of it must not have been done.
     fn edit_and_raise<T>(
         &self,
-        place: &Place,
+        timer: Timer<'_>,
         now: UnixMs,
         change: impl FnOnce(&mut Reading) -> Change<T>,
     ) -> Edited<T> {
         let Some(_lock) = self.lock_header() else { return Edited::Again };
-        let edited = self.edit(place, now, change);
+        let edited = self.edit(timer, now, change);
         if let Edited::Done(_) = edited {
             self.inner.raise_order_number();
         }
@@ -236,29 +243,47 @@ impl Store {
 
     fn edit<T>(
         &self,
-        place: &Place,
+        timer: Timer<'_>,
         now: UnixMs,
         change: impl FnOnce(&mut Reading) -> Change<T>,
     ) -> Edited<T> {
-        let inner = &self.inner;
-        let Some(_lock) = inner.try_lock(CONTROL, place.page) else { return Edited::Again };
-        let control = self.control_locked(place, now);
-        if *control.name != *place.name {
-            inner.notice(Notice::Lost { name: place.name.clone() });
-            return self.edit(&place.lost(), now, change);
-        }
-        // The run part and the header are others' to write: what is torn is read later.
-        let Ok(seen) = self.read(place) else { return Edited::Again };
-        let mut reading = Reading { control, ..seen };
+        let (inner, place) = (&self.inner, timer.place);
+        let Some(_lock) = inner.try_edit_lock(CONTROL, place.page) else { return Edited::Again };
+        let lost = place.lost();
+        let (place, mut reading) = match self.read_for_edit(place, now) {
+            Ok(reading) => (place, reading),
+            Err(Blocked::Again | Blocked::Repaired) => return Edited::Again,
+            Err(Blocked::Lost) if timer.owner == Owner::This => (&lost, inner.local_reading(place)),
+            Err(Blocked::Lost) => return Edited::Failed,
+        };
         match change(&mut reading) {
+            Change::Again => Edited::Again,
             Change::Leave(answer) => Edited::Done(answer),
             Change::Write(answer) => {
-                Edited::from(answer, inner.write_control(place, &mut reading.control))
+                match (inner.write_control(place, &mut reading.control), timer.owner) {
+                    (Written::Yes, _) => Edited::Done(answer),
+                    (Written::No, Owner::This) => Edited::NotWritten(answer),
+                    (Written::No, Owner::Other) => {
+                        inner.forget_control(place);
+                        Edited::Failed
+                    }
+                }
             }
-            Change::WriteAndRepeat => {
-                inner.write_control(place, &mut reading.control);
-                Edited::Again
-            }
+        }
+    }
+
+    /// Reads a record under its edit lock. The run part and the header are others' to write: what is
+    /// torn is read later.
+    fn read_for_edit(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
+        let control = self.control_locked(place, now)?;
+        if *control.name != *place.name {
+            self.inner.notice(Notice::Lost { name: place.name.clone() });
+            return Err(Blocked::Lost);
+        }
+        match self.read(place) {
+            Ok(seen) => Ok(Reading { control, ..seen }),
+            Err(Unread::Torn) => Err(Blocked::Again),
+            Err(Unread::Lost) => Err(Blocked::Lost),
         }
     }
 
@@ -270,15 +295,23 @@ impl Store {
         let Some(_lock) = self.lock_header() else { return Edited::Again };
         let mut header = self.header_locked(now);
         change(&mut header);
-        let written = self.inner.write_header(&mut header);
-        if written == Written::Yes {
-            self.inner.raise_order_number();
+        if self.inner.write_header(&mut header) == Written::No {
+            self.inner.header.set(None);
+            return Edited::Failed;
         }
-        Edited::from((), written)
+        self.inner.raise_order_number();
+        Edited::Done(())
     }
 }
 
 impl Inner {
+    /// Whether another process has locked a record in which nothing is in progress.
+    fn is_locked(&self, timer: Timer<'_>) -> bool {
+        self.claimed(timer.place) == Claimed::No
+            && (self.run_lock_held(timer.place) == Some(Held::Elsewhere)
+                || self.is_held_elsewhere(timer))
+    }
+
     /// Counts what was left out and tells; the caller holds the edit lock and writes.
     pub(super) fn count(&self, timer: Timer<'_>, control: &mut Control) {
         let counted = control.count(timer.due_times);

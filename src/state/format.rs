@@ -30,6 +30,7 @@
 //! | 2072 | 8 | pause of all since |
 //! | 2080 | 8 | pause of all until, the largest `i64` for ever |
 //! | 2560 | 8 | order number, raised under the header's edit lock, read without |
+//! | 2568 | 8 | written without a lock, and read by nobody: whether the file can be written |
 //!
 //! Record, run part, 0..2560, written under the run lock:
 //!
@@ -89,7 +90,7 @@
 //! | 2832 | 8 | overlaps |
 //! | 2840 | 8 | missed |
 //! | 2848 | 4 | number of gaps still to be counted |
-//! | 2856 | 96 | 4 gaps: after (8), up to (8), kind (1) |
+//! | 2856 | 96 | 4 gaps: after (8), up to (8), kind (1), at 20 how many of it are counted (4) |
 //!
 //! What is not named is zero and reserved. Lock bytes: use lock 0, header lock 8, header's edit
 //! lock 2048; of the record on the page at `p`: run lock `p`, edit lock `p + 2560`.
@@ -130,6 +131,8 @@ pub(super) const RUN: Part = Part { at: 0, bytes: 2560, seed: 3 };
 pub(super) const CONTROL: Part = Part { at: 2560, bytes: 1024, seed: 4 };
 /// Where the order number lies in the header's page.
 pub(super) const ORDER_NUMBER_AT: u64 = 2560;
+/// What is written to see whether the file can be written.
+pub(super) const PROBE_AT: u64 = 2568;
 
 const _: () = assert!(RUN.bytes <= CONTROL.at && CONTROL.at + CONTROL.bytes <= PAGE_BYTES);
 const _: () = assert!(IDENTITY.at + IDENTITY.bytes <= HEADER_CONTROL.at);

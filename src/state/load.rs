@@ -79,6 +79,8 @@ impl State {
                 notices.push(Notice::IsPaused { name: None, since: paused.since });
             }
         });
+        let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
+        self.note_load(notices.iter().any(failed));
         notices
     }
 

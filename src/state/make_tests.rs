@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::os::fault::{Effect, Fault, Repeat, with};
+use crate::os::fault::{Effect, Fault, Repeat, errno, with};
 use crate::os::file::{Owner as FileOwner, with_suffix};
 use crate::os::lock::Holder;
 use crate::os::scratch::Scratch;
@@ -15,14 +15,6 @@ use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
     bench.configured.path().unwrap().into()
-}
-
-/// Errors of system calls, by their numbers on Linux.
-mod errno {
-    pub(super) const EPERM: i32 = 1;
-    pub(super) const EINVAL: i32 = 22;
-    pub(super) const ENOLCK: i32 = 37;
-    pub(super) const ENOSYS: i32 = 38;
 }
 
 #[test]
@@ -155,7 +147,7 @@ fn without_memory_files_an_unlinked_one_is_a_warning() {
 #[test]
 fn without_proc_the_file_is_opened_by_its_path_and_else_the_masters_is_used() {
     let no_proc = |_: &fs::File| Err(std::io::ErrorKind::NotFound.into());
-    let process = Process { pid: 1, boot: BOOT };
+    let process = Process { pid: 1, started: 1, boot: BOOT };
     let bench = Bench::file(&["a"]);
     let state = bench.state.as_ref().unwrap();
     let holder_of = |store: &Store| store.inner.pages.as_ref().map(super::pages::Pages::holder);

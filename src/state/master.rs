@@ -18,6 +18,7 @@ use super::judge::judge;
 use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, PathError, StatePath};
+use super::shared_claims::SharedClaims;
 use super::store::{Health, Place, Process, Store};
 
 /// The state of one configuration cycle.
@@ -33,6 +34,7 @@ pub struct State {
     pages: Rc<RefCell<Option<Pages>>>,
     backing: Backing,
     health: Health,
+    claims: Rc<RefCell<SharedClaims>>,
 }
 
 /// Where the state really is.
@@ -77,15 +79,25 @@ pub fn open(
     opener: &mut Opener<'_>,
 ) -> Result<Opened, PathError> {
     let mut notices = Vec::new();
+    // What was claimed stays claimed, wherever the state is.
+    let claims = match held {
+        Some(held) => Rc::clone(&held.claims),
+        None => Rc::new(RefCell::new(SharedClaims::new().map_err(PathError::no_memory)?)),
+    };
+    claims.borrow_mut().give(names).map_err(PathError::no_memory)?;
     let held = held.filter(|held| held.is_at(configured));
     let in_file = match configured.path() {
-        Some(path) => open_at(path, configured, held, names, opener, &mut notices)?,
+        Some(path) => open_at(path, configured, held, &claims, names, opener, &mut notices)?,
         None => Err(NoFile::as_configured()),
     };
-    let state =
-        in_file.unwrap_or_else(|why| why.do_without(configured, held, opener, &mut notices));
+    let state = in_file
+        .unwrap_or_else(|why| why.do_without(configured, held, &claims, opener, &mut notices));
     let places = state.with_pages(|pages| allocate(pages, names, opener, &mut notices));
-    let places = places.unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
+    let mut places: Vec<Place> =
+        places.unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
+    for place in &mut places {
+        place.claims = claims.borrow().of(&place.name);
+    }
     let lacking = places.iter().any(|place| place.page.is_none());
     let health = if lacking { Health::Degraded } else { state.health };
     Ok(Opened { state: State { health, ..state }, places, notices })
@@ -121,6 +133,7 @@ impl NoFile {
         self,
         configured: &StatePath,
         held: Option<&State>,
+        claims: &Rc<RefCell<SharedClaims>>,
         opener: &Opener<'_>,
         notices: &mut Vec<Notice>,
     ) -> State {
@@ -133,7 +146,7 @@ impl NoFile {
         }));
         match held {
             Some(held) => State { health: self.health, ..held.clone() },
-            None => open_memory(configured, self.health, opener, notices),
+            None => open_memory(configured, self.health, claims, opener, notices),
         }
     }
 }
@@ -141,6 +154,7 @@ impl NoFile {
 fn open_memory(
     configured: &StatePath,
     health: Health,
+    claims: &Rc<RefCell<SharedClaims>>,
     opener: &Opener<'_>,
     notices: &mut Vec<Notice>,
 ) -> State {
@@ -149,6 +163,7 @@ fn open_memory(
         pages: Rc::new(RefCell::new(pages)),
         backing,
         health,
+        claims: Rc::clone(claims),
     };
     let made = opener.create_memory(notices);
     match made.and_then(|pages| probe(&pages).map_err(Action::Lock.failed()).map(|()| pages)) {
@@ -165,6 +180,7 @@ fn open_at(
     path: &Path,
     configured: &StatePath,
     held: Option<&State>,
+    claims: &Rc<RefCell<SharedClaims>>,
     names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
@@ -184,6 +200,7 @@ fn open_at(
             pages: Rc::new(RefCell::new(Some(found))),
             backing: Backing::File,
             health: Health::Ok,
+            claims: Rc::clone(claims),
         });
         match state.adopt(path, if_empty, opener, notices)? {
             Adopted::Whole(file_newness) => {
@@ -246,8 +263,10 @@ impl State {
         now: UnixMs,
     ) -> Store {
         let own = self.with_pages(|pages| self.own_description(pages, reopen));
+        let store =
+            |pages, health| Store::new(pages, process, health, self.claims.borrow().health(), now);
         let pages = match (own, master) {
-            (None, _) => return Store::new(None, process, Health::Degraded, now),
+            (None, _) => return store(None, Health::Degraded),
             (Some(Ok(file)), _) => Ok(Pages::new(file)),
             (Some(Err(_)), Master::Another) => {
                 let taken = self.pages.take().ok_or(io::ErrorKind::NotFound.into());
@@ -261,9 +280,9 @@ impl State {
             }
         };
         match pages {
-            Ok(pages) => Store::new(Some(pages), process, self.health, now),
+            Ok(pages) => store(Some(pages), self.health),
             Err(error) => {
-                let store = Store::new(None, process, Health::Degraded, now);
+                let store = store(None, Health::Degraded);
                 store.inner.notice(Notice::Failed { action: Action::Open, error });
                 store
             }
@@ -286,6 +305,12 @@ impl State {
             let same = FileIdentity::of(&opened)? == FileIdentity::of(file)?;
             if same { Ok(opened) } else { Err(error) }
         })
+    }
+
+    /// What failed before a load that did not is a thing of the past.
+    pub(super) fn note_load(&self, has_failed: bool) {
+        let claims = self.claims.borrow();
+        if has_failed { claims.health().fail() } else { claims.health().clear() }
     }
 
     /// Closes the master's descriptor in a process that is not the master: in each worker once it

@@ -26,14 +26,19 @@ mod decide;
 mod decide_tests;
 mod due;
 mod edit;
+mod exclusion;
+#[cfg(test)]
+mod fault_tests;
 mod fields;
 mod file;
 mod format;
 mod header;
 mod judge;
+mod left_out;
 mod load;
 #[cfg(test)]
 mod load_tests;
+mod local;
 #[cfg(test)]
 mod make_tests;
 mod master;
@@ -50,6 +55,7 @@ mod rewrite;
 mod rules;
 mod run;
 mod run_part;
+mod shared_claims;
 mod shown;
 mod store;
 mod under_lock;
@@ -61,11 +67,12 @@ pub use check::check;
 pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
-pub use due::{Counted, DueTimes, Jittered, Reading, newest_started};
+pub use due::{DueTimes, Jittered, Reading, newest_started};
 pub use edit::{Edited, Ordered};
 pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
+pub use left_out::Counted;
 pub use load::{Before, First, Loaded};
 pub use master::{Backing, Master, Opened, State, open};
 pub use notice::{Action, Notice};
@@ -77,4 +84,4 @@ pub use run::{
 };
 pub use run_part::{Counters, RunPart};
 pub use shown::Shown;
-pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Torn};
+pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Unread};

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use crate::os::call::Call as Action;
 use crate::schedule::UnixMs;
 
-use super::due::Counted;
 use super::header::Bad;
+use super::left_out::Counted;
 use super::run::{Attempt, RunId};
 use super::store::Health;
 
@@ -111,6 +112,16 @@ pub enum Notice {
         /// How many attempts there are in all.
         attempts: u32,
     },
+    /// error: a living process has had a run of this timer for too long, and no lock tells whether it
+    /// still has: it is not waited for any more.
+    TakenOver {
+        /// The timer.
+        name: Box<str>,
+        /// The process.
+        pid: u32,
+        /// For how long.
+        since: Duration,
+    },
     /// Due times that had no run were counted (error, or warn where one runs for all).
     LeftOut {
         /// The timer.
@@ -170,6 +181,7 @@ impl Notice {
             | Self::ClockSetBack { name, .. }
             | Self::Interrupted { name, .. }
             | Self::LeftOut { name, .. }
+            | Self::TakenOver { name, .. }
             | Self::NotLoaded { name }
             | Self::NotCounted { name }
             | Self::ScheduleChanged { name }

@@ -107,7 +107,7 @@ fn a_damaged_record_costs_its_own_timer_only() {
         fs::write(path(&bench), bytes).unwrap();
     }
     let worker = bench.worker(1);
-    assert_eq!(worker.read(place(&bench, "a")), Err(Torn));
+    assert_eq!(worker.read(place(&bench, "a")), Err(Unread::Torn));
     let every = secondly();
     let timer = timer(place(&bench, "a"), &every);
     let now = bench.now + 1000;

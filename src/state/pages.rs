@@ -1,5 +1,5 @@
 //! The file below the store: whole parts of pages, read and written at their places, and the
-//! lock bytes.
+//! lock bytes. A call that fails is made once more at once.
 
 use std::fs::File;
 use std::io;
@@ -80,7 +80,7 @@ impl Pages {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        read_at(&self.file, bytes, offset).map(drop)
+        again(|| read_at(&self.file, bytes, offset)).map(drop)
     }
 
     /// Writes one part of a page; the caller holds its lock.
@@ -100,7 +100,7 @@ impl Pages {
             }
             Fault::KilledAfter(writes) => self.fault.set(Fault::KilledAfter(writes - 1)),
         }
-        write_at(&self.file, bytes, offset)
+        again(|| write_at(&self.file, bytes, offset))
     }
 
     /// The header's order number. Eight aligned bytes: a torn one would only be one look too many.
@@ -128,14 +128,21 @@ impl Pages {
     }
 
     pub(super) fn held_at(&self, offset: u64) -> io::Result<Held> {
-        lock::held(&self.file, self.holder, offset)
+        again(|| lock::held(&self.file, self.holder, offset))
     }
 
     pub(super) fn try_lock_at(&self, offset: u64, kind: Kind) -> io::Result<Tried> {
-        lock::try_lock(&self.file, self.holder, offset, kind)
+        again(|| lock::try_lock(&self.file, self.holder, offset, kind))
     }
 
     pub(super) fn unlock_at(&self, offset: u64) -> io::Result<()> {
+        // Kept, it would keep others out.
         lock::unlock(&self.file, self.holder, offset)
+            .or_else(|_| lock::unlock(&self.file, self.holder, offset))
     }
+}
+
+/// Makes a call that has failed once more, unless it is one that nobody knows here.
+fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    call().or_else(|error| if lock::is_unsupported(&error) { Err(error) } else { call() })
 }

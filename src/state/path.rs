@@ -51,19 +51,27 @@ enum Problem {
     NoDirectory(io::Error),
     NotPermitted(io::Error),
     InUse(PidFile),
+    NoMemory(io::Error),
 }
 
 impl PathError {
     /// The error of the system call behind it, for nginx to add.
     pub fn errno(&self) -> Option<i32> {
         match &self.problem {
-            Problem::NoDirectory(error) | Problem::NotPermitted(error) => error.raw_os_error(),
+            Problem::NoDirectory(error)
+            | Problem::NotPermitted(error)
+            | Problem::NoMemory(error) => error.raw_os_error(),
             _ => None,
         }
     }
 
     fn new(path: &Path, problem: Problem) -> Self {
         Self { path: path.into(), problem }
+    }
+
+    /// No memory that all workers could share.
+    pub(super) fn no_memory(error: io::Error) -> Self {
+        Self::new(Path::new(""), Problem::NoMemory(error))
     }
 
     pub(super) fn in_use(path: &Path, by: PidFile) -> Self {
@@ -85,6 +93,9 @@ impl fmt::Display for PathError {
         if let Problem::NoDirectory(_) | Problem::NotPermitted(_) = self.problem {
             return write!(f, "state file: {} \"{path}\" failed", Action::Open);
         }
+        if let Problem::NoMemory(_) = self.problem {
+            return write!(f, "{} failed", Action::Map);
+        }
         write!(f, "state file \"{path}\" ")?;
         match &self.problem {
             Problem::SymbolicLink => f.write_str("is a symbolic link"),
@@ -94,7 +105,7 @@ impl fmt::Display for PathError {
                 write!(f, "is owned by user {uid}, neither by root nor by the worker user")
             }
             Problem::ForeignContent => f.write_str("is not a state file"),
-            Problem::NoDirectory(_) | Problem::NotPermitted(_) => Ok(()),
+            Problem::NoDirectory(_) | Problem::NotPermitted(_) | Problem::NoMemory(_) => Ok(()),
             Problem::InUse(by) => {
                 write!(f, "is in use by the nginx of \"{by}\", set \"timer_state\"")
             }

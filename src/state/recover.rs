@@ -3,15 +3,18 @@
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
-use super::attempt::interrupted;
-use super::due::{control_instants, header_instants, latest_sane};
+use super::access::Lock;
+use super::attempt::{interrupted, is_another};
+use super::control::Paused;
+use super::due::{control_instants, header_instants, is_to_come, latest_sane};
+use super::exclusion::Excluded;
 use super::format::CONTROL;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::rules::{Rule, in_force};
 use super::run::{Attempt, Outcome, Progress, Wait};
 use super::run_part::RunPart;
-use super::store::{Claimed, Place, Store, Timer};
+use super::store::{Claimed, Owner, Place, Store, Timer, Unread, Written};
 use super::under_lock::Blocked;
 
 /// What a look at a run in progress has shown.
@@ -44,7 +47,11 @@ impl Store {
         if inner.claimed(timer.place) == Claimed::Yes {
             return Recovered::Nothing;
         }
-        let Ok(seen) = self.read(timer.place) else { return Recovered::Again };
+        let seen = match self.read_for(timer) {
+            Ok(seen) => seen,
+            Err(Unread::Torn) => return Recovered::Again,
+            Err(Unread::Lost) => return Recovered::Nothing,
+        };
         match seen.run.progress {
             Progress::Nothing => return Recovered::Nothing,
             Progress::Waiting(..) if seen.waiting_ends(timer.due_times, clock()).is_none() => {
@@ -53,16 +60,28 @@ impl Store {
             Progress::Waiting(..) => {}
             Progress::Running(attempt) => {
                 // A look at a held lock takes nothing, so that nobody else is refused by it.
-                if inner.run_lock_held(timer.place) == Held::Elsewhere {
+                let held = match inner.run_lock_held(timer.place) {
+                    Some(held) => held == Held::Elsewhere,
+                    None => is_another(inner, &attempt, clock(), timer),
+                };
+                if held || inner.is_held_elsewhere(timer) {
                     return Recovered::HeldElsewhere(attempt);
                 }
             }
         }
-        let Some(_lock) = inner.try_run_lock(timer.place) else { return Recovered::Again };
+        let _exclusion = match inner.exclude(timer) {
+            Excluded::Others(exclusion) => exclusion,
+            Excluded::Us => return Recovered::Again,
+            Excluded::LeftToOwner => return Recovered::Nothing,
+        };
         let now = clock();
-        let mut reading = match self.read_locked(timer.place, now) {
-            Ok(reading) if *reading.run.name == *timer.place.name => reading,
-            Ok(_) | Err(Blocked::Repaired) => return Recovered::Nothing,
+        let lost = timer.place.lost();
+        let (place, mut reading) = match self.read_locked(timer.place, now) {
+            Ok(reading) => (timer.place, reading),
+            Err(Blocked::Lost) if timer.owner == Owner::This => {
+                (&lost, inner.local_reading(timer.place))
+            }
+            Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
             Err(Blocked::Again) => return Recovered::Again,
         };
         let recovered = match reading.run.progress {
@@ -95,23 +114,33 @@ impl Store {
             }
             _ => return Recovered::Nothing,
         };
-        inner.write_run(timer.place, &mut reading.run);
+        if inner.write_run(place, &mut reading.run) == Written::No
+            && place.page.is_some()
+            && timer.owner == Owner::Other
+        {
+            inner.forget_run(place);
+        }
         recovered
     }
 
     /// Drops what lies more than a period ahead of the clock: a clock that was set back has seen
     /// it. To be called when [`decide`](super::decide()) says so.
     pub fn set_back(&self, timer: Timer<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_run_lock(timer.place) else {
-            return Recovered::Again;
+        let _exclusion = match self.inner.exclude(timer) {
+            Excluded::Others(exclusion) => exclusion,
+            Excluded::Us => return Recovered::Again,
+            Excluded::LeftToOwner => return Recovered::Nothing,
         };
-        match self.read_locked(timer.place, clock()) {
-            Ok(reading) if *reading.run.name == *timer.place.name => {
-                match self.set_back_locked(timer, reading.run, clock) {
-                    Err(Blocked::Again) => Recovered::Again,
-                    _ => Recovered::Nothing,
-                }
+        let lost = timer.place.lost();
+        let (place, run) = match self.read_locked(timer.place, clock()) {
+            Ok(reading) => (timer.place, reading.run),
+            Err(Blocked::Lost) if timer.owner == Owner::This => {
+                (&lost, self.inner.local_reading(timer.place).run)
             }
+            Err(Blocked::Again) => return Recovered::Again,
+            Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
+        };
+        match self.set_back_locked(Timer { place, ..timer }, run, clock) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
@@ -126,36 +155,64 @@ impl Store {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
         let inner = &self.inner;
-        let mut ahead_ms = 0;
+        let (mut ahead_ms, mut pulled) = (0, false);
         {
             let _lock = self.lock_header().ok_or(Blocked::Again)?;
             let mut header = self.header_locked(clock());
             let bound = Bound::new(timer, clock());
-            if bound.pull(header_instants(&mut header), &mut ahead_ms) {
+            let mut changed = bound.pull_pause(&mut header.paused, &mut ahead_ms);
+            changed |= bound.pull(header_instants(&mut header), &mut ahead_ms);
+            if changed {
                 inner.write_header(&mut header);
             }
         }
         {
-            let _lock = inner.try_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
-            let mut control = self.control_locked(timer.place, clock());
+            let _lock = inner.try_edit_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
+            let mut control = match self.control_locked(timer.place, clock()) {
+                Err(Blocked::Lost) if timer.place.page.is_none() => {
+                    inner.local_reading(timer.place).control
+                }
+                read => read?,
+            };
             let bound = Bound::new(timer, clock());
             let (queued, gaps) = (control.queued, control.gaps.clone());
             control.queued = queued.filter(|due| *due <= bound.latest);
             control.gaps.retain(|gap| gap.up_to <= bound.latest);
-            let dropped = control.queued != queued || control.gaps != gaps;
-            if bound.pull(control_instants(&mut control), &mut ahead_ms) || dropped {
+            let mut changed = control.queued != queued || control.gaps != gaps;
+            if let Some(at) = control.created_at
+                && at > run.watermark.due
+                && is_to_come(at, bound.now)
+            {
+                // The first run is still to come, and its due time is born with the record.
+                ahead_ms = ahead_ms.max(at.ms_since(bound.now));
+                control.created_at = Some(bound.now);
+                run.watermark.due = UnixMs(bound.now.0.saturating_sub(1));
+                (changed, pulled) = (true, true);
+            }
+            if is_to_come(control.order.at, bound.now) {
+                ahead_ms = ahead_ms.max(control.order.at.ms_since(bound.now));
+                control.order.at = bound.now;
+                changed = true;
+            }
+            changed |= bound.pull_pause(&mut control.paused, &mut ahead_ms);
+            changed |= bound.pull(control_instants(&mut control), &mut ahead_ms);
+            if changed {
                 inner.write_control(timer.place, &mut control);
             }
         }
         let now = clock();
         let bound = Bound::new(timer, now);
-        let mut pulled = bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
+        if let Some(claims) = &timer.place.claims {
+            claims.pull_back(bound.latest, bound.newest);
+        }
+        pulled |= bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
         if let Progress::Waiting(attempt, wait) = &mut run.progress
-            && attempt.started_at > bound.latest
+            && is_to_come(attempt.started_at, now)
         {
-            ahead_ms = ahead_ms.max(attempt.started_at.ms_since(now));
+            let by_ms = attempt.started_at.ms_since(now);
+            ahead_ms = ahead_ms.max(by_ms);
             attempt.started_at = now;
-            wait.next_at = now;
+            wait.next_at = UnixMs(wait.next_at.0.saturating_sub(by_ms));
             pulled = true;
         }
         if pulled {
@@ -171,7 +228,7 @@ impl Store {
     /// Writes damaged parts of a record anew; for who has waited through all
     /// [`Steps`](super::Steps) for a read that is not torn. `Again` if a lock is held elsewhere.
     pub fn repair(&self, place: &Place, now: UnixMs) -> Recovered {
-        let Some(_lock) = self.inner.try_run_lock(place) else { return Recovered::Again };
+        let Lock::Taken(_lock) = self.inner.try_run_lock(place) else { return Recovered::Again };
         match self.read_locked(place, now) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
@@ -201,5 +258,18 @@ impl Bound {
             pulled = true;
         }
         pulled
+    }
+
+    /// The same for a pause, which goes on for as long as it was to last.
+    fn pull_pause(&self, paused: &mut Option<Paused>, ahead_ms: &mut i64) -> bool {
+        let Some(paused) = paused.as_mut().filter(|paused| is_to_come(paused.since, self.now))
+        else {
+            return false;
+        };
+        let by_ms = paused.since.ms_since(self.now);
+        *ahead_ms = (*ahead_ms).max(by_ms);
+        let earlier = |at: UnixMs| UnixMs(at.0.saturating_sub(by_ms));
+        *paused = Paused { since: earlier(paused.since), until: paused.until.map(earlier) };
+        true
     }
 }

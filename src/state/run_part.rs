@@ -27,6 +27,15 @@ impl Counters {
         self.ended.get(usize::from(outcome.code())).copied().unwrap_or(0)
     }
 
+    /// Adds those of another time.
+    pub(super) fn add(&mut self, others: &Self) {
+        for (sum, other) in self.ended.iter_mut().zip(others.ended) {
+            *sum = sum.saturating_add(other);
+        }
+        self.retries = self.retries.saturating_add(others.retries);
+        self.unscheduled = self.unscheduled.saturating_add(others.unscheduled);
+    }
+
     /// How many runs have ended.
     pub fn ended(&self) -> u64 {
         self.ended.iter().fold(0, |sum, ended| sum.saturating_add(*ended))

@@ -16,6 +16,7 @@ use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::run::BootId;
 use super::run_part::RunPart;
+use super::shared_claims::{Claimant, SharedClaim, SharedHealth};
 
 /// Where the record of a timer is; given out by the master, valid for one cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Place {
     /// `None`: the file has no room for it, and the timer is degraded.
     pub(super) page: Option<u32>,
     pub(super) name: Box<str>,
+    /// What the workers of this master have claimed of it.
+    pub(super) claims: Option<SharedClaim>,
 }
 
 impl Place {
@@ -33,12 +36,12 @@ impl Place {
 
     /// The same timer without its record.
     pub(super) fn lost(&self) -> Self {
-        Self { page: None, name: self.name.clone() }
+        Self { page: None, ..self.clone() }
     }
 
     /// A place that no file has.
-    pub fn nowhere(name: &str) -> Self {
-        Self { page: None, name: name.into() }
+    pub(super) fn nowhere(name: &str) -> Self {
+        Self { page: None, name: name.into(), claims: None }
     }
 }
 
@@ -51,6 +54,8 @@ pub struct Timer<'a> {
     pub due_times: &'a dyn DueTimes,
     /// Whether it falls to this worker when the state is degraded.
     pub owner: Owner,
+    /// `timer_timeout`: how long an attempt may take.
+    pub timeout: Duration,
 }
 
 /// Which worker runs a timer for which the file cannot tell who does: the one in its own slot,
@@ -68,14 +73,27 @@ pub enum Owner {
 pub struct Process {
     /// Its pid.
     pub pid: u32,
+    /// When it was started: [`crate::os::process::start_time`].
+    pub started: u32,
     /// The boot it belongs to: [`crate::os::boot::boot_id`].
     pub boot: BootId,
 }
 
-/// The unlocked read was torn eight times. To be repeated after each of [`Steps`]; then the
-/// answer is "unknown", and who needs more calls [`Store::repair`].
+impl Process {
+    pub(super) fn holder(self) -> Claimant {
+        Claimant { pid: self.pid, started: self.started }
+    }
+}
+
+/// Why a record could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Torn;
+pub enum Unread {
+    /// The unlocked read was torn eight times. To be repeated after each of [`Steps`]; then the
+    /// answer is "unknown", and who needs more calls [`Store::repair`].
+    Torn,
+    /// There is none, or reading it failed: what it says is unknown, and it falls to its owner.
+    Lost,
+}
 
 /// The waits of a reader or of a refused lock: 1, 2, 4 ... 64 ms.
 #[derive(Clone, Debug, Default)]
@@ -115,9 +133,14 @@ pub(super) struct Inner {
     pub(super) notices: RefCell<Vec<Notice>>,
     /// What holds for all timers, where that could not be written.
     pub(super) header: Cell<Option<HeaderControl>>,
+    /// The same as it was read last.
+    pub(super) known_header: Cell<HeaderControl>,
     opened: Health,
-    /// Of the last access to the file.
-    pub(super) health: Cell<Health>,
+    /// Whether an access to the file has failed lately, in any worker.
+    pub(super) failing: SharedHealth,
+    /// Locks that could not be released.
+    pub(super) unreleased: RefCell<Vec<(Part, u32)>>,
+    order_number: Cell<u64>,
 }
 
 /// What this worker alone knows of a timer.
@@ -125,8 +148,13 @@ pub(super) struct Inner {
 pub(super) struct Mine {
     pub(super) claimed: Claimed,
     /// Parts that are newer than those in the file, because they could not be written.
-    pub(super) run: Option<RunPart>,
-    pub(super) control: Option<Control>,
+    pub(super) run: Option<Box<RunPart>>,
+    pub(super) control: Option<Box<Control>>,
+    /// The record as it was read last, without its results and counters.
+    pub(super) known: Option<Box<(RunPart, Control)>>,
+    /// What has happened while there was no record, or it could not be read; its counters and
+    /// results are those of this time.
+    pub(super) local: Option<Box<RunPart>>,
 }
 
 /// An entry of the table of claims.
@@ -167,24 +195,32 @@ pub(super) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(inner: &'a Inner, part: Part, page: Option<u32>) -> Self {
-        Self { inner, part, page }
+    pub(super) fn new(inner: &'a Inner, part: Part, page: u32) -> Self {
+        Self { inner, part, page: Some(page) }
     }
 
-    /// Leaves the lock to a claim, whose drop releases it.
-    pub(super) fn keep(mut self) {
-        self.page = None;
+    /// Leaves the lock to a claim, whose drop releases it; answers the page.
+    pub(super) fn keep(mut self) -> Option<u32> {
+        self.page.take()
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.inner.unlock(self.part, self.page);
+        if let Some(page) = self.page {
+            self.inner.unlock(self.part, page);
+        }
     }
 }
 
 impl Store {
-    pub(super) fn new(pages: Option<Pages>, process: Process, opened: Health, now: UnixMs) -> Self {
+    pub(super) fn new(
+        pages: Option<Pages>,
+        process: Process,
+        opened: Health,
+        failing: SharedHealth,
+        now: UnixMs,
+    ) -> Self {
         let inner = Inner {
             pages,
             process,
@@ -192,8 +228,11 @@ impl Store {
             timers: RefCell::default(),
             notices: RefCell::default(),
             header: Cell::default(),
+            known_header: Cell::default(),
             opened,
-            health: Cell::new(Health::Ok),
+            failing,
+            unreleased: RefCell::default(),
+            order_number: Cell::default(),
         };
         Self { inner: Rc::new(inner) }
     }
@@ -210,23 +249,56 @@ impl Store {
 
     /// Reads a record, without a lock.
     ///
-    /// An I/O error is a [`Notice`]; the answer is then what this worker remembers.
+    /// # Errors
+    ///
+    /// Somebody was writing each time, or there is nothing to read: see [`Unread`]. An I/O error is
+    /// a [`Notice`] too.
+    pub fn read(&self, place: &Place) -> Result<Reading, Unread> {
+        for _ in 0..READ_TRIES {
+            match self.inner.try_read(place) {
+                Err(Unread::Torn) => {}
+                read => return read,
+            }
+        }
+        Err(Unread::Torn)
+    }
+
+    /// The same; who is to run a timer that has no record, or whose record cannot be read, goes on
+    /// with what it knows itself.
     ///
     /// # Errors
     ///
-    /// Somebody was writing each time; see [`Torn`].
-    pub fn read(&self, place: &Place) -> Result<Reading, Torn> {
-        (0..READ_TRIES).find_map(|_| self.inner.try_read(place)).ok_or(Torn)
+    /// As above.
+    pub fn read_for(&self, timer: Timer<'_>) -> Result<Reading, Unread> {
+        match self.read(timer.place) {
+            Err(Unread::Lost) if timer.owner == Owner::This => {
+                Ok(self.inner.local_reading(timer.place))
+            }
+            Ok(reading) if timer.owner == Owner::This => {
+                self.inner.remember(timer.place, &reading);
+                Ok(reading)
+            }
+            read => read,
+        }
+    }
+
+    /// What holds for all timers; what was read last, if it cannot be read now.
+    pub fn header(&self) -> HeaderControl {
+        (0..READ_TRIES)
+            .find_map(|_| self.inner.try_read_header())
+            .unwrap_or_else(|| self.inner.known_header.get())
     }
 
     /// The order number of the state: raised by each order, and by each worker that leaves work
     /// behind. Who sees it change looks at all its timers.
     pub fn order_number(&self) -> u64 {
-        let Some(pages) = &self.inner.pages else { return 0 };
-        pages.order_number().unwrap_or_else(|error| {
-            self.inner.fail(Action::Read, error);
-            0
-        })
+        if let Some(pages) = &self.inner.pages {
+            match pages.order_number() {
+                Ok(number) => self.inner.order_number.set(number),
+                Err(error) => self.inner.fail(Action::Read, error),
+            }
+        }
+        self.inner.order_number.get()
     }
 
     /// What has happened since the last call.
@@ -234,14 +306,14 @@ impl Store {
         self.inner.notices.take()
     }
 
-    /// Whether the state can be relied on, as far as this worker has seen. A worker that only reads
-    /// has seen no write fail: it looks at the file itself.
+    /// Whether the state can be relied on: as far as any worker of this master has seen lately, and
+    /// as this one sees now, by reading, writing and locking the header.
     pub fn health(&self) -> Health {
-        match self.inner.health.get() {
-            Health::Degraded => Health::Degraded,
-            _ if !self.inner.is_whole() => Health::Degraded,
-            _ => self.inner.opened,
+        let inner = &self.inner;
+        if !inner.is_whole() || !inner.may_write_and_lock() || inner.failing.is_failing() {
+            return Health::Degraded;
         }
+        inner.opened
     }
 
     /// Who this process is.

@@ -2,13 +2,14 @@
 
 use crate::schedule::UnixMs;
 
+use super::access::EditLock;
 use super::control::Control;
 use super::due::Reading;
 use super::format::{CONTROL, HEADER_CONTROL};
 use super::header::HeaderControl;
 use super::notice::Notice;
 use super::run_part::RunPart;
-use super::store::{Locked, Place, Store};
+use super::store::{Place, READ_TRIES, Store, Unread};
 
 /// Why a record could not be read under its run lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,32 +18,46 @@ pub(super) enum Blocked {
     Again,
     /// A part was damaged, and has been written anew.
     Repaired,
+    /// There is no record, reading it failed, or it belongs to another timer by now.
+    Lost,
 }
 
 impl Store {
-    /// Reads all parts under the run lock, which the caller holds; a damaged one is written anew.
+    /// Reads all parts while the caller excludes others; a damaged one is written anew.
     pub(super) fn read_locked(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
         let inner = &self.inner;
-        let run = inner.try_read_run(place).map_err(|_| {
-            self.renew_run(place, now);
-            Blocked::Repaired
-        })?;
+        let run = match inner.try_read_run(place) {
+            Ok(run) if *run.name == *place.name => run,
+            Ok(_) => {
+                inner.notice(Notice::Lost { name: place.name.clone() });
+                return Err(Blocked::Lost);
+            }
+            Err(Unread::Lost) => return Err(Blocked::Lost),
+            Err(Unread::Torn) => {
+                self.renew_run(place, now);
+                return Err(Blocked::Repaired);
+            }
+        };
         let control = self.control_or_repaired(place, now)?;
         let header = self.header_or_repaired(now)?;
         Ok(Reading { run, control, header })
     }
 
     fn control_or_repaired(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
-        if let Some(control) = (0..8).find_map(|_| self.inner.try_read_control(place).ok()) {
-            return Ok(control);
+        for _ in 0..READ_TRIES {
+            match self.inner.try_read_control(place) {
+                Ok(control) => return Ok(control),
+                Err(Unread::Lost) => return Err(Blocked::Lost),
+                Err(Unread::Torn) => {}
+            }
         }
         // Under its lock it is not torn, but damaged.
-        let _lock = self.inner.try_lock(CONTROL, place.page).ok_or(Blocked::Again)?;
-        Ok(self.control_locked(place, now))
+        let _lock = self.inner.try_edit_lock(CONTROL, place.page).ok_or(Blocked::Again)?;
+        self.control_locked(place, now)
     }
 
     fn header_or_repaired(&self, now: UnixMs) -> Result<HeaderControl, Blocked> {
-        if let Some(header) = (0..8).find_map(|_| self.inner.try_read_header()) {
+        if let Some(header) = (0..READ_TRIES).find_map(|_| self.inner.try_read_header()) {
             return Ok(header);
         }
         let _lock = self.lock_header().ok_or(Blocked::Again)?;
@@ -51,24 +66,34 @@ impl Store {
 
     /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
     /// caller holds the run lock.
-    pub(super) fn renew_run(&self, place: &Place, now: UnixMs) {
+    fn renew_run(&self, place: &Place, now: UnixMs) {
         self.inner.notice(Notice::Damaged { name: place.name.clone() });
         let mut run = RunPart::new(&place.name, now);
+        // Whether an order was carried out is lost with the part: none is carried out twice.
+        if let Ok(control) = self.inner.try_read_control(place)
+            && control.order.number > 0
+        {
+            run.orders_done = control.order.number;
+        }
         self.inner.write_run(place, &mut run);
     }
 
     /// The control part under its lock, which the caller holds; written anew if it is damaged.
-    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Control {
-        self.inner.try_read_control(place).unwrap_or_else(|_| {
-            self.inner.notice(Notice::Damaged { name: place.name.clone() });
-            let mut control = Control::anew(&place.name, now);
-            // An order's number must be above all that were done.
-            if let Ok(run) = self.inner.try_read_run(place) {
-                control.order.number = run.orders_done;
+    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
+        match self.inner.try_read_control(place) {
+            Ok(control) => Ok(control),
+            Err(Unread::Lost) => Err(Blocked::Lost),
+            Err(Unread::Torn) => {
+                self.inner.notice(Notice::Damaged { name: place.name.clone() });
+                let mut control = Control::anew(&place.name, now);
+                // An order's number must be above all that were done.
+                if let Ok(run) = self.inner.try_read_run(place) {
+                    control.order.number = run.orders_done;
+                }
+                self.inner.write_control(place, &mut control);
+                Ok(control)
             }
-            self.inner.write_control(place, &mut control);
-            control
-        })
+        }
     }
 
     /// The same for the header.
@@ -81,7 +106,8 @@ impl Store {
         })
     }
 
-    pub(super) fn lock_header(&self) -> Option<Locked<'_>> {
-        self.inner.try_lock(HEADER_CONTROL, Some(0))
+    /// The header's edit lock; without it where locking fails, `None` if it is held elsewhere.
+    pub(super) fn lock_header(&self) -> Option<EditLock<'_>> {
+        self.inner.try_edit_lock(HEADER_CONTROL, Some(0))
     }
 }

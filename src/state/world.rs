@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 
-use super::bench::{BOOT, Bench, run_id};
+use super::bench::{BOOT, Bench, run_id, timer};
 use super::chance::Chance;
 use super::pages::Fault;
 use super::*;
@@ -100,8 +100,14 @@ impl World {
         let jitter_ms = if chance.one_in(3) { period.unsigned_abs() / 4 } else { 0 };
         let overlap = if chance.one_in(2) { OverlapPolicy::Skip } else { OverlapPolicy::Queue };
         let workers = 1 + usize::try_from(chance.below(4)).unwrap();
+        // Workers of one master share what they have claimed, those of several do not.
+        let place = if seed.is_multiple_of(2) {
+            Place { claims: None, ..bench.places[0].clone() }
+        } else {
+            bench.places[0].clone()
+        };
         let mut world = Self {
-            place: bench.places[0].clone(),
+            place,
             now: bench.now,
             bench,
             period,
@@ -162,7 +168,7 @@ impl World {
 
     fn spawn(&mut self, slot: usize) {
         self.started += 1;
-        let process = Process { pid: self.started, boot: BOOT };
+        let process = Process { pid: self.started, started: 1, boot: BOOT };
         let state = self.bench.state.as_ref().unwrap();
         self.workers[slot] = Some(Worker {
             number: self.started,
@@ -187,8 +193,13 @@ impl World {
             let writes = u32::try_from(self.chance.below(3)).unwrap();
             worker.store.set_fault(Fault::KilledAfter(writes));
         }
+        let claims = self.place.claims.clone();
+        let before = claims.as_ref().map(|claims| (claims.taken(), claims.orders_done()));
         self.act(&mut worker);
         if worker.store.was_killed() {
+            if let Some((claims, (taken, orders_done))) = claims.zip(before) {
+                claims.restore(taken, orders_done);
+            }
             self.kill(worker);
         } else {
             worker.store.set_fault(Fault::None);
@@ -201,7 +212,7 @@ impl World {
             return;
         }
         let (place, due_times) = (self.place.clone(), self.due_times());
-        let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+        let timer = timer(&place, &due_times);
         if worker.attempt.is_some() {
             return self.step(worker, timer);
         }
@@ -225,7 +236,7 @@ impl World {
                 let _ = worker.store.leave_out(timer, up_to, kind, now);
             }
             Decision::DropOrder { number, .. } => {
-                let _ = worker.store.drop_order(&place, number, now);
+                let _ = worker.store.drop_order(timer, number, now);
             }
             Decision::ClockSetBack => {
                 let _ = worker.store.set_back(timer, &mut || self.preempted());
@@ -248,13 +259,7 @@ impl World {
                     }
                 }
             }
-            Step::GaveUp => {
-                if let Wanted::Due { due, .. } = wanted {
-                    let now = UnixMs(self.now);
-                    let _ = worker.store.leave_out(timer, due, LeftOut::Missed, now);
-                }
-            }
-            Step::DealtWith | Step::LeftToOwner => {}
+            Step::GaveUp | Step::DealtWith | Step::LeftToOwner | Step::Unwritable => {}
         }
     }
 
@@ -349,8 +354,9 @@ impl World {
             }
         }
         let now = UnixMs(self.now);
+        let (place, due_times) = (self.place.clone(), self.due_times());
         if let Some(worker) = self.workers.iter().flatten().next() {
-            assert_eq!(worker.store.resume(&self.place, now), Edited::Done(()));
+            assert_eq!(worker.store.resume(timer(&place, &due_times), now), Edited::Done(()));
             assert_eq!(worker.store.resume_all(now), Edited::Done(()));
         }
         (self.paused, self.all_paused) = (false, false);

@@ -94,7 +94,8 @@ impl World {
     /// Takes out of the account what has come due and has not been dealt with.
     fn forget_late(&mut self, period: i64) {
         let state = self.bench.state.as_ref().unwrap();
-        let store = state.attach(Master::This, Process { pid: 0, boot: BOOT }, UnixMs(self.now));
+        let process = Process { pid: 0, started: 1, boot: BOOT };
+        let store = state.attach(Master::This, process, UnixMs(self.now));
         let reading = store.read(&self.place).unwrap();
         let now = std::mem::replace(&mut self.period, period);
         let late = self.late(&reading);
@@ -118,23 +119,25 @@ impl World {
     fn order(&mut self, slot: usize) {
         self.runs += 1;
         let run = run_id(self.runs);
+        let (place, due_times) = (self.place.clone(), self.due_times());
+        let timer = timer(&place, &due_times);
         let Some(worker) = &self.workers[slot] else { return };
         let now = UnixMs(self.now);
         let _ = if self.chance.one_in(3) {
-            worker.store.order_cancel(&self.place, now)
+            worker.store.order_cancel(timer, now)
         } else {
-            worker.store.order_run(&self.place, run, now)
+            worker.store.order_run(timer, run, now)
         };
     }
 
     fn pause(&mut self, slot: usize) {
         let (place, due_times) = (self.place.clone(), self.due_times());
-        let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+        let timer = timer(&place, &due_times);
         let now = UnixMs(self.now);
         let Some(worker) = &self.workers[slot] else { return };
         match self.chance.below(4) {
             0 if worker.store.pause(timer, None, now) == Edited::Done(()) => self.paused = true,
-            1 if worker.store.resume(&place, now) == Edited::Done(()) => self.paused = false,
+            1 if worker.store.resume(timer, now) == Edited::Done(()) => self.paused = false,
             2 if worker.store.pause_all(None, now) == Edited::Done(()) => {
                 self.all_paused = true;
                 // Somebody looks before it ends.
@@ -149,7 +152,7 @@ impl World {
         let now = UnixMs(self.now);
         for worker in self.workers.iter().flatten() {
             let (place, due_times) = (self.place.clone(), self.due_times());
-            let timer = Timer { place: &place, due_times: &due_times, owner: Owner::This };
+            let timer = timer(&place, &due_times);
             let reading = worker.store.read(&place).unwrap();
             if let Decision::LeaveOut { up_to, kind } =
                 decide(&reading, &due_times, self.policy, None, now)

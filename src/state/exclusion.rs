@@ -1,0 +1,106 @@
+//! What keeps others from a timer while one worker acts on it: the run lock, and the holder in the
+//! memory that the workers of one master share.
+//!
+//! The lock alone does where locks work. The holder alone does where they fail; it also tells that a
+//! worker's last write is still to come.
+
+use std::time::Duration;
+
+use super::access::Lock;
+use super::notice::Notice;
+use super::shared_claims::{Held, SharedClaim};
+use super::store::{Inner, Locked, Owner, Place, Timer};
+
+/// An attempt that exceeds its timeout by this does not end any more.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// The right to act on a timer, given back when it is dropped.
+pub(super) struct Exclusion<'a> {
+    // Dropped in this order: who gets the lock finds no holder.
+    hold: Hold<'a>,
+    lock: Option<Locked<'a>>,
+}
+
+struct Hold<'a> {
+    inner: &'a Inner,
+    place: Option<&'a Place>,
+}
+
+/// Who may act on a timer.
+pub(super) enum Excluded<'a> {
+    /// This worker.
+    Others(Exclusion<'a>),
+    /// Another one does.
+    Us,
+    /// Nobody can be excluded by the file, and the timer falls to another worker.
+    LeftToOwner,
+}
+
+impl Inner {
+    /// Tries to exclude others from a timer.
+    pub(super) fn exclude<'a>(&'a self, timer: Timer<'a>) -> Excluded<'a> {
+        let lock = match self.try_run_lock(timer.place) {
+            Lock::Taken(lock) => Some(lock),
+            Lock::Refused => return Excluded::Us,
+            Lock::Unknown if timer.owner == Owner::Other => return Excluded::LeftToOwner,
+            Lock::Unknown => None,
+        };
+        let held = timer.place.claims.as_ref().map_or(Held::Here, |claims| {
+            claims.hold(self.process.holder(), longest_attempt(timer))
+        });
+        match held {
+            Held::Here => {}
+            Held::Elsewhere(..) => return Excluded::Us,
+            Held::TakenOver(other, since) => {
+                let name = timer.place.name.clone();
+                self.notice(Notice::TakenOver { name, pid: other.pid, since });
+            }
+        }
+        Excluded::Others(Exclusion { hold: Hold { inner: self, place: Some(timer.place) }, lock })
+    }
+
+    /// Whether a living process of this master has a run of the timer, or its end still to write.
+    pub(super) fn is_held_elsewhere(&self, timer: Timer<'_>) -> bool {
+        let held = timer.place.claims.as_ref().and_then(SharedClaim::holder);
+        held.is_some_and(|(holder, since)| {
+            holder != self.process.holder() && since <= longest_attempt(timer) && holder.lives()
+        })
+    }
+}
+
+/// An attempt that takes longer than this is not waited for where no lock tells who makes it.
+pub(super) fn longest_attempt(timer: Timer<'_>) -> Duration {
+    timer.timeout.saturating_add(STUCK_AFTER)
+}
+
+impl Exclusion<'_> {
+    /// Whether the run lock is part of it.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Leaves it to a claim, whose drop gives it back; answers the page that is locked.
+    pub(super) fn keep(mut self) -> Option<u32> {
+        self.hold.place = None;
+        self.lock.take().and_then(Locked::keep)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.inner.release(place);
+        }
+    }
+}
+
+impl Inner {
+    /// Does not hold the timer any more, unless something of its run is still to be written.
+    pub(super) fn release(&self, place: &Place) {
+        if let Some(claims) = &place.claims
+            && self.mine(place, |mine| mine.run.is_none())
+        {
+            claims.release(self.process.holder());
+        }
+    }
+}

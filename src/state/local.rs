@@ -1,0 +1,192 @@
+//! What a worker remembers of a timer: what it could not write, and what happens while there is no
+//! record, or it cannot be read.
+
+use super::access::Lock;
+use super::control::{Control, Presence};
+use super::due::Reading;
+use super::format::{CONTROL, RUN};
+use super::run::Progress;
+use super::run_part::RunPart;
+use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread};
+
+impl Inner {
+    /// What this worker would have written, if that is newer than what is in the file or nothing
+    /// whole is there; with what has happened since it could be read last.
+    pub(super) fn newest_run(&self, place: &Place, run: Option<RunPart>) -> Option<RunPart> {
+        self.mine(place, |mine| {
+            if let (Some(unwritten), Some(run)) = (&mine.run, &run)
+                && unwritten.serial <= run.serial
+            {
+                mine.run = None;
+            }
+            let mut run = mine.run.as_deref().cloned().or(run)?;
+            if let Some(local) = &mine.local {
+                run.absorb(local);
+            }
+            Some(run)
+        })
+        .map(|run| with_shared(place, run))
+    }
+
+    /// The same of the control part.
+    pub(super) fn newest_control(
+        &self,
+        place: &Place,
+        control: Option<Control>,
+    ) -> Option<Control> {
+        self.mine(place, |mine| {
+            if let (Some(unwritten), Some(control)) = (&mine.control, &control)
+                && unwritten.serial <= control.serial
+            {
+                mine.control = None;
+            }
+            mine.control.as_deref().cloned().or(control)
+        })
+        .map(|control| self.loaded(control))
+    }
+
+    /// Workers come after the load. A record that this one could not write starts with the worker.
+    fn loaded(&self, control: Control) -> Control {
+        if control.presence != Presence::Unloaded {
+            return control;
+        }
+        let not_before = control.not_before.max(Some(self.attached_at));
+        Control { presence: Presence::Enabled, not_before, ..control }
+    }
+
+    /// What its owner goes on with, where the record is lost or cannot be read.
+    pub(super) fn local_reading(&self, place: &Place) -> Reading {
+        let (run, control) = self.mine(place, |mine| {
+            let run = match (&mine.local, &mine.known) {
+                (Some(local), _) => (**local).clone(),
+                (None, Some(known)) => known.0.clone(),
+                (None, None) => RunPart::new(&place.name, self.attached_at),
+            };
+            let control = match (&mine.control, &mine.known) {
+                (Some(control), _) => (**control).clone(),
+                (None, Some(known)) => known.1.clone(),
+                (None, None) => Control::anew(&place.name, self.attached_at),
+            };
+            (run, control)
+        });
+        let header = self.header.get().unwrap_or_else(|| self.known_header.get());
+        Reading { run: with_shared(place, run), control, header }
+    }
+
+    /// Remembers what was read, for the time in which it cannot be.
+    pub(super) fn remember(&self, place: &Place, reading: &Reading) {
+        self.mine(place, |mine| {
+            if let Some((run, control)) = mine.known.as_deref()
+                && (run.serial, control.serial) == (reading.run.serial, reading.control.serial)
+            {
+                return;
+            }
+            let known = (reading.run.without_history(), reading.control.clone());
+            mine.known = Some(Box::new(known));
+        });
+    }
+
+    /// Forgets a run part that could not be written.
+    pub(super) fn forget_run(&self, place: &Place) {
+        self.mine(place, |mine| mine.run = None);
+    }
+
+    /// The same of a control part.
+    pub(super) fn forget_control(&self, place: &Place) {
+        self.mine(place, |mine| mine.control = None);
+    }
+}
+
+impl Store {
+    /// Whether this worker has something of the timer that could not be written.
+    pub fn has_unwritten(&self, place: &Place) -> bool {
+        self.inner.mine(place, |mine| mine.run.is_some() || mine.control.is_some())
+    }
+
+    /// Gives up what could not be written; for a worker that leaves, whose successor is not to wait.
+    pub fn give_up(&self, place: &Place) {
+        if self.inner.claimed(place) == Claimed::No {
+            self.inner.forget_run(place);
+            self.inner.release(place);
+        }
+    }
+
+    /// Writes what could not be written before; to be called once a second while there is such.
+    pub fn write_again(&self, timer: Timer<'_>) {
+        let inner = &self.inner;
+        let place = timer.place;
+        inner.release_left();
+        if inner.claimed(place) == Claimed::No
+            && let Lock::Taken(_lock) = inner.try_lock(RUN, place.page)
+            && !matches!(inner.try_read_run(place), Err(Unread::Lost))
+            && let Some(mut run) = inner.mine(place, |mine| mine.run.clone())
+        {
+            inner.write_run(place, &mut run);
+        }
+        if let Lock::Taken(_lock) = inner.try_lock(CONTROL, place.page)
+            && !matches!(inner.try_read_control(place), Err(Unread::Lost))
+            && let Some(mut control) = inner.mine(place, |mine| mine.control.clone())
+        {
+            inner.write_control(place, &mut control);
+        }
+        let Some(claims) = &place.claims else { return };
+        if inner.mine(place, |mine| mine.run.is_none() && mine.claimed == Claimed::No) {
+            claims.release(inner.process.holder());
+        } else if timer.owner == Owner::This {
+            claims.touch();
+        }
+    }
+}
+
+/// With what the workers of this master have claimed, which the file may not know.
+fn with_shared(place: &Place, mut run: RunPart) -> RunPart {
+    if let Some(claims) = &place.claims {
+        run.orders_done = run.orders_done.max(claims.orders_done());
+        if let Some(taken) = claims.taken().filter(|taken| *taken > run.watermark.due) {
+            run.watermark.due = taken;
+            run.watermark.attempt = 1;
+        }
+    }
+    run
+}
+
+impl RunPart {
+    /// Without counters and results: what happens from here on.
+    pub(super) fn without_history(&self) -> Self {
+        Self {
+            watermark: self.watermark,
+            progress: self.progress,
+            orders_done: self.orders_done,
+            serial: self.serial,
+            last_success_at: self.last_success_at,
+            consecutive_failures: self.consecutive_failures,
+            ..Self::new(&self.name, self.watermark.due)
+        }
+    }
+
+    /// Adds what happened while this record could not be read.
+    fn absorb(&mut self, local: &Self) {
+        if local.last_start_at.is_none() {
+            return;
+        }
+        let ended = |progress: &Progress| match progress {
+            Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
+                local.results.iter().any(|result| result.attempt.run == attempt.run)
+            }
+            Progress::Nothing => false,
+        };
+        if local.progress != Progress::Nothing {
+            self.progress = local.progress;
+        } else if ended(&self.progress) {
+            self.progress = Progress::Nothing;
+        }
+        self.counters.add(&local.counters);
+        self.duration_sum_ms = self.duration_sum_ms.saturating_add(local.duration_sum_ms);
+        self.consecutive_failures = local.consecutive_failures;
+        self.last_success_at = self.last_success_at.max(local.last_success_at);
+        self.last_start_at = local.last_start_at;
+        self.last_lateness_ms = local.last_lateness_ms;
+        self.results.splice(0..0, local.results.iter().copied());
+        self.results.truncate(super::format::RESULTS);
+    }
+}

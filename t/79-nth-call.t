@@ -28,10 +28,26 @@ my $AT_ONCE = 10;
 # What a call may fail with, and which calls are to fail: of those that the scenario makes, the first is 1. "tells":
 # as long as such calls fail nothing can be kept, or excluded, and health has to say so.
 my @CALLS = (
-    { call => 'pread',  short => 100,      once => [2],            on => [50] },
-    { call => 'pwrite', short => 100,      once => [ 2, 15, 40 ],  on => [30] },
-    { call => 'eventfd',   error => 'EMFILE', once => [1], on => [1] },
-    { call => 'getrandom', error => 'ENOSYS', once => [1], on => [1] },
+    { call => 'pread',   error => 'EIO',    once => [ 1, 64 ], on => [ 1, 100 ], tells => 1 },
+    { call => 'pread',   short => 100,      once => [2],       on => [] },
+    { call => 'pread',   short => 0,        once => [3],       on => [20], tells => 1 },
+    { call => 'pwrite',  error => 'EIO',    once => [ 1, 30 ], on => [ 1, 20 ], tells => 1 },
+    { call => 'pwrite',  error => 'ENOSPC', once => [],        on => [40], tells => 1 },
+    { call => 'pwrite',  short => 100,      once => [],        on => [30] },
+    { call => 'lock',    error => 'ENOLCK', once => [20],      on => [20] },
+    { call => 'lock',    error => 'EIO',    once => [2],       on => [40], tells => 1 },
+    { call => 'lock',    error => 'EPERM',  once => [30],      on => [1], tells => 1 },
+    { call => 'unlock',  error => 'EIO',    once => [10],      on => [1] },
+    { call => 'getlock', error => 'EIO',    once => [],        on => [1] },
+    { call => 'open',    error => 'EIO',    once => [2],       on => [3] },
+    { call => 'stat',    error => 'EIO',    once => [2],       on => [] },
+    { call => 'sync',    error => 'EIO',    once => [],        on => [1] },
+    { call => 'chown',   error => 'EPERM',  once => [],        on => [1] },
+    { call => 'memfd_create', error => 'EPERM', once => [], on => [1], state => 'memory' },
+    { call => 'pwrite', error => 'EIO',    once => [], on => [60], state => 'memory', tells => 1 },
+    { call => 'lock',   error => 'ENOLCK', once => [], on => [60], state => 'memory', tells => 1 },
+    { call => 'eventfd',   error => 'EMFILE', once => [], on => [1] },
+    { call => 'getrandom', error => 'ENOSYS', once => [], on => [1] },
 );
 
 sub cases {
@@ -161,7 +177,6 @@ sub scenario {
 # Starts a case; answers what has to be known of it.
 my $number = 0;
 
-# (nginx itself has no use for an eventfd, and says so.)
 sub begin {
     my ($case) = @_;
     my $name   = 'c' . ++$number;

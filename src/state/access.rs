@@ -39,7 +39,7 @@ impl Inner {
     /// Reads a record once.
     pub(super) fn try_read(&self, place: &Place) -> Result<Reading, Unread> {
         let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
-        let bytes = self.known(pages.read_page(page))?;
+        let bytes = self.known(pages.read_record(page))?;
         let (run, control) = if bytes == [0; PAGE_BYTES] {
             (None, None)
         } else {

@@ -66,7 +66,7 @@ impl Page {
     }
 
     fn read_once(pages: &Pages, page: u32) -> io::Result<Self> {
-        let bytes = pages.read_page(page)?;
+        let bytes = pages.read_record(page)?;
         if bytes == [0; PAGE_BYTES] {
             return Ok(Self::Free);
         }

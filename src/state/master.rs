@@ -144,7 +144,7 @@ impl NoFile {
             }
             failure => failure.into(),
         }));
-        match held {
+        match held.filter(|held| held.backing != Backing::Nothing) {
             Some(held) => State { health: self.health, ..held.clone() },
             None => open_memory(configured, self.health, claims, opener, notices),
         }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::os::file::{read_at, write_at};
+use crate::os::file::{metadata, read_at, write_at};
 use crate::os::lock::{self, Held, Holder, Kind, Tried};
 
 use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
@@ -72,11 +72,38 @@ impl Pages {
         Ok(bytes)
     }
 
+    /// Reads the page of a record, or one that may become a record's.
+    ///
+    /// # Errors
+    ///
+    /// What pread(2) reports, or that it read less than there is. Of a file that was cut short, what is
+    /// missing reads as zero.
+    pub(super) fn read_record(&self, page: u32) -> io::Result<[u8; PAGE_BYTES]> {
+        let mut bytes = [0; PAGE_BYTES];
+        self.read_whole(&mut bytes, u64::from(page) * PAGE_BYTES as u64)?;
+        Ok(bytes)
+    }
+
     /// Reads one part of a page.
+    ///
+    /// # Errors
+    ///
+    /// As above.
     pub(super) fn read_part<const N: usize>(&self, part: Part, page: u32) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.read(&mut bytes, part.offset(page))?;
+        self.read_whole(&mut bytes, part.offset(page))?;
         Ok(bytes)
+    }
+
+    fn read_whole(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let whole = bytes.len();
+        let end = offset + whole as u64;
+        again(|| match read_at(&self.file, bytes, offset)? {
+            read if read < whole && metadata(&self.file)?.len() >= end => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            _ => Ok(()),
+        })
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
@@ -106,7 +133,7 @@ impl Pages {
     /// The header's order number. Eight aligned bytes: a torn one would only be one look too many.
     pub(super) fn order_number(&self) -> io::Result<u64> {
         let mut bytes = [0; 8];
-        self.read(&mut bytes, ORDER_NUMBER_AT)?;
+        self.read_whole(&mut bytes, ORDER_NUMBER_AT)?;
         Ok(u64::from_le_bytes(bytes))
     }
 

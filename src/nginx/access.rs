@@ -120,25 +120,25 @@ unsafe fn core_main(context: *mut ngx_http_conf_ctx_t) -> *mut ngx_http_core_mai
 
 /// Has a run's main request go on behind the access phase; other requests pass.
 unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
-    guard(rc::DECLINED, || {
+    let behind = guard(None, || {
         // SAFETY: nginx calls a phase handler with an open request.
         let main = unsafe { (*r).main };
         if r != main {
-            return rc::DECLINED;
+            return None;
         }
         // SAFETY: as above.
         match unsafe { Frame::run_of(r) } {
-            Some((_, Access::LeftOut)) => {}
-            Some((_, Access::Checked)) | None => return rc::DECLINED,
+            // SAFETY: as above.
+            Some((_, Access::LeftOut)) => Some(unsafe { behind_access(r) }),
+            Some((_, Access::Checked)) | None => None,
         }
-        // SAFETY: as above.
-        let behind = unsafe { behind_access(r) };
-        // SAFETY: as above.
-        unsafe { (*r).phase_handler = behind };
-        // SAFETY: as above; the request may end inside, and is not touched any more.
-        unsafe { nginx_sys::ngx_http_core_run_phases(r) };
-        rc::DONE
-    })
+    });
+    let Some(behind) = behind else { return rc::DECLINED };
+    // SAFETY: as above.
+    unsafe { (*r).phase_handler = behind };
+    // SAFETY: as above; the request may end inside, and is not touched any more.
+    unsafe { nginx_sys::ngx_http_core_run_phases(r) };
+    rc::DONE
 }
 
 /// The index of the first handler of the content phase, which is the last one.

@@ -110,29 +110,32 @@ fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
 }
 
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls a handler with its own event, whose data is the connection.
+    let c = unsafe { (*event).data }.cast::<ngx_connection_t>();
+    // SAFETY: as above.
+    let node = unsafe { (*c).data }.cast_const().cast::<Node>();
+    // SAFETY: the invariant: the connection is open, so the node is there.
+    unsafe { Rc::increment_strong_count(node) };
+    // SAFETY: the count was raised for this very `Rc`.
+    let node = unsafe { Rc::from_raw(node) };
+    // SAFETY: nobody else has the event now.
+    unsafe { (*event).set_ready(0) };
+    let heard = node.bell.hear();
     guard((), || {
-        // SAFETY: nginx calls a handler with its own event, whose data is the connection.
-        let c = unsafe { (*event).data }.cast::<ngx_connection_t>();
-        // SAFETY: as above.
-        let node = unsafe { (*c).data }.cast_const().cast::<Node>();
-        // SAFETY: the invariant: the connection is open, so the node is there.
-        unsafe { Rc::increment_strong_count(node) };
-        // SAFETY: the count was raised for this very `Rc`.
-        let node = unsafe { Rc::from_raw(node) };
-        // SAFETY: nobody else has the event now.
-        unsafe { (*event).set_ready(0) };
-        if let Some(times) = node.bell.hear()
+        if let Some(times) = heard
             && let Ok(mut callback) = node.callback.try_borrow_mut()
         {
             callback(times);
         }
-        let c = node.connection.get();
-        if !c.is_null() {
-            // SAFETY: a connection of ours.
-            let read = unsafe { (*c).read };
-            // A level-triggered method goes on by itself, another one needs to know.
-            // SAFETY: as in `new`.
-            unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
-        }
     });
+    let c = node.connection.get();
+    if !c.is_null() {
+        // SAFETY: a connection of ours.
+        let read = unsafe { (*c).read };
+        // A level-triggered method goes on by itself, another one needs to know.
+        // SAFETY: as in `new`.
+        unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
+    }
+    // Its callback, if this is the last that has it.
+    guard((), || drop(node));
 }

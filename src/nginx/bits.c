@@ -42,6 +42,7 @@ GET(buffered)
 GET(complex_uri)
 GET(count)
 GET(header_only)
+GET(header_sent)
 GET(internal)
 GET(quoted_uri)
 

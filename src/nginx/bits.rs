@@ -54,6 +54,7 @@ get! { ngx_uint_t;
     complex_uri: ngx_http_timer_get_complex_uri,
     count: ngx_http_timer_get_count,
     header_only: ngx_http_timer_get_header_only,
+    header_sent: ngx_http_timer_get_header_sent,
     internal: ngx_http_timer_get_internal,
     quoted_uri: ngx_http_timer_get_quoted_uri,
 }

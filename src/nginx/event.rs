@@ -21,8 +21,10 @@ use nginx_sys::{
     ngx_post_event, ngx_queue_t,
 };
 
-use super::guard::guard;
+use super::guard::{guard, guard_else};
 use super::log::Log;
+#[cfg(feature = "panic-points")]
+use super::panics;
 
 /// What happens after a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,7 @@ pub enum Hold {
 /// A timer of nginx's event loop; dropping it cancels it.
 pub struct Timer(Owner);
 
-/// A callback that is to run later in this turn of the event loop; dropping it cancels it. A
-/// callback that panicked is not called again until it is posted anew.
+/// A callback that is to run later in this turn of the event loop; dropping it cancels it.
 pub struct Posted(Owner);
 
 /// The one owner of a node; dropping it takes the node out of nginx's tree and queues.
@@ -63,7 +64,7 @@ enum Callback {
 ///
 /// The event's `data` points to the node itself, whose address is that of the `Rc`'s content and
 /// never changes; the event is in nginx's tree or queue only while its [`Owner`] keeps the node
-/// alive; only a timer's is ever in the tree. The first fields have the shape of a connection with
+/// alive; what is posted is in the tree after a panic only. The first fields have the shape of a connection with
 /// the descriptor -1, which nginx's debug log reads (HOST-6).
 #[repr(C)]
 struct Node {
@@ -78,8 +79,8 @@ const _: () = assert!(mem::offset_of!(Node, fd) == mem::offset_of!(ngx_connectio
 
 /// The shortest wait: 0 ms, armed again and again, would starve the event loop (HOST-5).
 const SHORTEST_MS: usize = 1;
-/// A timer whose callback panicked is called again after this time.
-const AFTER_PANIC: Next = Next::After(Duration::from_secs(1));
+/// A callback that panicked is called again after this time.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 impl Timer {
     /// A timer that is not armed yet.
@@ -147,6 +148,8 @@ impl Node {
         // SAFETY: nobody else knows of the event yet.
         // INVARIANT: the event leads to its own node.
         unsafe { (*node.event.get()).data = data };
+        #[cfg(feature = "panic-points")]
+        panics::watch(Rc::<Self>::clone(&node), node.event.get());
         node
     }
 
@@ -185,11 +188,11 @@ impl Node {
             return;
         };
         let next = match &mut callback {
-            Callback::Timer(callback) => guard(AFTER_PANIC, callback),
-            Callback::Posted(callback) => {
-                guard((), callback);
+            Callback::Timer(callback) => guard(Next::After(AFTER_PANIC), callback),
+            Callback::Posted(callback) => guard(Next::After(AFTER_PANIC), || {
+                callback();
                 Next::Stop
-            }
+            }),
         };
         if self.dropped.get() {
             return;
@@ -199,18 +202,23 @@ impl Node {
             self.arm(after);
         }
     }
+
+    /// A panic kept it from being run.
+    fn come_back(&self) {
+        if !self.dropped.get() {
+            self.arm(AFTER_PANIC);
+        }
+    }
 }
 
 /// `ngx_event_expire_timers` and `ngx_event_process_posted` have taken the event out of the tree or
 /// queue before, and do not touch it afterwards (HOST-3), so it may be dropped in its own callback.
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
-    guard((), || {
-        // SAFETY: nginx calls a handler with its own event.
-        let node = unsafe { (*event).data }.cast::<Node>().cast_const();
-        // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
-        unsafe { Rc::increment_strong_count(node) };
-        // SAFETY: the count was raised for this very `Rc`.
-        let node = unsafe { Rc::from_raw(node) };
-        node.run();
-    });
+    // SAFETY: nginx calls a handler with its own event.
+    let node = unsafe { (*event).data }.cast::<Node>().cast_const();
+    // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
+    unsafe { Rc::increment_strong_count(node) };
+    // SAFETY: the count was raised for this very `Rc`.
+    let node = unsafe { Rc::from_raw(node) };
+    guard_else(|| node.run(), || node.come_back());
 }

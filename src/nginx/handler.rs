@@ -70,20 +70,19 @@ fn set<H: Handler>(location: Location) {
 }
 
 unsafe extern "C" fn handle<H: Handler>(r: *mut ngx_http_request_t) -> ngx_int_t {
-    guard(rc::INTERNAL_SERVER_ERROR, || {
-        // SAFETY: nginx calls a content handler with an open request.
-        let discarded = unsafe { nginx_sys::ngx_http_discard_request_body(r) };
-        if discarded != rc::OK {
-            return discarded;
-        }
-        if !memory::enough() {
-            return rc::SERVICE_UNAVAILABLE;
-        }
-        // SAFETY: as above; the view ends before nginx is called.
-        let answer = H::answer(&unsafe { ClientRequest::new(r) });
-        // SAFETY: as above; the request is in its content handler.
-        unsafe { reply::begin::<H::Module>(r, answer) }
-    })
+    // SAFETY: nginx calls a content handler with an open request.
+    let discarded = unsafe { nginx_sys::ngx_http_discard_request_body(r) };
+    if discarded != rc::OK {
+        return discarded;
+    }
+    if !memory::enough() {
+        return rc::SERVICE_UNAVAILABLE;
+    }
+    // SAFETY: as above; the view ends before nginx is called.
+    let answer = guard(None, || Some(H::answer(&unsafe { ClientRequest::new(r) })));
+    let Some(answer) = answer else { return rc::INTERNAL_SERVER_ERROR };
+    // SAFETY: as above; the request is in its content handler.
+    unsafe { reply::begin::<H::Module>(r, answer) }
 }
 
 /// A request, as its handler sees it.

@@ -21,6 +21,8 @@ pub mod location;
 pub mod log;
 mod message;
 pub mod module;
+#[cfg(feature = "panic-points")]
+mod panics;
 mod pool;
 pub mod process;
 pub mod read;

@@ -16,7 +16,7 @@
 //! answer; the answers for which no time was left come in a later one. No piece is made before the one before it has left, so that a client that does not
 //! read costs one piece of memory, and what its answer was gathered in before.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
@@ -28,11 +28,11 @@ use nginx_sys::{
 };
 
 use super::event::{Hold, Next, Timer};
-use super::guard::guard;
+use super::guard::{guard, guard_else};
 use super::handler::{ClientRequest, core_location};
 use super::module::{self, HttpModule};
 use super::response::{
-    Answer, AskAgain, Begun, More, Pieces, Turn, fill, new_buffer, respond, send,
+    Answer, AskAgain, Begun, More, Pieces, Turn, fill, is_buffered, new_buffer, respond, send,
 };
 use super::{bits, pool, rc};
 use crate::os::memory::{self, NoMemory, fallible};
@@ -73,12 +73,31 @@ enum Todo {
 ///
 /// `r` is an open request in its content handler, which answers what this does.
 pub(super) unsafe fn begin<M: HttpModule>(r: *mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
+    let holds = OnceCell::new();
+    guard_else(
+        || begin_holding::<M>(r, answer, &holds),
+        || match holds.get() {
+            Some(reply) => {
+                reply.fail();
+                rc::DONE
+            }
+            None => after_panic(r),
+        },
+    )
+}
+
+/// The same; a reply that `holds` the request is the one that finalizes it.
+fn begin_holding<M: HttpModule>(
+    r: *mut ngx_http_request_t,
+    answer: Answer,
+    holds: &OnceCell<Rc<Reply>>,
+) -> ngx_int_t {
     let response = match answer {
         Answer::Now(response) => response,
         Answer::Later(after, ask) => {
             let Some(reply) = new_reply::<M>(r) else { return rc::INTERNAL_SERVER_ERROR };
             hold(r);
-            reply.ask(after, ask);
+            holds.get_or_init(|| reply).ask(after, ask);
             return rc::DONE;
         }
     };
@@ -87,10 +106,17 @@ pub(super) unsafe fn begin<M: HttpModule>(r: *mut ngx_http_request_t, answer: An
         Begun::More(pieces, first) => {
             let Some(reply) = new_reply::<M>(r) else { return rc::ERROR };
             hold(r);
-            reply.begin_pieces::<M>(r, pieces, first);
+            holds.get_or_init(|| reply).begin_pieces::<M>(r, pieces, first);
             rc::DONE
         }
     }
+}
+
+/// What an open request is finalized with after a panic: to answer is too late once its header was sent.
+fn after_panic(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: an open request; ends here.
+    let request = unsafe { &*r };
+    if bits::header_sent(request) == 0 { rc::INTERNAL_SERVER_ERROR } else { rc::ERROR }
 }
 
 /// The request waits for us: its content handler answers `NGX_DONE`, and the reply finalizes it.
@@ -139,28 +165,28 @@ fn new_reply<M: HttpModule>(r: *mut ngx_http_request_t) -> Option<Rc<Reply>> {
 
 /// The cleanup of the request's pool.
 unsafe extern "C" fn release(reply: *mut c_void) {
+    // SAFETY: the cleanup's data is what `new_reply` made of an `Rc`.
+    let reply = unsafe { Rc::from_raw(reply.cast_const().cast::<Reply>()) };
+    // INVARIANT: the pool is going.
+    reply.request.set(ptr::null_mut());
     guard((), || {
-        // SAFETY: the cleanup's data is what `new_reply` made of an `Rc`.
-        let reply = unsafe { Rc::from_raw(reply.cast_const().cast::<Reply>()) };
-        // INVARIANT: the pool is going.
         reply.end();
+        drop(reply);
     });
 }
 
 /// The request's write event.
 unsafe extern "C" fn on_write<M: HttpModule>(r: *mut ngx_http_request_t) {
-    guard((), || {
-        // SAFETY: an open request has a place for each http module.
-        let reply = unsafe { *context_place::<M>(r) }.cast_const().cast::<Reply>();
-        if reply.is_null() {
-            return;
-        }
-        // SAFETY: `new_reply` has put it there; the pool of the open request holds a count.
-        unsafe { Rc::increment_strong_count(reply) };
-        // SAFETY: the count was raised for this very `Rc`.
-        let reply = unsafe { Rc::from_raw(reply) };
-        reply.go_on(r);
-    });
+    // SAFETY: an open request has a place for each http module.
+    let reply = unsafe { *context_place::<M>(r) }.cast_const().cast::<Reply>();
+    if reply.is_null() {
+        return;
+    }
+    // SAFETY: `new_reply` has put it there; the pool of the open request holds a count.
+    unsafe { Rc::increment_strong_count(reply) };
+    // SAFETY: the count was raised for this very `Rc`.
+    let reply = unsafe { Rc::from_raw(reply) };
+    guard_else(|| reply.go_on(r), || reply.fail());
 }
 
 /// The module's place among the contexts of an open request.
@@ -183,6 +209,14 @@ impl Reply {
         self.end();
         // SAFETY: an open request, which may be gone afterwards.
         unsafe { ngx_http_finalize_request(r, code) };
+    }
+
+    /// Ends after a panic, unless it has ended before that.
+    fn fail(&self) {
+        let r = self.request.get();
+        if !r.is_null() {
+            self.finalize(r, after_panic(r));
+        }
     }
 
     fn ask(&self, after: Duration, ask: AskAgain) {
@@ -225,6 +259,12 @@ impl Reply {
         // SAFETY: as above; as `ngx_http_set_log_request` does.
         unsafe { (*context).current_request = r };
 
+        guard_else(|| self.take_turn::<M>(r), || self.fail());
+        // SAFETY: looks at `destroyed` first (RUN-8).
+        unsafe { ngx_http_run_posted_requests(c) };
+    }
+
+    fn take_turn<M: HttpModule>(&self, r: *mut ngx_http_request_t) {
         let todo = self.todo.replace(Todo::Nothing);
         match todo {
             Todo::Nothing => {}
@@ -242,8 +282,6 @@ impl Reply {
                 self.go_on(r);
             }
         }
-        // SAFETY: looks at `destroyed` first (RUN-8).
-        unsafe { ngx_http_run_posted_requests(c) };
     }
 
     fn answer<M: HttpModule>(&self, r: *mut ngx_http_request_t, answer: Answer) {
@@ -405,17 +443,4 @@ impl Reply {
             unsafe { nginx_sys::ngx_del_timer(write) };
         }
     }
-}
-
-/// Whether something that was handed over has not left yet, as `ngx_http_writer` has it; and also
-/// what the connection has of a subrequest whose turn it is to be sent.
-fn is_buffered(r: *mut ngx_http_request_t) -> bool {
-    // SAFETY: an open request.
-    let request = unsafe { &*r };
-    // SAFETY: it has an open connection.
-    let connection = unsafe { &*request.connection };
-    bits::buffered(request) != 0
-        || !request.postponed.is_null()
-        || ((ptr::eq(r, request.main) || ptr::eq(connection.data, r.cast()))
-            && connection.buffered() != 0)
 }

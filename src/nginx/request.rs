@@ -26,7 +26,7 @@ use nginx_sys::{
 use super::conf::Template;
 use super::event::Posted;
 use super::frame::Frame;
-use super::guard::guard;
+use super::guard::guard_else;
 use super::location::Location;
 use super::{bits, connection, message, pool, rc, stat};
 
@@ -211,6 +211,16 @@ impl Shared {
         self.complete.set(true);
     }
 
+    /// The request is being closed.
+    fn has_ended(&self, end: End) {
+        // INVARIANT: closed from now on.
+        self.request.set(ptr::null_mut());
+        self.end.set(Some(end));
+        if let Some(posted) = self.posted.get() {
+            posted.post();
+        }
+    }
+
     fn tell(&self) {
         if let (Some(end), Some(on_end)) = (self.end.take(), self.on_end.take()) {
             on_end(end);
@@ -268,33 +278,28 @@ pub(super) fn watch_end(
 
 /// The cleanup of a run's request pool: notes the result and posts; nothing more (RUN-10).
 unsafe extern "C" fn on_request_end(r: *mut c_void) {
-    guard((), || {
-        let r = r.cast::<ngx_http_request_t>();
-        // SAFETY: the request's memory is given back after the cleanups of its pool.
-        let c = unsafe { (*r).connection };
-        // SAFETY: the connection is closed after its request (`ngx_http_close_request`).
-        let Some(frame) = (unsafe { Frame::of(c) }) else { return };
-        // SAFETY: as above.
-        let Some(shared) = (unsafe { Frame::shared(frame) }) else { return };
-        // SAFETY: as above.
-        let status = unsafe { (*r).headers_out.status };
-        // SAFETY: as above.
-        let error = unsafe { (*r).err_status };
-        // SAFETY: as above.
-        let closed = unsafe { (*c).close() } != 0;
-        // As `$status` has it (`ngx_http_variable_status`).
-        let status = if error == 0 { status } else { error };
-        shared.end.set(Some(End {
-            status: u16::try_from(status).unwrap_or(0),
-            complete: shared.complete.get(),
-            closed,
-        }));
-        // INVARIANT: closed from now on.
-        shared.request.set(ptr::null_mut());
-        if let Some(posted) = shared.posted.get() {
-            posted.post();
-        }
-    });
+    let r = r.cast::<ngx_http_request_t>();
+    // SAFETY: the request's memory is given back after the cleanups of its pool.
+    let c = unsafe { (*r).connection };
+    // SAFETY: the connection is closed after its request (`ngx_http_close_request`).
+    let Some(frame) = (unsafe { Frame::of(c) }) else { return };
+    // SAFETY: as above.
+    let Some(shared) = (unsafe { Frame::shared(frame) }) else { return };
+    guard_else(
+        || {
+            // SAFETY: as above.
+            let status = unsafe { (*r).headers_out.status };
+            // SAFETY: as above.
+            let error = unsafe { (*r).err_status };
+            // SAFETY: as above.
+            let closed = unsafe { (*c).close() } != 0;
+            // As `$status` has it (`ngx_http_variable_status`).
+            let status = if error == 0 { status } else { error };
+            let status = u16::try_from(status).unwrap_or(0);
+            shared.has_ended(End { status, complete: shared.complete.get(), closed });
+        },
+        || shared.has_ended(End { status: 0, complete: false, closed: false }),
+    );
 }
 
 /// Enters the location, as `ngx_http_named_location` does.

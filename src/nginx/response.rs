@@ -249,3 +249,16 @@ pub(super) fn send(
     // SAFETY: an open request whose header was sent; the filters copy the link (RUN-14).
     unsafe { ngx_http_output_filter(r, &raw mut chain) }
 }
+
+/// Whether something that was handed over has not left yet, as `ngx_http_writer` has it; and also
+/// what the connection has of a subrequest whose turn it is to be sent.
+pub(super) fn is_buffered(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: an open request.
+    let request = unsafe { &*r };
+    // SAFETY: it has an open connection.
+    let connection = unsafe { &*request.connection };
+    bits::buffered(request) != 0
+        || !request.postponed.is_null()
+        || ((ptr::eq(r, request.main) || ptr::eq(connection.data, r.cast()))
+            && connection.buffered() != 0)
+}

@@ -28,7 +28,7 @@ sub refused {
     mkdir $dir or die "$dir: $!";
     if ($header) {
         my $text = slurp("$source/src/$header");
-        $text =~ s/$from/$to . ( $1 \/\/ '' )/me or return "$header has no $from";
+        $text =~ s/$from/$to eq 'swapped' ? "$+{b}$+{a}" : $to . ( $1 \/\/ '' )/me or return "$header has no $from";
         spew( "$dir/" . $header =~ s{.*/}{}r, $text );
     }
     my ( $status, $out ) = run_command(
@@ -42,6 +42,13 @@ sub refused {
 }
 
 is( refused(), '', 'as it is, it is loaded' );
+
+# A bit-field and the one behind it.
+sub swapped {
+    my ($name) = @_;
+    $name .= ':1' if $name !~ /:/;
+    return qr/(?m)^(?<a>    unsigned +$name;\n+)(?<b>    unsigned +\w+:\d;\n)/;
+}
 
 # One field or bit more than nginx has, or one less.
 my $word = '    void  *added;';
@@ -60,8 +67,11 @@ my @cases = (
     [ ngx_http_request_t => 'http/ngx_http_request.h', qr/(?m)^(    unsigned +blocked:8;)/, "$bit\n" ],
     [ ngx_http_request_t => 'http/ngx_http_request.h', qr/(?m)^(    unsigned +internal:1;)/, "$bit\n" ],
     [ ngx_http_request_t => 'http/ngx_http_request.h', qr/(?m)^    unsigned +root_tested:1;/, '' ],
+    # What stands behind is where it was.
+    ( map { [ ngx_http_request_t => 'http/ngx_http_request.h', swapped($_), 'swapped' ] } qw( header_only header_sent buffered:4 stat_reading stat_writing ) ),
     [ ngx_http_request_t => 'http/ngx_http_request.h', qr/(?m)^(    ngx_http_request_body_t +\*request_body;)/, "$word\n" ],
     [ ngx_http_core_loc_conf_t => 'http/ngx_http_core_module.h', qr/(?m)^(    unsigned +named:1;)/, "$bit\n" ],
+    [ ngx_http_core_loc_conf_t => 'http/ngx_http_core_module.h', qr/(?m)^(    unsigned +auto_redirect:1;)/, "$bit\n" ],
     [ ngx_http_core_loc_conf_t => 'http/ngx_http_core_module.h', qr/(?m)^(    ngx_log_t +\*error_log;)/, "$word\n" ],
     [ ngx_http_core_srv_conf_t => 'http/ngx_http_core_module.h', qr/(?m)^(    size_t +connection_pool_size;)/, "$word\n" ],
     [ ngx_core_conf_t => 'core/ngx_cycle.h', qr/(?m)^(    ngx_uid_t +user;)/, "$word\n" ],
@@ -69,7 +79,8 @@ my @cases = (
 
 for my $case (@cases) {
     my ( $structure, $header, $from, $to ) = @$case;
-    is( refused( $header, $from, $to ), $structure, "$structure: " . ( $to ? "more before" : "without" ) . ( $from =~ /(\w+)\W*$/ ? " $1" : "" ) );
+    my ($name) = $from =~ /(\w+)(?::\d)?;/;
+    is( refused( $header, $from, $to ), $structure, "$structure: " . ( $to eq 'swapped' ? 'behind' : $to ? 'more before' : 'without' ) . " $name" );
 }
 
 done_testing;

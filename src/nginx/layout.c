@@ -483,6 +483,29 @@ phases(void)
 }
 
 
+/* what is buffered is written later; two references, so that nothing else than that is done */
+
+static const char *
+buffered(ngx_uint_t bit)
+{
+    ngx_http_request_t  *r;
+
+    r = empty_request();
+    r->count = 2;
+    r->buffered = bit;
+    r->connection->write->ready = 1;
+    r->connection->write->delayed = 1;
+
+    ngx_http_finalize_request(r, NGX_OK);
+
+    if (r->http_state != NGX_HTTP_WRITING_REQUEST_STATE || r->done || r->count != 2) {
+        return "ngx_http_request_t";
+    }
+
+    return NULL;
+}
+
+
 static ngx_int_t
 on_log(ngx_http_request_t *r)
 {
@@ -502,7 +525,8 @@ on_cleanup(void *data)
 static const char *
 free_request(ngx_uint_t logged)
 {
-    ngx_atomic_t              **gauge, *shared, writing;
+    ngx_atomic_t              **gauge[2], *shared[2], number[2];
+    ngx_uint_t                  i;
     ngx_http_cleanup_t          cleanup;
     ngx_http_request_t         *r;
     ngx_http_handler_pt         handler;
@@ -532,24 +556,29 @@ free_request(ngx_uint_t logged)
     r->headers_out.status = logged ? 200 : 0;
     r->connection->sent = logged;
 
-    /* only an nginx with stub_status has the gauge, in memory that workers share */
-    shared = NULL;
-    writing = 1;
-    gauge = dlsym(RTLD_DEFAULT, "ngx_stat_writing");
+    /* only an nginx with stub_status has the gauges, in memory that workers share */
+    gauge[0] = dlsym(RTLD_DEFAULT, "ngx_stat_reading");
+    gauge[1] = dlsym(RTLD_DEFAULT, "ngx_stat_writing");
 
-    if (gauge) {
-        shared = *gauge;
-        *gauge = &writing;
+    if (gauge[0] && gauge[1]) {
+        for (i = 0; i < 2; i++) {
+            number[i] = 1;
+            shared[i] = *gauge[i];
+            *gauge[i] = &number[i];
+        }
+
+        r->stat_reading = !logged;
         r->stat_writing = logged;
-        r->disable_not_modified = !logged;
+        r->disable_not_modified = r->stat_processing = 1;
     }
 
     ngx_http_free_request(r, 204);
 
-    if (gauge) {
-        *gauge = shared;
+    if (gauge[0] && gauge[1]) {
+        *gauge[0] = shared[0];
+        *gauge[1] = shared[1];
 
-        if (writing != !logged) {
+        if (number[0] != logged || number[1] != !logged) {
             return "ngx_http_request_t";
         }
     }
@@ -577,6 +606,62 @@ body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     memory->argument = in->buf;
 
     return NGX_ERROR;
+}
+
+
+static ngx_int_t
+header_filter(ngx_http_request_t *r)
+{
+    memory->called += 10;
+
+    return NGX_OK;
+}
+
+
+/* a header that was sent is not sent again, and what consists of a header has no body */
+
+static const char *
+response(ngx_pool_t *pool, ngx_uint_t header_sent, ngx_uint_t header_only)
+{
+    ngx_int_t                         rc;
+    ngx_str_t                         type;
+    ngx_http_request_t               *r;
+    ngx_http_complex_value_t          value;
+    ngx_http_output_body_filter_pt    top_body;
+    ngx_http_output_header_filter_pt  top_header;
+
+    top_header = ngx_http_top_header_filter;
+    top_body = ngx_http_top_body_filter;
+    ngx_http_top_header_filter = header_filter;
+    ngx_http_top_body_filter = body_filter;
+
+    ngx_str_set(&type, "text/plain");
+    ngx_memzero(&value, sizeof(ngx_http_complex_value_t));
+    ngx_str_set(&value.value, "body");
+
+    r = empty_request();
+    r->pool = pool;
+    r->header_sent = header_sent;
+    r->header_only = header_only;
+    r->chunked = r->expect_trailers = !header_only;
+    r->request_output = r->expect_tested = !header_sent;
+    r->discard_body = 1;
+
+    rc = ngx_http_send_response(r, 200, &type, &value);
+
+    ngx_http_top_header_filter = top_header;
+    ngx_http_top_body_filter = top_body;
+
+    if (memory->called != (ngx_uint_t) (header_sent ? 0 : header_only ? 10 : 11)
+        || rc != (header_only && !header_sent ? NGX_OK : NGX_ERROR)
+        || r->headers_out.status != 200 || r->headers_out.content_length_n != 4
+        || r->headers_out.content_type.data != type.data
+        || r->headers_out.content_type_len != type.len)
+    {
+        return "ngx_http_request_t";
+    }
+
+    return NULL;
 }
 
 
@@ -692,6 +777,10 @@ last_buffer(ngx_pool_t *pool, ngx_uint_t need, ngx_uint_t delayed)
 
     if (memory->called != (need && !delayed)) {
         return delayed ? "ngx_event_t" : "ngx_connection_t";
+    }
+
+    if (r->connection->buffered != (delayed ? NGX_HTTP_WRITE_BUFFERED : 0)) {
+        return "ngx_connection_t";
     }
 
     if (!memory->called) {
@@ -878,6 +967,49 @@ locations(ngx_conf_t *cf)
 }
 
 
+#if (NGX_HTTP_GZIP && NGX_PCRE)
+
+/* the bit-field behind "auto_redirect", which nothing looks at before a configuration was read */
+
+static const char *
+gzip_disable(ngx_conf_t *cf)
+{
+    ngx_str_t                  words[2];
+    ngx_conf_t                 conf;
+    ngx_array_t                args;
+    ngx_command_t             *cmd;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    ngx_memzero(memory->loc, BLOCK);
+    clcf = (ngx_http_core_loc_conf_t *) memory->loc;
+
+    ngx_str_set(&words[0], "gzip_disable");
+    ngx_str_set(&words[1], "msie6");
+    args.elts = words;
+    args.nelts = 2;
+    conf = *cf;
+    conf.args = &args;
+
+    for (cmd = ngx_http_core_module.commands; cmd->name.len; cmd++) {
+
+        if (ngx_strcmp(cmd->name.data, words[0].data) != 0) {
+            continue;
+        }
+
+        if (cmd->set(&conf, cmd, clcf) != NGX_CONF_OK
+            || clcf->gzip_disable_msie6 != 1
+            || clcf->auto_redirect || clcf->noregex || clcf->gzip_disable_degradation)
+        {
+            return "ngx_http_core_loc_conf_t";
+        }
+    }
+
+    return NULL;
+}
+
+#endif
+
+
 static const char *
 others(ngx_conf_t *cf)
 {
@@ -937,7 +1069,12 @@ structures(ngx_conf_t *cf)
     if ((differs = buffers()) != NULL
         || (differs = locations(cf)) != NULL
         || (differs = parsers()) != NULL
+#if (NGX_HTTP_GZIP && NGX_PCRE)
+        || (differs = gzip_disable(cf)) != NULL
+#endif
         || (differs = phases()) != NULL
+        || (differs = buffered(1)) != NULL
+        || (differs = buffered(8)) != NULL
         || (differs = free_request(1)) != NULL
         || (differs = free_request(0)) != NULL)
     {
@@ -949,7 +1086,10 @@ structures(ngx_conf_t *cf)
         return NULL;
     }
 
-    if ((differs = sending(pool)) == NULL
+    if ((differs = response(pool, 0, 0)) == NULL
+        && (differs = response(pool, 0, 1)) == NULL
+        && (differs = response(pool, 1, 0)) == NULL
+        && (differs = sending(pool)) == NULL
         && (differs = last_buffer(pool, 1, 0)) == NULL
         && (differs = last_buffer(pool, 0, 0)) == NULL)
     {

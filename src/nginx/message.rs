@@ -9,7 +9,7 @@ use nginx_sys::{
 
 use super::location::Location;
 use super::request::{Request, StartError, Uri};
-use super::{bits, borrowed, bytes, pool, rc, uri};
+use super::{bits, borrowed, bytes, pool, rc, stat, uri};
 
 /// An HTTP method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +67,10 @@ pub(super) fn fill(
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let making = unsafe { &mut *r };
-        bits::set_stat_reading(making, 0);
-        bits::set_stat_writing(making, 1);
+        if stat::WRITING.is_there() {
+            bits::set_stat_reading(making, 0);
+            bits::set_stat_writing(making, 1);
+        }
         bits::set_internal(making, 1);
         bits::set_keepalive(making, 0);
         bits::set_limit_rate_set(making, 1);

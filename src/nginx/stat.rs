@@ -35,6 +35,11 @@ impl Gauge {
         Self { name, address: OnceLock::new() }
     }
 
+    /// Whether this nginx has it.
+    pub(super) fn is_there(&self) -> bool {
+        self.pointer().is_some()
+    }
+
     pub(super) fn increment(&self) {
         self.add(1);
     }

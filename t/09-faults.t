@@ -37,10 +37,10 @@ ok( wait_until( sub { $faults->calls($mine) >= 3 } ), 'the calls of a worker' );
 is( $faults->calls($not),   0, 'not of files with other names' );
 cmp_ok( $faults->calls($other), '<', $faults->calls($mine), 'not of other workers' );
 
-# The second call from now on, once; and bytes fewer than asked for.
-my $second = $faults->fail( 'pwrite', error => 'EIO', nth => 2, times => 1, name => $state );
-ok( wait_until( sub { $faults->calls($second) >= 4 } ), 'calls go on after one that failed' );
-is( $faults->failures($second), 1, 'one has failed' );
+# The second call from now on, and the one by which it is tried once more; and bytes fewer than asked for.
+my $second = $faults->fail( 'pwrite', error => 'EIO', nth => 2, times => 2, name => $state );
+ok( wait_until( sub { $faults->calls($second) >= 4 } ), 'calls go on after two that failed' );
+is( $faults->failures($second), 2, 'two have failed' );
 logged( $nginx, qr/\[crit\].* state file: pwrite\(\) "\Q$state\E" failed \(5: Input\/output error\)/, 'and nginx says so' );
 my $short = $faults->fail( 'pwrite', short => 16, name => $state, times => 3 );
 ok( wait_until( sub { $faults->failures($short) == 3 } ), 'writes may fall short' );

@@ -278,6 +278,7 @@ impl Job {
                     }
                 }
                 Recovered::Again => return self.wait_a_step(|| {}),
+                Recovered::LeftToOwner => return Turn::Rest,
                 Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
                     return Turn::LookAgain;
                 }
@@ -339,6 +340,7 @@ impl Job {
     fn recovered(&self, recovered: Recovered) -> Turn {
         match recovered {
             Recovered::Again => self.wait_a_step(|| {}),
+            Recovered::LeftToOwner => Turn::Rest,
             _ => Turn::LookAgain,
         }
     }

@@ -283,7 +283,9 @@ impl ClaimAttempt {
                 Wanted::Next { .. } => {}
             }
         }
-        if let Some(attempt) = interrupted {
+        if let Some(attempt) = interrupted
+            && exclusion.tells_death_of(&attempt)
+        {
             let name = timer.place.name.clone();
             inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }

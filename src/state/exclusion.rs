@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::access::Lock;
 use super::notice::Notice;
-use super::shared_claims::{Held, SharedClaim};
+use super::run::Attempt;
+use super::shared_claims::{Claimant, Held, SharedClaim};
 use super::store::{Inner, Locked, Owner, Place, Timer};
 
 /// An attempt that exceeds its timeout by this does not end any more.
@@ -19,6 +20,8 @@ pub(super) struct Exclusion<'a> {
     // Dropped in this order: who gets the lock finds no holder.
     hold: Hold<'a>,
     lock: Option<Locked<'a>>,
+    /// Whether a living process has had the timer for too long.
+    taken_over: bool,
 }
 
 struct Hold<'a> {
@@ -48,15 +51,20 @@ impl Inner {
         let held = timer.place.claims.as_ref().map_or(Held::Here, |claims| {
             claims.hold(self.process.holder(), longest_attempt(timer))
         });
-        match held {
-            Held::Here => {}
+        let taken_over = match held {
+            Held::Here => false,
             Held::Elsewhere(..) => return Excluded::Us,
             Held::TakenOver(other, since) => {
                 let name = timer.place.name.clone();
                 self.notice(Notice::TakenOver { name, pid: other.pid, since });
+                true
             }
-        }
-        Excluded::Others(Exclusion { hold: Hold { inner: self, place: Some(timer.place) }, lock })
+        };
+        Excluded::Others(Exclusion {
+            hold: Hold { inner: self, place: Some(timer.place) },
+            lock,
+            taken_over,
+        })
     }
 
     /// Whether a living process of this master has a run of the timer, or its end still to write.
@@ -77,6 +85,15 @@ impl Exclusion<'_> {
     /// Whether the run lock is part of it.
     pub(super) fn is_locked(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Whether the process that made `attempt`, of which the record says that it is running, has died: a
+    /// lock that could be taken tells, and where there is none the process itself.
+    pub(super) fn tells_death_of(&self, attempt: &Attempt) -> bool {
+        let process = self.hold.inner.process;
+        let may_live = attempt.boot == process.boot && attempt.pid != process.pid;
+        let lives = || Claimant { pid: attempt.pid, started: 0 }.lives();
+        !(self.taken_over || (self.lock.is_none() && may_live && lives()))
     }
 
     /// Leaves it to a claim, whose drop gives it back; answers the page that is locked.

@@ -28,6 +28,8 @@ pub enum Recovered {
     Interrupted,
     /// It waited for an attempt that a pause or a cancel forbids; it has ended like this.
     Ended(Outcome),
+    /// Nobody can be excluded by the file, or it cannot be read, and the timer falls to another worker.
+    LeftToOwner,
     /// A lock was refused, or a read torn: to be called again after one of
     /// [`Steps`](super::Steps).
     Again,
@@ -50,7 +52,7 @@ impl Store {
         let seen = match self.read_for(timer) {
             Ok(seen) => seen,
             Err(Unread::Torn) => return Recovered::Again,
-            Err(Unread::Lost) => return Recovered::Nothing,
+            Err(Unread::Lost) => return Recovered::LeftToOwner,
         };
         match seen.run.progress {
             Progress::Nothing => return Recovered::Nothing,
@@ -69,10 +71,10 @@ impl Store {
                 }
             }
         }
-        let _exclusion = match inner.exclude(timer) {
+        let exclusion = match inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => return Recovered::Again,
-            Excluded::LeftToOwner => return Recovered::Nothing,
+            Excluded::LeftToOwner => return Recovered::LeftToOwner,
         };
         let now = clock();
         let lost = timer.place.lost();
@@ -96,13 +98,15 @@ impl Store {
                 } else {
                     reading.run.close(attempt, interrupted());
                 }
-                let name = timer.place.name.clone();
-                inner.notice(Notice::Interrupted {
-                    name,
-                    attempt,
-                    retry_at: next_at,
-                    attempts: retry.more.saturating_add(1),
-                });
+                if exclusion.tells_death_of(&attempt) {
+                    let name = timer.place.name.clone();
+                    inner.notice(Notice::Interrupted {
+                        name,
+                        attempt,
+                        retry_at: next_at,
+                        attempts: retry.more.saturating_add(1),
+                    });
+                }
                 Recovered::Interrupted
             }
             Progress::Waiting(attempt, _) => {
@@ -129,7 +133,7 @@ impl Store {
         let _exclusion = match self.inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => return Recovered::Again,
-            Excluded::LeftToOwner => return Recovered::Nothing,
+            Excluded::LeftToOwner => return Recovered::LeftToOwner,
         };
         let lost = timer.place.lost();
         let (place, run) = match self.read_locked(timer.place, clock()) {

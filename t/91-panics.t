@@ -39,7 +39,7 @@ for my $file ( glob dirname(__FILE__) . '/../src/nginx/*.rs' ) {
 # Nothing of nginx's calls these in a run.
 my @never = qw( receive receive_chain send );
 # Called when a configuration is read or taken up, or when a process begins or ends.
-my @at_reload = qw( set_http set_location create merge hook init init_module drop_boxed init_process content exit_process );
+my @at_reload = qw( set_http set_location create merge hook init init_module drop_boxed forget init_process content exit_process );
 my %while_running = map { $_ => $guards{$_} } keys %guards;
 delete @while_running{ @never, @at_reload };
 is( scalar( grep { !$guards{$_} } @never, @at_reload ), 0, 'all functions are there' );
@@ -53,6 +53,10 @@ my $panics  = scratch_dir() . '/panics';
 my $slow    = free_port();
 my $proxy   = 'proxy_pass http://127.0.0.1:' . $backend->port;
 my @names   = qw( plain proxied limited shared );
+
+# What a cleanup did not come to is lost.
+$ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
+$ENV{TIMER_PANICS} = $panics;
 
 my $nginx = TimerTest::Nginx->new(
     workers   => 2,
@@ -73,7 +77,6 @@ CONF
 CONF
     allow => [ qr/\[alert\].*: timer: caught panic: on purpose, /, qr/^thread .* panicked at src\/nginx\/panics\.rs:/, qr/a run is not possible in this nginx \(content handler\)/ ],
 );
-$ENV{TIMER_PANICS} = $panics;
 spew( $panics, '' );
 $nginx->start;
 my @workers = $nginx->workers;

@@ -43,8 +43,8 @@ fn configured(timer: &TimerConf, workers: usize) -> Configured {
             WorkerChoice::Any => Worker::Any,
             choice => Worker::Slot(choice.slot(&timer.name, workers)),
         },
-        server: shown(timer.location.first_server_name()),
-        location: shown(timer.location.name()),
+        server: shown(&timer.location.first_server_name()),
+        location: shown(&timer.location.name()),
         config: timer.place.to_string(),
         timeout: timer.timeout,
     }

@@ -43,7 +43,8 @@ impl LocationDirective for TimerApi {
         })?;
         let location = parsing.location();
         if location.kind() != Kind::Prefix {
-            let name = Shown(location.name());
+            let name = location.name();
+            let name = Shown(&name);
             let why = format!("\"timer_api\" needs a prefix location, not \"{name}\"");
             return Err(Refused::Because(why));
         }

@@ -228,7 +228,8 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
     if location.kind() == Kind::Named || !word.starts_with(b"/") {
         return Err(invalid(word, "uri", "parameter", "a path that begins with \"/\""));
     }
-    let name = Shown(location.name());
+    let name = location.name();
+    let name = Shown(&name);
     Err(Refused::Because(format!("\"uri\" must be within location \"{name}\"")))
 }
 
@@ -236,14 +237,14 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
 fn default_uri(location: Location, parsing: &Parsing<'_>) -> Result<Vec<u8>, Refused> {
     let name = location.name();
     let uri = match location.kind() {
-        Kind::Named => escape(&[b"/", name.strip_prefix(b"@").unwrap_or(name)].concat()),
-        Kind::Exact | Kind::Prefix => escape(name),
+        Kind::Named => escape(&[b"/", name.strip_prefix(b"@").unwrap_or(&name)].concat()),
+        Kind::Exact | Kind::Prefix => escape(&name),
         Kind::Regex => Vec::new(),
     };
     if location.contains(parsing.log(), &uri) {
         return Ok(uri);
     }
-    let name = Shown(name);
+    let name = Shown(&name);
     Err(Refused::Because(format!("\"timer\" must have \"uri\" parameter in location \"{name}\"")))
 }
 

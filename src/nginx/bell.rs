@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use nginx_sys::{ngx_close_connection, ngx_connection_t, ngx_event_t, ngx_get_connection};
 
+use super::cycle;
 use super::guard::guard;
 use super::log::Log;
 use super::rc;
@@ -78,7 +79,7 @@ impl Drop for Bell {
     fn drop(&mut self) {
         // INVARIANT: null from here on.
         let c = self.0.connection.replace(ptr::null_mut());
-        if c.is_null() {
+        if c.is_null() || !cycle::is_there() {
             return;
         }
         // SAFETY: a connection of ours, which is open.

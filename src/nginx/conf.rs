@@ -16,6 +16,7 @@ use nginx_sys::{
     ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_palloc, ngx_str_t, ngx_uint_t,
 };
 
+use super::cycle::Cycle;
 use super::guard::guard;
 use super::location::Location;
 use super::log::Log;
@@ -146,14 +147,14 @@ impl fmt::Display for Shown<'_> {
 ///
 /// # Invariants
 ///
-/// Points to a compiled value in the pool of the cycle that the configuration belongs to, and is
-/// not used after that cycle.
+/// Points to a compiled value in the pool of the cycle.
 #[derive(Clone, Copy, Debug)]
-pub struct Template(NonNull<ngx_http_complex_value_t>);
+pub struct Template(NonNull<ngx_http_complex_value_t>, Cycle);
 
 impl Template {
-    pub(super) fn as_ptr(self) -> *mut ngx_http_complex_value_t {
-        self.0.as_ptr()
+    /// `None` once its configuration is gone.
+    pub(super) fn as_ptr(self) -> Option<*mut ngx_http_complex_value_t> {
+        self.1.is_alive().then_some(self.0.as_ptr())
     }
 }
 
@@ -211,7 +212,7 @@ impl<'a> Parsing<'a> {
     /// The location in whose block the directive stands.
     pub fn location(&self) -> Location {
         // SAFETY: a location's directive is read with the context of its block.
-        unsafe { Location::from_context(self.cf().ctx.cast()) }
+        unsafe { Location::from_context(self.cf().ctx.cast(), Cycle::newest()) }
     }
 
     /// This host's name.
@@ -284,13 +285,13 @@ impl<'a> Parsing<'a> {
             return Err(Refused::AlreadyLogged);
         }
         // INVARIANT: compiled, and in the cycle's pool.
-        Ok(Template(compiled))
+        Ok(Template(compiled, Cycle::newest()))
     }
 
     /// The log to which the reading tells.
     pub fn log(&self) -> Log {
-        // SAFETY: HOST-2: the log of the cycle that is being made.
-        unsafe { Log::from_ptr(self.cf().log) }
+        // As `ngx_init_cycle` has it: that of the cycle before.
+        Log::cycle()
     }
 
     /// Says why the configuration is refused, as nginx's own handlers do.

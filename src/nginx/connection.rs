@@ -64,7 +64,8 @@ pub(super) fn connect(
     // SAFETY: a fresh connection of ours. INVARIANT of `close`: the shared socket stays open.
     unsafe { (*c).set_shared(1) };
 
-    let size = location.server().connection_pool_size;
+    // SAFETY: `start` has seen that it is there.
+    let size = unsafe { location.server() }.connection_pool_size;
     // SAFETY: the log lives as long as the cycle.
     let pool = unsafe { ngx_create_pool(size, Log::cycle().as_ptr()) };
     let frame = if pool.is_null() { ptr::null_mut() } else { frame_in(pool) };

@@ -21,8 +21,9 @@ use nginx_sys::{
     ngx_post_event, ngx_queue_t,
 };
 
+use super::cycle;
 use super::guard::{guard, guard_else};
-use super::log::Log;
+use super::log::silent;
 #[cfg(feature = "panic-points")]
 use super::panics;
 
@@ -124,7 +125,9 @@ impl Posted {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.leave();
+        if cycle::is_there() {
+            self.0.leave();
+        }
         self.0.retire();
     }
 }
@@ -134,7 +137,8 @@ impl Node {
         // SAFETY: `ngx_event_t` is plain C data, for which nginx itself takes zeroed memory.
         let mut event: ngx_event_t = unsafe { mem::zeroed() };
         event.handler = Some(on_event);
-        event.log = Log::cycle().as_ptr();
+        // It may be in the tree for longer than any cycle is there.
+        event.log = silent();
         event.set_cancelable(u32::from(hold == Hold::Cancelable));
 
         let node = Rc::new(Self {

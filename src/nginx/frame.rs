@@ -76,7 +76,8 @@ impl Frame {
 
         this.address.default_server = location.server_ptr();
         this.connection.addr_conf = &raw mut this.address;
-        this.connection.conf_ctx = location.server().ctx;
+        // SAFETY: `start` has seen that it is there.
+        this.connection.conf_ctx = unsafe { location.server() }.ctx;
 
         this.socket_address.sin_family = AF_INET;
         this.socket_address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);

@@ -12,7 +12,7 @@ use super::conf::Parsing;
 use super::frame::Frame;
 use super::guard::guard;
 use super::location::Location;
-use super::log::{Level, Log};
+use super::log::{Level, write_to};
 use super::module::{self, HttpModule};
 use super::reply;
 use super::response::Answer;
@@ -39,13 +39,16 @@ impl Block {
     /// Whether it is an `if` or `limit_except` block: a part of the location around it, with the
     /// same name, but with a handler of its own.
     pub fn is_part_of_location(&self) -> bool {
-        self.0.conf().noname() != 0
+        // SAFETY: a block that is being merged.
+        unsafe { self.0.conf() }.noname() != 0
     }
 
     /// Has `H` answer its requests, unless something else does.
     pub fn answer_by<H: Handler>(&self) {
-        if self.0.conf().handler.is_none() {
-            set::<H>(self.0);
+        // SAFETY: a block that is being merged.
+        if unsafe { self.0.conf() }.handler.is_none() {
+            // SAFETY: as above.
+            unsafe { set::<H>(self.0) };
         }
     }
 }
@@ -53,14 +56,18 @@ impl Block {
 impl Parsing<'_> {
     /// Has `H` answer the requests of the location whose block is being read.
     pub fn answer_by<H: Handler>(&mut self) {
-        set::<H>(self.location());
+        // SAFETY: the location whose block is being read.
+        unsafe { set::<H>(self.location()) };
     }
 }
 
-fn set<H: Handler>(location: Location) {
+/// # Safety
+///
+/// A location of the configuration that is being read.
+unsafe fn set<H: Handler>(location: Location) {
     let handler: ngx_http_handler_pt = Some(handle::<H>);
     let conf = location.conf_ptr();
-    // SAFETY: a location of the configuration that is being read, to which nobody else writes.
+    // SAFETY: the caller's promise; nobody else writes to it.
     unsafe { (*conf).handler = handler };
     if location.name().ends_with(b"/") {
         // As for `proxy_pass`: the name without the slash is sent on.
@@ -177,8 +184,8 @@ impl<'a> ClientRequest<'a> {
     pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
         // SAFETY: an open request has an open connection.
         let log = unsafe { (*self.request().connection).log };
-        // SAFETY: as above; the handle is not kept.
-        unsafe { Log::from_ptr(log) }.write(level, message);
+        // SAFETY: as above: with its log.
+        unsafe { write_to(log, level, 0, message) };
     }
 }
 

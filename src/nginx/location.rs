@@ -9,6 +9,7 @@ use nginx_sys::{
 };
 
 use super::bytes;
+use super::cycle::Cycle;
 use super::log::Log;
 use super::module::{self, HttpModule};
 use super::uri;
@@ -17,12 +18,12 @@ use super::uri;
 ///
 /// # Invariants
 ///
-/// Both point to configurations of one cycle that was read, and a handle is not used after its
-/// cycle.
+/// Both point to configurations that are there as long as the cycle is.
 #[derive(Clone, Copy, Debug)]
 pub struct Location {
     conf: NonNull<ngx_http_core_loc_conf_t>,
     server: NonNull<ngx_http_core_srv_conf_t>,
+    cycle: Cycle,
 }
 
 /// How a location is chosen.
@@ -43,8 +44,8 @@ impl Location {
     ///
     /// # Safety
     ///
-    /// `context` is the one with which a directive in a `location` block is read.
-    pub(super) unsafe fn from_context(context: *mut ngx_http_conf_ctx_t) -> Self {
+    /// `context` is the one with which a directive in a `location` block is read, of `cycle`.
+    pub(super) unsafe fn from_context(context: *mut ngx_http_conf_ctx_t, cycle: Cycle) -> Self {
         // SAFETY: `index` and `ctx_index` are set before any configuration is read.
         let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
         // SAFETY: the caller's promise.
@@ -63,18 +64,33 @@ impl Location {
         let conf = unsafe { NonNull::new_unchecked(conf) };
         // SAFETY: as above.
         let server = unsafe { NonNull::new_unchecked(server) };
-        // INVARIANT: both belong to the cycle that is being read.
-        Self { conf, server }
+        // INVARIANT: the caller's promise.
+        Self { conf, server, cycle }
     }
 
-    pub(super) fn conf(&self) -> &ngx_http_core_loc_conf_t {
-        // SAFETY: the invariant; only the reading of a configuration changes it, and no reference
-        // is kept over a call into nginx.
+    /// Whether its configuration is in memory.
+    pub(super) fn is_there(self) -> bool {
+        self.cycle.is_alive()
+    }
+
+    /// Whether its configuration is the one in use.
+    pub(super) fn is_in_use(self) -> bool {
+        self.cycle.is_current()
+    }
+
+    /// # Safety
+    ///
+    /// It is there for `'a`, during which its configuration is not being read on.
+    pub(super) unsafe fn conf<'a>(self) -> &'a ngx_http_core_loc_conf_t {
+        // SAFETY: the caller's promise.
         unsafe { self.conf.as_ref() }
     }
 
-    pub(super) fn server(&self) -> &ngx_http_core_srv_conf_t {
-        // SAFETY: as above.
+    /// # Safety
+    ///
+    /// As for [`conf`](Self::conf).
+    pub(super) unsafe fn server<'a>(self) -> &'a ngx_http_core_srv_conf_t {
+        // SAFETY: the caller's promise.
         unsafe { self.server.as_ref() }
     }
 
@@ -87,27 +103,44 @@ impl Location {
     }
 
     /// What its server has outside of any location.
-    pub(super) fn of_server(self) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// It is there.
+    pub(super) unsafe fn of_server(self) -> Self {
+        // SAFETY: the caller's promise.
+        let context = unsafe { self.server() }.ctx;
         // SAFETY: a server's context is that with which its directives were read.
-        unsafe { Self::from_context(self.server().ctx) }
+        unsafe { Self::from_context(context, self.cycle) }
     }
 
     /// The modules' configurations of it; a server has them in its context.
-    pub(super) fn confs(&self) -> *mut *mut c_void {
-        let confs = self.conf().loc_conf;
+    ///
+    /// # Safety
+    ///
+    /// It is there.
+    pub(super) unsafe fn confs(self) -> *mut *mut c_void {
+        // SAFETY: the caller's promise.
+        let confs = unsafe { self.conf() }.loc_conf;
         if !confs.is_null() {
             return confs;
         }
+        // SAFETY: as above.
+        let context = unsafe { self.server() }.ctx;
         // SAFETY: made with the server.
-        unsafe { (*self.server().ctx).loc_conf }
+        unsafe { (*context).loc_conf }
     }
 
-    /// How it is chosen.
-    pub fn kind(&self) -> Kind {
-        let conf = self.conf();
+    /// How it is chosen; by name alone once its configuration is gone.
+    pub fn kind(self) -> Kind {
+        if !self.is_there() {
+            return Kind::Named;
+        }
+        // SAFETY: it is there; ends here.
+        let conf = unsafe { self.conf() };
         if conf.named() != 0 {
             Kind::Named
-        } else if self.has_regex() {
+        } else if has_regex(conf) {
             Kind::Regex
         } else if conf.exact_match() != 0 {
             Kind::Exact
@@ -116,24 +149,42 @@ impl Location {
         }
     }
 
-    /// Its name as configured: `/uri`, `@name`, or a pattern.
-    pub fn name(&self) -> &[u8] {
+    /// Its name as configured: `/uri`, `@name`, or a pattern; empty once its configuration is gone.
+    pub fn name(self) -> Vec<u8> {
+        if !self.is_there() {
+            return Vec::new();
+        }
+        // SAFETY: it is there.
+        let name = unsafe { self.conf() }.name;
         // SAFETY: the name lives in the cycle's pool.
-        unsafe { bytes(self.conf().name) }
+        unsafe { bytes(name) }.to_vec()
     }
 
     /// The log that `error_log` sets for it.
-    pub fn log(&self) -> Log {
-        // SAFETY: the invariant: it lives in the pool of the location's cycle.
-        unsafe { Log::from_ptr(self.conf().error_log) }
+    pub fn log(self) -> Log {
+        if !self.is_there() {
+            return Log::cycle();
+        }
+        // SAFETY: it is there.
+        let log = unsafe { self.conf() }.error_log;
+        // SAFETY: it lives in the pool of the location's cycle.
+        unsafe { Log::of(log, self.cycle) }
     }
 
     /// Whether it is a location of the `http` block of this context.
-    pub(super) fn is_in(self, context: *const ngx_http_conf_ctx_t) -> bool {
-        let own = self.server().ctx;
-        // SAFETY: a server has its context, and the caller that of an `http` block.
+    ///
+    /// # Safety
+    ///
+    /// The context is that of an `http` block that is there.
+    pub(super) unsafe fn is_in(self, context: *const ngx_http_conf_ctx_t) -> bool {
+        if !self.is_there() {
+            return false;
+        }
+        // SAFETY: it is there.
+        let own = unsafe { self.server() }.ctx;
+        // SAFETY: a server has its context.
         let main = unsafe { (*own).main_conf };
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         ptr::eq(main, unsafe { (*context).main_conf })
     }
 
@@ -144,7 +195,9 @@ impl Location {
     /// Its cycle lives for `'a`, and was read whole: a directive's handler has it as `&mut`.
     pub(super) unsafe fn configuration<'a, M: HttpModule>(self) -> Option<&'a M::Location> {
         // SAFETY: the caller's promise.
-        unsafe { module::location_of::<M>(self.conf().loc_conf) }
+        let confs = unsafe { self.conf() }.loc_conf;
+        // SAFETY: as above.
+        unsafe { module::location_of::<M>(confs) }
     }
 
     /// The first `server_name` of its server, if that is a plain one.
@@ -169,44 +222,47 @@ impl Location {
     }
 
     /// The first `server_name` of its server as it is written, whatever it is; empty if there is
-    /// none.
-    pub fn first_server_name(&self) -> &[u8] {
+    /// none, and once its configuration is gone.
+    pub fn first_server_name(self) -> Vec<u8> {
+        if !self.is_there() {
+            return Vec::new();
+        }
         // The array of all names is gone once the configuration was read; this is what
         // `$server_name` shows.
+        // SAFETY: it is there.
+        let name = unsafe { self.server() }.server_name;
         // SAFETY: ANSWER-3: it lives in the cycle's pool.
-        unsafe { bytes(self.server().server_name) }
+        unsafe { bytes(name) }.to_vec()
     }
 
     /// Whether the constant `uri`, with its arguments, lies within the location; any will do for a
-    /// named one. False if it is no valid URI.
-    pub fn contains(&self, log: Log, uri: &[u8]) -> bool {
-        let merge_slashes = self.server().merge_slashes;
+    /// named one. False if it is no valid URI, and once its configuration is gone.
+    pub fn contains(self, log: Log, uri: &[u8]) -> bool {
+        if !self.is_there() {
+            return false;
+        }
+        // SAFETY: it is there.
+        let merge_slashes = unsafe { self.server() }.merge_slashes;
         uri::normalized(log, uri, merge_slashes).is_some_and(|path| self.contains_path(&path))
     }
 
     /// Whether a normalized path, as in `$uri`, lies within the location.
-    pub(super) fn contains_path(&self, path: &[u8]) -> bool {
+    pub(super) fn contains_path(self, path: &[u8]) -> bool {
         match self.kind() {
             Kind::Named => true,
             Kind::Exact => path == self.name(),
-            Kind::Prefix => path.starts_with(self.name()),
+            Kind::Prefix => path.starts_with(&self.name()),
             Kind::Regex => self.matches(path),
         }
     }
 
-    #[cfg(ngx_feature = "pcre")]
-    fn has_regex(&self) -> bool {
-        !self.conf().regex.is_null()
-    }
-
-    #[cfg(not(ngx_feature = "pcre"))]
-    fn has_regex(&self) -> bool {
-        false
-    }
-
     #[cfg(ngx_feature = "pcre2")]
-    fn matches(&self, path: &[u8]) -> bool {
-        let Some(regex) = NonNull::new(self.conf().regex) else { return false };
+    fn matches(self, path: &[u8]) -> bool {
+        if !self.is_there() {
+            return false;
+        }
+        // SAFETY: it is there.
+        let Some(regex) = NonNull::new(unsafe { self.conf() }.regex) else { return false };
         // SAFETY: a compiled pattern of the cycle.
         let regex = unsafe { (*regex.as_ptr()).regex };
         let mut path = super::borrowed(path);
@@ -220,7 +276,17 @@ impl Location {
     /// then judged at each run alone (`ngx_http_regex_exec`).
     #[cfg(not(ngx_feature = "pcre2"))]
     #[expect(clippy::unused_self, reason = "the other builds look at the location")]
-    fn matches(&self, _: &[u8]) -> bool {
+    fn matches(self, _: &[u8]) -> bool {
         true
     }
+}
+
+#[cfg(ngx_feature = "pcre")]
+fn has_regex(conf: &ngx_http_core_loc_conf_t) -> bool {
+    !conf.regex.is_null()
+}
+
+#[cfg(not(ngx_feature = "pcre"))]
+fn has_regex(_: &ngx_http_core_loc_conf_t) -> bool {
+    false
 }

@@ -5,8 +5,9 @@ use std::ptr::{self, NonNull};
 
 use std::mem::MaybeUninit;
 
-use nginx_sys::{ngx_cycle_t, ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
+use nginx_sys::{ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
 
+use super::cycle::Cycle;
 use super::text::Text;
 
 /// The severity of a line, as in `error_log`.
@@ -29,52 +30,47 @@ pub enum Level {
     Info = nginx_sys::NGX_LOG_INFO,
 }
 
-/// A log of nginx's.
+/// A log of nginx's: one of a configuration's, or, once that is gone, and if it is none, the log of
+/// the running cycle.
 ///
 /// # Invariants
 ///
-/// Points to a log that lives as long as the configuration cycle from which the handle was taken,
-/// and a handle is not used after its cycle.
+/// Points to a log that is there as long as the configuration is.
 #[derive(Clone, Copy)]
-pub struct Log(NonNull<ngx_log_t>);
+pub struct Log(Option<(NonNull<ngx_log_t>, Cycle)>);
 
 /// nginx cuts lines at 2048 bytes (HOST-15), its own beginning, the text of an errno, for which it
 /// keeps 50, and the context included.
 const LONGEST: usize = 1900;
 
 impl Log {
-    /// A handle for `log`; the cycle's log if it is null.
+    /// A handle for `log`; the running cycle's log if it is null.
     ///
     /// # Safety
     ///
-    /// `log` lives as long as the configuration cycle that is in use, or as the handle, or is null.
-    pub(super) unsafe fn from_ptr(log: *mut ngx_log_t) -> Self {
+    /// `log` is there as long as `cycle` is, or is null.
+    pub(super) unsafe fn of(log: *mut ngx_log_t, cycle: Cycle) -> Self {
         // INVARIANT: the caller's promise.
-        NonNull::new(log).map_or_else(Self::cycle, Self)
+        Self(NonNull::new(log).map(|log| (log, cycle)))
     }
 
-    /// The log of the running cycle.
+    /// The log of the running cycle, whichever that is when a line is written.
     pub fn cycle() -> Self {
+        Self(None)
+    }
+
+    /// The log as it is now: not to be kept for longer than its cycle.
+    pub(super) fn as_ptr(self) -> *mut ngx_log_t {
+        if let Some((log, cycle)) = self.0
+            && cycle.is_alive()
+        {
+            return log.as_ptr();
+        }
         // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
         let cycle = unsafe { nginx_sys::ngx_cycle };
         // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-        unsafe { Self::of(cycle) }
-    }
-
-    /// The log of `cycle`.
-    ///
-    /// # Safety
-    ///
-    /// `cycle` is complete, and lives as long as the handle is used.
-    pub(super) unsafe fn of(cycle: *const ngx_cycle_t) -> Self {
-        // SAFETY: the caller's promise.
         let log = unsafe { (*cycle).log };
-        // INVARIANT: the cycle's, or one that lives for ever.
-        Self(NonNull::new(log).unwrap_or_else(silent))
-    }
-
-    pub(super) fn as_ptr(self) -> *mut ngx_log_t {
-        self.0.as_ptr()
+        if log.is_null() { silent() } else { log }
     }
 
     /// Writes a line, if the log's level asks for it.
@@ -84,29 +80,41 @@ impl Log {
 
     /// The same, and nginx adds the text of `errno` (none for 0).
     pub fn write_error(self, level: Level, errno: ngx_err_t, message: fmt::Arguments<'_>) {
-        let log = self.as_ptr();
-        // SAFETY: the type's invariant.
-        if unsafe { (*log).log_level } < level as ngx_uint_t {
-            return;
-        }
-        let mut text = Text::<LONGEST>::new();
-        let _ = text.write_fmt(message);
-        let text = text.as_bytes();
-        let format = c"%*s".as_ptr();
-        // SAFETY: the type's invariant; "%*s" takes a size_t and a pointer (`ngx_vslprintf`).
-        unsafe {
-            ngx_log_error_core(level as ngx_uint_t, log, errno, format, text.len(), text.as_ptr());
-        };
+        // SAFETY: it is there now.
+        unsafe { write_to(self.as_ptr(), level, errno, message) };
     }
 }
 
-/// A log that writes nothing.
-fn silent() -> NonNull<ngx_log_t> {
+/// Writes a line to `log`, if its level asks for it, with the text of `errno` (none for 0).
+///
+/// # Safety
+///
+/// `log` is one of nginx's that is there.
+pub(super) unsafe fn write_to(
+    log: *mut ngx_log_t,
+    level: Level,
+    errno: ngx_err_t,
+    message: fmt::Arguments<'_>,
+) {
+    // SAFETY: the caller's promise.
+    if unsafe { (*log).log_level } < level as ngx_uint_t {
+        return;
+    }
+    let mut text = Text::<LONGEST>::new();
+    let _ = text.write_fmt(message);
+    let text = text.as_bytes();
+    let format = c"%*s".as_ptr();
+    // SAFETY: the caller's promise; "%*s" takes a size_t and a pointer (`ngx_vslprintf`).
+    unsafe {
+        ngx_log_error_core(level as ngx_uint_t, log, errno, format, text.len(), text.as_ptr());
+    };
+}
+
+/// A log that writes nothing, and is always there.
+pub(super) fn silent() -> *mut ngx_log_t {
     // Its level, 0, is below all others, so that nothing else of it is looked at.
     static mut SILENT: MaybeUninit<ngx_log_t> = MaybeUninit::zeroed();
-    let silent = &raw mut SILENT;
-    // SAFETY: the address of a static.
-    unsafe { NonNull::new_unchecked(silent) }.cast()
+    (&raw mut SILENT).cast()
 }
 
 impl fmt::Debug for Log {

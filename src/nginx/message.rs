@@ -75,7 +75,9 @@ pub(super) fn fill(
         bits::set_keepalive(making, 0);
         bits::set_limit_rate_set(making, 1);
         bits::set_limit_rate_after_set(making, 1);
-        bits::set_logged(making, usize::from(location.conf().log_subrequest != 1));
+        // SAFETY: `start` has seen that it is there.
+        let conf = unsafe { location.conf() };
+        bits::set_logged(making, usize::from(conf.log_subrequest != 1));
         bits::set_http_major(making, 1);
         bits::set_http_minor(making, 1);
         making.http_version = NGX_HTTP_VERSION_11 as usize;
@@ -93,8 +95,9 @@ pub(super) fn fill(
         Uri::Constant(uri) => uri.as_slice(),
         Uri::Variable(template) => {
             let mut value = borrowed(&[]);
-            // SAFETY: a compiled value of the cycle; the request has all that variables look at.
-            let rc = unsafe { ngx_http_complex_value(r, template.as_ptr(), &raw mut value) };
+            let template = template.as_ptr().ok_or(StartError::ConfigurationGone)?;
+            // SAFETY: a compiled value; the request has all that variables look at.
+            let rc = unsafe { ngx_http_complex_value(r, template, &raw mut value) };
             if rc != rc::OK {
                 return Err(StartError::NoMemory);
             }
@@ -193,8 +196,9 @@ fn hash(key: &[u8]) -> usize {
 /// Whether the request's path lies within the location (RUN-7). A pattern also sets its captures,
 /// as when nginx chooses the location for a client.
 fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
+    // SAFETY: `start` has seen that it is there.
     #[cfg(ngx_feature = "pcre")]
-    if let Some(regex) = NonNull::new(location.conf().regex) {
+    if let Some(regex) = NonNull::new(unsafe { location.conf() }.regex) {
         // SAFETY: the path of an open request, in its pool.
         let mut path = unsafe { (*r).uri };
         // SAFETY: a compiled pattern of the cycle.

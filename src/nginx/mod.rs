@@ -12,6 +12,7 @@ pub mod bell;
 mod bits;
 pub mod conf;
 mod connection;
+mod cycle;
 pub mod event;
 mod frame;
 mod guard;

@@ -9,6 +9,7 @@ use nginx_sys::{
 };
 
 use super::conf::{Parsing, Refused};
+use super::cycle::Cycle;
 use super::guard::guard;
 use super::handler::Block;
 use super::location::Location;
@@ -219,7 +220,7 @@ unsafe extern "C" fn merge<M: HttpModule>(
         // SAFETY: HOST-2: while configurations are merged, the context is that of the block.
         let context = unsafe { (*cf).ctx };
         // SAFETY: ANSWER-2.
-        let block = unsafe { Location::from_context(context.cast()) };
+        let block = unsafe { Location::from_context(context.cast(), Cycle::newest()) };
         M::inherit(conf, from, &Block::new(block));
         ptr::null_mut()
     })
@@ -228,6 +229,7 @@ unsafe extern "C" fn merge<M: HttpModule>(
 unsafe extern "C" fn preconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ngx_int_t {
     hook(cf, |parsing| {
         layout::check(parsing)?;
+        Cycle::begin(parsing)?;
         M::before_configuration(parsing)
     })
 }
@@ -273,7 +275,9 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
             access::put_first(cycle);
             if Purpose::current() == Purpose::Use {
                 // SAFETY: HOST-21: the cycle that is taken up.
-                let log = unsafe { Log::of(cycle) };
+                let log = unsafe { (*cycle).log };
+                // SAFETY: as above; it is the newest.
+                let log = unsafe { Log::of(log, Cycle::newest()) };
                 M::loaded(main, process::worker_count(cycle), log);
             }
         }

@@ -39,6 +39,7 @@ impl<'a> WhollyRead<'a> {
 
     /// The location, if it is of this configuration.
     fn own(&self, location: Location) -> Option<Location> {
-        location.is_in(self.0.cf().ctx.cast()).then_some(location)
+        // SAFETY: `postconfiguration` has the context of the `http` block.
+        unsafe { location.is_in(self.0.cf().ctx.cast()) }.then_some(location)
     }
 }

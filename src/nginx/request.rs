@@ -84,6 +84,8 @@ pub enum StartError {
     InvalidUri,
     /// The URI that variables made is not within the location.
     UriOutside,
+    /// The location is not one of the configuration in use.
+    ConfigurationGone,
 }
 
 impl fmt::Display for StartError {
@@ -93,6 +95,7 @@ impl fmt::Display for StartError {
             Self::NoMemory => "no memory",
             Self::InvalidUri => "invalid URI",
             Self::UriOutside => "URI is not within the location",
+            Self::ConfigurationGone => "configuration is not in use",
         })
     }
 }
@@ -140,6 +143,9 @@ pub fn start(
     origin: Rc<dyn Origin>,
     on_end: impl FnOnce(End) + 'static,
 ) -> Result<Attempt, StartError> {
+    if !location.is_in_use() {
+        return Err(StartError::ConfigurationGone);
+    }
     let shared = Rc::new(Shared::new(origin, request.access, Some(Box::new(on_end))));
     let weak = Rc::downgrade(&shared);
     let posted = Posted::new(move || {
@@ -307,7 +313,8 @@ fn begin(r: *mut ngx_http_request_t, location: Location) {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
-        request.loc_conf = location.conf().loc_conf;
+        // SAFETY: `start` has seen that it is there.
+        request.loc_conf = unsafe { location.conf() }.loc_conf;
         bits::set_valid_location(request, 1);
     }
     // SAFETY: the location's configuration is set.

@@ -54,7 +54,12 @@ pub fn make(location: Location) -> Trial {
     if PASSED.get() {
         return Trial::Passed;
     }
-    let (trial, back) = stat::apart(|| run(location.of_server()));
+    if !location.is_there() {
+        return Trial::NotMade;
+    }
+    // SAFETY: it is there.
+    let location = unsafe { location.of_server() };
+    let (trial, back) = stat::apart(|| run(location));
     let trial = match trial {
         Trial::Passed if !back => Trial::Failed("gauges"),
         trial => trial,
@@ -105,7 +110,8 @@ fn begin(r: *mut ngx_http_request_t, location: Location) {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
-        request.loc_conf = location.confs();
+        // SAFETY: `make` has seen that it is there.
+        request.loc_conf = unsafe { location.confs() };
         bits::set_valid_location(request, 1);
     }
     // SAFETY: the server's configuration is set.

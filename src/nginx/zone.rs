@@ -12,6 +12,7 @@ use nginx_sys::{
 };
 
 use super::conf::{Parsing, Refused};
+use super::cycle::Cycle;
 use super::guard::guard;
 use super::log::{Level, Log};
 use super::module::{HttpModule, has_memory};
@@ -118,8 +119,10 @@ unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_vo
 fn opening(cycle: *mut ngx_cycle_t) -> Opening {
     let core: *const ngx_core_conf_t = core_conf(cycle);
     let purpose = Purpose::current();
-    // SAFETY: the cycle that is being taken up.
-    let log = unsafe { Log::of(cycle) };
+    // SAFETY: HOST-21: the cycle that is being taken up.
+    let log = unsafe { (*cycle).log };
+    // SAFETY: as above; it is the newest.
+    let log = unsafe { Log::of(log, Cycle::newest()) };
     if core.is_null() {
         return Opening { purpose, log, pid_file: Vec::new(), workers: None };
     }

@@ -41,8 +41,12 @@ pub(super) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {
 
 /// Puts the handler before those of modules that were loaded later, in a cycle that was read: all
 /// handlers of a phase have the same checker and the same way on, so that they can change places.
-pub(super) fn put_first(cycle: *mut ngx_cycle_t) {
-    // SAFETY: HOST-21: a complete cycle.
+///
+/// # Safety
+///
+/// A complete cycle that has an `http` block.
+pub(super) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: set by `ngx_preinit_modules`.
     let index = unsafe { nginx_sys::ngx_http_module.index };
@@ -50,7 +54,7 @@ pub(super) fn put_first(cycle: *mut ngx_cycle_t) {
     let context = unsafe { confs.add(index) };
     // SAFETY: as above.
     let context = unsafe { *context }.cast();
-    // SAFETY: the caller has found an `http` block.
+    // SAFETY: the caller's promise.
     let main = unsafe { core_main(context) };
     // SAFETY: the core module's configuration.
     let first = unsafe { (*main).phase_engine.handlers };
@@ -142,7 +146,11 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
 }
 
 /// The index of the first handler of the content phase, which is the last one.
-pub(super) fn content_phase(handlers: *const ngx_http_phase_handler_t) -> ngx_int_t {
+///
+/// # Safety
+///
+/// The handlers of a phase engine.
+pub(super) unsafe fn content_phase(handlers: *const ngx_http_phase_handler_t) -> ngx_int_t {
     let (mut index, mut first, mut last) = (0, 0, None);
     loop {
         // SAFETY: the array is closed by an entry without a checker, which ends the loop.

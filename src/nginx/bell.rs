@@ -86,7 +86,8 @@ impl Drop for Bell {
         let read = unsafe { (*c).read };
         // SAFETY: as above.
         if unsafe { (*read).active() } != 0 {
-            stop_listening(c, read);
+            // SAFETY: as above.
+            unsafe { stop_listening(c, read) };
         }
         // SAFETY: as above; it is shared, so that its descriptor is left to us.
         unsafe { ngx_close_connection(c) };
@@ -95,7 +96,11 @@ impl Drop for Bell {
 
 /// Takes an open connection of ours out of the event method (BELL-2): its descriptor does not do so by being
 /// closed, since the bell has others.
-fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
+///
+/// # Safety
+///
+/// An open connection of ours, and its read event.
+unsafe fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
     // SAFETY: HOST-1: one thread; set by the event method.
     if let Some(remove) = unsafe { nginx_sys::ngx_event_actions.del_conn } {
         // SAFETY: the caller's connection, which the event method knows.

@@ -68,7 +68,8 @@ pub(super) fn connect(
     let size = unsafe { location.server() }.connection_pool_size;
     // SAFETY: the log lives as long as the cycle.
     let pool = unsafe { ngx_create_pool(size, Log::cycle().as_ptr()) };
-    let frame = if pool.is_null() { ptr::null_mut() } else { frame_in(pool) };
+    // SAFETY: the new pool.
+    let frame = if pool.is_null() { ptr::null_mut() } else { unsafe { frame_in(pool) } };
     if frame.is_null() {
         // SAFETY: a connection that is in no queue yet.
         unsafe { ngx_close_connection(c) };
@@ -88,7 +89,9 @@ pub(super) fn connect(
     // SAFETY: the pool is ours; its log lives in it, as that of a client's connection does.
     unsafe { (*pool).log = log };
     // SAFETY: HOST-1: one thread; set by the event module for each worker.
-    let number = stat::count(unsafe { nginx_sys::ngx_connection_counter }.cast(), 1);
+    let counter = unsafe { nginx_sys::ngx_connection_counter };
+    // SAFETY: a counter of nginx's.
+    let number = unsafe { stat::count(counter.cast(), 1) };
     // SAFETY: HOST-1: one thread.
     let now = unsafe { nginx_sys::ngx_current_msec };
     // SAFETY: a connection of ours; ends before nginx is called.
@@ -102,7 +105,11 @@ pub(super) fn connect(
 }
 
 /// Zeroed room for a frame, whose cleanup is registered; null without memory.
-fn frame_in(pool: *mut ngx_pool_t) -> *mut Frame {
+///
+/// # Safety
+///
+/// A pool that is there.
+unsafe fn frame_in(pool: *mut ngx_pool_t) -> *mut Frame {
     // SAFETY: a pool of ours; HOST-13: may be null.
     let frame = unsafe { ngx_pcalloc(pool, size_of::<Frame>()) };
     if frame.is_null() {

@@ -127,7 +127,8 @@ impl<'a> ClientRequest<'a> {
     pub fn path(&self) -> Option<&'a [u8]> {
         // SAFETY: the path lives as long as the request.
         let path = unsafe { bytes(self.request().uri) };
-        let conf = core_location(self.request().loc_conf);
+        // SAFETY: an open request has a location.
+        let conf = unsafe { core_location(self.request().loc_conf) };
         // SAFETY: the request's location has its configuration.
         let name = unsafe { (*conf).name };
         // SAFETY: it lives in the cycle's pool.
@@ -228,10 +229,16 @@ impl<'a> Iterator for Headers<'a> {
 }
 
 /// The core module's configuration of a location.
-pub(super) fn core_location(confs: *mut *mut std::ffi::c_void) -> *const ngx_http_core_loc_conf_t {
+///
+/// # Safety
+///
+/// `confs` is the `loc_conf` of a block that was read.
+pub(super) unsafe fn core_location(
+    confs: *mut *mut std::ffi::c_void,
+) -> *const ngx_http_core_loc_conf_t {
     // SAFETY: set before any configuration is read.
     let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
-    // SAFETY: the caller has the array from a location; it has a place for each http module.
+    // SAFETY: the caller's promise: it has a place for each http module.
     let conf = unsafe { confs.add(core) };
     // SAFETY: as above.
     unsafe { *conf }.cast()

@@ -59,7 +59,11 @@ impl Default for Method {
 }
 
 /// Fills in what nginx would have read from a client.
-pub(super) fn fill(
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the location's configuration is there.
+pub(super) unsafe fn fill(
     r: *mut ngx_http_request_t,
     location: Location,
     request: &Request<'_>,
@@ -88,8 +92,10 @@ pub(super) fn fill(
             making.headers_in.content_length_n = 0;
         }
     }
-    set_host(r, request.host)?;
-    set_line(r, request.method, &[])?;
+    // SAFETY: the caller's promise.
+    unsafe { set_host(r, request.host) }?;
+    // SAFETY: as above.
+    unsafe { set_line(r, request.method, &[]) }?;
 
     let uri = match request.uri {
         Uri::Constant(uri) => uri.as_slice(),
@@ -105,14 +111,20 @@ pub(super) fn fill(
             unsafe { bytes(value) }
         }
     };
-    let uri = set_line(r, request.method, uri)?;
+    // SAFETY: as above.
+    let uri = unsafe { set_line(r, request.method, uri) }?;
     // SAFETY: the URI lies in the request's pool, with a blank behind it.
     unsafe { uri::set(r, uri) }.map_err(|_| StartError::InvalidUri)?;
-    if within(r, location) { Ok(()) } else { Err(StartError::UriOutside) }
+    // SAFETY: as above.
+    if unsafe { within(r, location) } { Ok(()) } else { Err(StartError::UriOutside) }
 }
 
 /// Sets the request line `METHOD URI HTTP/1.1` and its parts; answers the URI's place in it.
-fn set_line(
+///
+/// # Safety
+///
+/// An open request of ours.
+unsafe fn set_line(
     r: *mut ngx_http_request_t,
     method: &Method,
     uri: &[u8],
@@ -120,7 +132,8 @@ fn set_line(
     const PROTOCOL: &[u8] = b"HTTP/1.1";
 
     let method = method.0.as_bytes();
-    let line = concat(r, &[method, b" ", uri, b" ", PROTOCOL])?;
+    // SAFETY: the caller's promise.
+    let line = unsafe { concat(r, &[method, b" ", uri, b" ", PROTOCOL]) }?;
     let part = |from: usize, len| ngx_str_t { len, data: line.data.wrapping_add(from) };
     let uri = part(method.len() + 1, uri.len());
     // SAFETY: a request of ours; ends before nginx is called.
@@ -132,12 +145,21 @@ fn set_line(
 }
 
 /// A copy of `bytes` in the request's pool.
-fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
-    concat(r, &[bytes])
+///
+/// # Safety
+///
+/// An open request.
+unsafe fn copy(r: *mut ngx_http_request_t, bytes: &[u8]) -> Result<ngx_str_t, StartError> {
+    // SAFETY: the caller's promise.
+    unsafe { concat(r, &[bytes]) }
 }
 
 /// All `parts`, one behind the other, in the request's pool.
-fn concat(r: *mut ngx_http_request_t, parts: &[&[u8]]) -> Result<ngx_str_t, StartError> {
+///
+/// # Safety
+///
+/// An open request.
+unsafe fn concat(r: *mut ngx_http_request_t, parts: &[&[u8]]) -> Result<ngx_str_t, StartError> {
     // SAFETY: an open request has its pool.
     let pool = unsafe { (*r).pool };
     // SAFETY: as above.
@@ -145,7 +167,11 @@ fn concat(r: *mut ngx_http_request_t, parts: &[&[u8]]) -> Result<ngx_str_t, Star
 }
 
 /// Sets the list of headers, with `Host` in it if there is one.
-fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartError> {
+///
+/// # Safety
+///
+/// An open request of ours.
+unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartError> {
     // SAFETY: an open request has its pool.
     let pool = unsafe { (*r).pool };
     // SAFETY: as above.
@@ -163,8 +189,10 @@ fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartE
     };
     let header = header.cast::<ngx_table_elt_t>();
     let server = host.to_ascii_lowercase();
-    let value = copy(r, host.as_bytes())?;
-    let server = copy(r, without_port(&server).as_bytes())?;
+    // SAFETY: the caller's promise.
+    let value = unsafe { copy(r, host.as_bytes()) }?;
+    // SAFETY: as above.
+    let server = unsafe { copy(r, without_port(&server).as_bytes()) }?;
     // SAFETY: room for one element of this type, which all zero bytes are valid for.
     unsafe { header.write_bytes(0, 1) };
     // SAFETY: as above; nobody else has it.
@@ -195,7 +223,11 @@ fn hash(key: &[u8]) -> usize {
 
 /// Whether the request's path lies within the location (RUN-7). A pattern also sets its captures,
 /// as when nginx chooses the location for a client.
-fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
+///
+/// # Safety
+///
+/// An open request; the location's configuration is there.
+unsafe fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
     // SAFETY: `start` has seen that it is there.
     #[cfg(ngx_feature = "pcre")]
     if let Some(regex) = NonNull::new(unsafe { location.conf() }.regex) {

@@ -150,8 +150,12 @@ pub(super) unsafe fn location_of<'a, M: HttpModule>(
 }
 
 /// The module's main configuration in a complete cycle; `None` where there is no `http` block.
-fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Main> {
-    // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
+///
+/// # Safety
+///
+/// A complete cycle, which lives for `'a`.
+unsafe fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'a M::Main> {
+    // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`.
     let index = unsafe { nginx_sys::ngx_http_module.index };
@@ -171,13 +175,18 @@ pub fn with_main<M: HttpModule, T>(look: impl FnOnce(&M::Main) -> T) -> Option<T
     // SAFETY: HOST-1: one thread.
     let cycle = unsafe { nginx_sys::ngx_cycle };
     // The reference ends with the call, in the course of which no cycle comes or goes.
-    main_of_cycle::<M>(cycle).map(look)
+    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+    unsafe { main_of_cycle::<M>(cycle) }.map(look)
 }
 
 /// A value on the heap that is dropped with `pool`; null without memory.
-fn in_pool<T>(pool: *mut ngx_pool_t, value: T) -> *mut T {
+///
+/// # Safety
+///
+/// A pool that is there.
+unsafe fn in_pool<T>(pool: *mut ngx_pool_t, value: T) -> *mut T {
     let value = Box::into_raw(Box::new(value));
-    // SAFETY: the caller has the pool from nginx, in a hook that may use it (HOST-2).
+    // SAFETY: the caller's promise.
     if unsafe { pool::on_destroy(pool, drop_boxed::<T>, value.cast()) }.is_none() {
         // SAFETY: made of a box just now, and nobody else has it.
         drop(unsafe { Box::from_raw(value) });
@@ -200,7 +209,8 @@ unsafe extern "C" fn create<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void {
         if !has_memory() {
             return ptr::null_mut();
         }
-        in_pool(pool, T::default()).cast()
+        // SAFETY: as above.
+        unsafe { in_pool(pool, T::default()) }.cast()
     })
 }
 
@@ -271,14 +281,18 @@ fn hook(
 /// Always `NGX_OK`: an error would end the master, at a reload too (HOST-18).
 unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard((), || {
-        if let Some(main) = main_of_cycle::<M>(cycle) {
-            access::put_first(cycle);
+        // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
+        if let Some(main) = unsafe { main_of_cycle::<M>(cycle) } {
+            // SAFETY: as above; it has an `http` block.
+            unsafe { access::put_first(cycle) };
             if Purpose::current() == Purpose::Use {
                 // SAFETY: HOST-21: the cycle that is taken up.
                 let log = unsafe { (*cycle).log };
                 // SAFETY: as above; it is the newest.
                 let log = unsafe { Log::of(log, Cycle::newest()) };
-                M::loaded(main, process::worker_count(cycle), log);
+                // SAFETY: as above.
+                let workers = unsafe { process::worker_count(cycle) };
+                M::loaded(main, workers, log);
             }
         }
     });
@@ -288,10 +302,12 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
 /// Always `NGX_OK`: a worker that ends with an error here is never started again (HOST-18).
 unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard((), || {
-        if let Some(main) = main_of_cycle::<M>(cycle) {
+        // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
+        if let Some(main) = unsafe { main_of_cycle::<M>(cycle) } {
             process::update_time();
             connection::prepare();
-            let workers = process::worker_count(cycle);
+            // SAFETY: as above.
+            let workers = unsafe { process::worker_count(cycle) };
             M::process_begins(main, Process { role: Role::current(), workers });
         }
     });

@@ -59,8 +59,12 @@ pub fn is_reload() -> bool {
 }
 
 /// The configuration of nginx's core in `cycle`.
-pub(super) fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_t {
-    // SAFETY: HOST-21: a complete cycle.
+///
+/// # Safety
+///
+/// A complete cycle.
+pub(super) unsafe fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_t {
+    // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`, before any configuration is read.
     let index = unsafe { nginx_sys::ngx_core_module.index };
@@ -71,8 +75,13 @@ pub(super) fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_t {
 }
 
 /// The number of worker processes that this configuration asks for; 1 without a master.
-pub(super) fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
-    let conf = core_conf(cycle);
+///
+/// # Safety
+///
+/// A complete cycle.
+pub(super) unsafe fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
+    // SAFETY: the caller's promise.
+    let conf = unsafe { core_conf(cycle) };
     if conf.is_null() {
         return 1;
     }

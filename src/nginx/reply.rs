@@ -58,9 +58,6 @@ struct Reply {
     last_turn: Cell<u64>,
 }
 
-/// An answer goes on after so many turns, even if others have used up the time of all of them.
-const PATIENCE: u64 = 32;
-
 enum Todo {
     Nothing,
     Ask(AskAgain),
@@ -101,7 +98,8 @@ fn begin_holding<M: HttpModule>(
             return rc::DONE;
         }
     };
-    match respond(r, response) {
+    // SAFETY: an open request in its content handler.
+    match unsafe { respond(r, response) } {
         Begun::Ended(code) => code,
         Begun::More(pieces, first) => {
             let Some(reply) = new_reply::<M>(r) else { return rc::ERROR };
@@ -230,24 +228,13 @@ impl Reply {
         }
     }
 
-    /// Whether it may be at work in this turn: there is time left, or it has waited for long.
-    fn has_turn(&self) -> bool {
-        let turn = Turn::current();
-        let waited = turn.number.saturating_sub(self.last_turn.get());
-        if turn.share.is_spent() && (1..PATIENCE).contains(&waited) {
-            return false;
-        }
-        self.last_turn.set(turn.number);
-        true
-    }
-
     /// The timer has run out.
     fn turn<M: HttpModule>(&self) {
         let r = self.request.get();
         if r.is_null() {
             return;
         }
-        if !self.has_turn() {
+        if !Turn::is_for(&self.last_turn) {
             return self.come_back(NEXT_TURN);
         }
         // SAFETY: the invariant: an open request.
@@ -287,7 +274,8 @@ impl Reply {
     fn answer<M: HttpModule>(&self, r: *mut ngx_http_request_t, answer: Answer) {
         match answer {
             Answer::Later(after, ask) => self.ask(after, ask),
-            Answer::Now(response) => match respond(r, response) {
+            // SAFETY: an open request that was not answered yet.
+            Answer::Now(response) => match unsafe { respond(r, response) } {
                 Begun::Ended(code) => self.finalize(r, code),
                 Begun::More(pieces, first) => self.begin_pieces::<M>(r, pieces, first),
             },
@@ -326,7 +314,9 @@ impl Reply {
             return self.finalize(r, rc::REQUEST_TIME_OUT);
         }
         // SAFETY: as above.
-        if unsafe { (*write).delayed() } == 0 && is_buffered(r) {
+        let buffered = unsafe { is_buffered(r) };
+        // SAFETY: as above.
+        if unsafe { (*write).delayed() } == 0 && buffered {
             // SAFETY: an open request whose header was sent.
             if unsafe { ngx_http_output_filter(r, ptr::null_mut()) } == rc::ERROR {
                 return self.finalize(r, rc::ERROR);
@@ -334,11 +324,13 @@ impl Reply {
         }
         // What was sent just now may be all that `limit_rate` allows for a while: the timer is its.
         // SAFETY: as above.
-        if unsafe { (*write).delayed() } != 0 || is_buffered(r) {
+        let buffered = unsafe { is_buffered(r) };
+        // SAFETY: as above.
+        if unsafe { (*write).delayed() } != 0 || buffered {
             return self.wait(r);
         }
         self.stop_waiting(r);
-        if !self.has_turn() {
+        if !Turn::is_for(&self.last_turn) {
             return self.come_back(NEXT_TURN);
         }
 
@@ -388,18 +380,22 @@ impl Reply {
         }
         let buffer = match NonNull::new(self.buffer.get()) {
             Some(buffer) => buffer,
-            None => new_buffer(r)?,
+            // SAFETY: an open request.
+            None => unsafe { new_buffer(r) }?,
         };
         self.buffer.set(buffer.as_ptr());
         let content = {
             let mut piece = self.piece.borrow_mut();
             ngx_str_t { len: piece.len(), data: piece.as_mut_ptr() }
         };
-        Some(send(r, buffer, content, more)).filter(|code| *code != rc::ERROR)
+        // SAFETY: as above; the header was sent. The invariant: what is sent is kept.
+        let sent = unsafe { send(r, buffer, content, more) };
+        Some(sent).filter(|code| *code != rc::ERROR)
     }
 
     fn wait_or_come_back(&self, r: *mut ngx_http_request_t) {
-        if is_buffered(r) {
+        // SAFETY: an open request.
+        if unsafe { is_buffered(r) } {
             self.wait(r);
         } else {
             self.come_back(NEXT_TURN);
@@ -415,7 +411,9 @@ impl Reply {
         // SAFETY: an open request has its main request.
         let main = unsafe { (*r).main };
         // SAFETY: as above.
-        let conf = core_location(unsafe { (*main).loc_conf });
+        let conf = unsafe { (*main).loc_conf };
+        // SAFETY: as above.
+        let conf = unsafe { core_location(conf) };
         // SAFETY: the request's location has its configuration.
         let timeout = unsafe { (*conf).send_timeout };
         // SAFETY: as above.

@@ -156,9 +156,12 @@ pub fn start(
     let _ = shared.posted.set(posted);
 
     let c = connection::connect(location, Rc::clone(&shared))?;
-    let r = create(c, location, request)?;
-    watch_end(r, c, &shared)?;
-    begin(r, location);
+    // SAFETY: furnished just now.
+    let r = unsafe { create(c, location, request) }?;
+    // SAFETY: made just now.
+    unsafe { watch_end(r, c, &shared) }?;
+    // SAFETY: as above.
+    unsafe { begin(r, location) };
     // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
     Ok(Attempt(shared))
@@ -235,7 +238,11 @@ impl Shared {
 }
 
 /// Makes the request, up to its URI.
-pub(super) fn create(
+///
+/// # Safety
+///
+/// `c` was furnished for `location`, whose configuration is there, and has no request yet.
+pub(super) unsafe fn create(
     c: *mut ngx_connection_t,
     location: Location,
     request: &Request<'_>,
@@ -252,12 +259,22 @@ pub(super) fn create(
     stat::READING.decrement();
     stat::WRITING.increment();
 
-    message::fill(r, location, request).inspect_err(|_| discard(r, c))?;
+    // SAFETY: made just now.
+    let filled = unsafe { message::fill(r, location, request) };
+    if let Err(why) = filled {
+        // SAFETY: as above.
+        unsafe { discard(r, c) };
+        return Err(why);
+    }
     Ok(r)
 }
 
 /// Gives up a request that has not begun, and its connection.
-fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
+///
+/// # Safety
+///
+/// An open request that has not begun, and its connection; both are gone afterwards.
+unsafe fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
     // SAFETY: an open request with nothing in progress.
     unsafe { ngx_http_free_request(r, 0) };
     // SAFETY: its connection; takes back the gauge.
@@ -265,7 +282,11 @@ fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
 }
 
 /// Registers the cleanup that sees the end.
-pub(super) fn watch_end(
+///
+/// # Safety
+///
+/// As for [`discard`], which is done without memory.
+pub(super) unsafe fn watch_end(
     r: *mut ngx_http_request_t,
     c: *mut ngx_connection_t,
     shared: &Shared,
@@ -274,7 +295,8 @@ pub(super) fn watch_end(
     let pool = unsafe { (*r).pool };
     // SAFETY: as above; the request lives as long as its pool.
     if unsafe { pool::on_destroy(pool, on_request_end, r.cast()) }.is_none() {
-        discard(r, c);
+        // SAFETY: the caller's promise.
+        unsafe { discard(r, c) };
         return Err(StartError::NoMemory);
     }
     // INVARIANT: open from now on.
@@ -309,7 +331,11 @@ unsafe extern "C" fn on_request_end(r: *mut c_void) {
 }
 
 /// Enters the location, as `ngx_http_named_location` does.
-fn begin(r: *mut ngx_http_request_t, location: Location) {
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the location's configuration is there.
+unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };

@@ -82,7 +82,22 @@ thread_local! {
     static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
 }
 
+/// An answer goes on after so many turns, even if others have used up the time of all of them.
+const PATIENCE: u64 = 32;
+
 impl Turn {
+    /// Whether an answer that was at work in turn `last` may be so now: there is time left, or it has
+    /// waited for long.
+    pub(super) fn is_for(last: &Cell<u64>) -> bool {
+        let turn = Self::current();
+        let waited = turn.number.saturating_sub(last.get());
+        if turn.share.is_spent() && (1..PATIENCE).contains(&waited) {
+            return false;
+        }
+        last.set(turn.number);
+        true
+    }
+
     /// This one.
     pub(super) fn current() -> Self {
         // nginx looks at the clock once in each turn.
@@ -114,7 +129,11 @@ pub(super) enum Begun {
 }
 
 /// Sends the header, and the body too if it can be made in one turn.
-pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
+///
+/// # Safety
+///
+/// An open request whose header was not sent yet.
+pub(super) unsafe fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
     let Response { status, content_type, headers, body } = response;
     let (body, more) = match body {
         Body::Whole(body) => (body, None),
@@ -127,7 +146,8 @@ pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
         }
     };
     let length = if more.is_some() { -1 } else { off_t::try_from(body.len()).unwrap_or(-1) };
-    if set_header(r, status, content_type, &headers, length).is_none() {
+    // SAFETY: the caller's promise.
+    if unsafe { set_header(r, status, content_type, &headers, length) }.is_none() {
         return Begun::Ended(rc::INTERNAL_SERVER_ERROR);
     }
     // SAFETY: an open request whose header was not sent yet.
@@ -144,11 +164,16 @@ pub(super) fn respond(r: *mut ngx_http_request_t, response: Response) -> Begun {
     let pool = unsafe { (*r).pool };
     // SAFETY: as above.
     let Some(body) = (unsafe { pool::copy(pool, &body) }) else { return Begun::Ended(rc::ERROR) };
-    let Some(buffer) = new_buffer(r) else { return Begun::Ended(rc::ERROR) };
-    Begun::Ended(send(r, buffer, body, More::No))
+    // SAFETY: as above.
+    let Some(buffer) = (unsafe { new_buffer(r) }) else { return Begun::Ended(rc::ERROR) };
+    // SAFETY: as above; the body is in the request's pool.
+    Begun::Ended(unsafe { send(r, buffer, body, More::No) })
 }
 
-fn set_header(
+/// # Safety
+///
+/// An open request whose header was not sent yet.
+unsafe fn set_header(
     r: *mut ngx_http_request_t,
     status: u16,
     content_type: &'static str,
@@ -208,7 +233,11 @@ pub(super) fn fill(pieces: &mut dyn Pieces, piece: &mut Vec<u8>) -> Result<More,
 }
 
 /// A buffer in the request's pool; `None` without memory.
-pub(super) fn new_buffer(r: *mut ngx_http_request_t) -> Option<NonNull<ngx_buf_t>> {
+///
+/// # Safety
+///
+/// An open request.
+pub(super) unsafe fn new_buffer(r: *mut ngx_http_request_t) -> Option<NonNull<ngx_buf_t>> {
     // SAFETY: an open request has its pool.
     let pool = unsafe { (*r).pool };
     // SAFETY: as above; HOST-13: aligned, or null.
@@ -217,7 +246,12 @@ pub(super) fn new_buffer(r: *mut ngx_http_request_t) -> Option<NonNull<ngx_buf_t
 }
 
 /// Hands `content` to nginx's filters.
-pub(super) fn send(
+///
+/// # Safety
+///
+/// An open request whose header was sent, and a buffer that nobody reads now; the content stays as it is until the
+/// buffer is empty or the request's pool goes (RUN-14).
+pub(super) unsafe fn send(
     r: *mut ngx_http_request_t,
     buffer: NonNull<ngx_buf_t>,
     content: ngx_str_t,
@@ -252,7 +286,11 @@ pub(super) fn send(
 
 /// Whether something that was handed over has not left yet, as `ngx_http_writer` has it; and also
 /// what the connection has of a subrequest whose turn it is to be sent.
-pub(super) fn is_buffered(r: *mut ngx_http_request_t) -> bool {
+///
+/// # Safety
+///
+/// An open request.
+pub(super) unsafe fn is_buffered(r: *mut ngx_http_request_t) -> bool {
     // SAFETY: an open request.
     let request = unsafe { &*r };
     // SAFETY: it has an open connection.

@@ -52,7 +52,8 @@ impl Gauge {
         let Some(pointer) = self.pointer() else { return };
         // SAFETY: the symbol is nginx's `ngx_atomic_t *` of this name (src/event/ngx_event.c).
         let counter = unsafe { *pointer };
-        count(counter.cast(), n);
+        // SAFETY: as above.
+        unsafe { count(counter.cast(), n) };
     }
 
     fn pointer(&self) -> Option<*mut *mut ngx_atomic_t> {
@@ -97,7 +98,11 @@ impl Drop for Replaced {
 }
 
 /// Adds `n` to a counter of nginx's, wrapping, and answers what it was before.
-pub(super) fn count(counter: *mut usize, n: usize) -> usize {
+///
+/// # Safety
+///
+/// A counter of nginx's, or null.
+pub(super) unsafe fn count(counter: *mut usize, n: usize) -> usize {
     if counter.is_null() {
         return 0;
     }

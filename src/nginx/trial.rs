@@ -83,18 +83,22 @@ fn run(location: Location) -> Trial {
         host: None,
         access: Access::LeftOut,
     };
-    let r = match request::create(c, location, &request) {
+    // SAFETY: furnished just now.
+    let r = match unsafe { request::create(c, location, &request) } {
         Ok(r) => r,
         Err(StartError::NoMemory) => return Trial::NotMade,
         Err(_) => return Trial::Failed("request"),
     };
-    if request::watch_end(r, c, &shared).is_err() {
+    // SAFETY: made just now.
+    if unsafe { request::watch_end(r, c, &shared) }.is_err() {
         return Trial::NotMade;
     }
-    begin(r, location);
+    // SAFETY: as above.
+    unsafe { begin(r, location) };
     // SAFETY: looks at `destroyed` first (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
-    let failed = wrong(c, &shared, free);
+    // SAFETY: connections of a cycle stay where they are.
+    let failed = unsafe { wrong(c, &shared, free) };
     if !shared.request().is_null() {
         // SAFETY: the invariant of `Shared`: it is open.
         unsafe { request::cut_off(shared.request()) };
@@ -103,10 +107,15 @@ fn run(location: Location) -> Trial {
 }
 
 /// Runs the content phase alone, with a handler of this module's.
-fn begin(r: *mut ngx_http_request_t, location: Location) {
+///
+/// # Safety
+///
+/// An open request of ours.
+unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
     // SAFETY: an open request.
     let handlers = unsafe { access::engine(r) }.handlers;
-    let index = access::content_phase(handlers);
+    // SAFETY: as above.
+    let index = unsafe { access::content_phase(handlers) };
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
@@ -137,7 +146,8 @@ unsafe extern "C" fn content(r: *mut ngx_http_request_t) -> ngx_int_t {
             let whole = ptr::eq(request.main, r) && bits::count(request) == 1;
             SEEN.set(whole && bits::internal(request) == 1);
             request.headers_out.status = NO_CONTENT;
-            let conf = super::handler::core_location(request.loc_conf);
+            // SAFETY: `begin` has set it.
+            let conf = unsafe { super::handler::core_location(request.loc_conf) };
             // SAFETY: the configuration of the server.
             unsafe { (*conf).post_action.len != 0 }
         };
@@ -155,7 +165,11 @@ unsafe extern "C" fn content(r: *mut ngx_http_request_t) -> ngx_int_t {
 const NO_CONTENT: usize = nginx_sys::NGX_HTTP_NO_CONTENT as usize;
 
 /// What is not as it must be afterwards.
-fn wrong(c: *mut ngx_connection_t, shared: &Shared, free: usize) -> Option<&'static str> {
+///
+/// # Safety
+///
+/// A connection of a cycle that is there, open or not.
+unsafe fn wrong(c: *mut ngx_connection_t, shared: &Shared, free: usize) -> Option<&'static str> {
     if !SEEN.get() {
         return Some("content handler");
     }
@@ -170,7 +184,7 @@ fn wrong(c: *mut ngx_connection_t, shared: &Shared, free: usize) -> Option<&'sta
     if !connection::socket_is_open() {
         return Some("descriptor");
     }
-    // SAFETY: connections of a cycle stay where they are.
+    // SAFETY: the caller's promise.
     let fd = unsafe { (*c).fd };
     if fd != -1 || free_connections() != free {
         return Some("connection");

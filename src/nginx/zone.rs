@@ -105,7 +105,8 @@ unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_vo
         if !has_memory() {
             return rc::ERROR;
         }
-        let opening = opening(cycle);
+        // SAFETY: as above.
+        let opening = unsafe { opening(cycle) };
         match M::open(main, &opening) {
             Ok(()) => rc::OK,
             Err(Unusable { why, errno }) => {
@@ -116,8 +117,12 @@ unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_vo
     })
 }
 
-fn opening(cycle: *mut ngx_cycle_t) -> Opening {
-    let core: *const ngx_core_conf_t = core_conf(cycle);
+/// # Safety
+///
+/// A complete cycle.
+unsafe fn opening(cycle: *mut ngx_cycle_t) -> Opening {
+    // SAFETY: the caller's promise.
+    let core: *const ngx_core_conf_t = unsafe { core_conf(cycle) };
     let purpose = Purpose::current();
     // SAFETY: HOST-21: the cycle that is being taken up.
     let log = unsafe { (*cycle).log };

@@ -127,6 +127,12 @@ impl NoFile {
         Self::because(failure, health)
     }
 
+    /// A call on the file that is in use has failed: workers see for themselves how long that lasts.
+    fn of_file_in_use(self, known: Option<Health>) -> Self {
+        let health = known.filter(|_| self.failure.is_some()).unwrap_or(self.health);
+        Self { health, ..self }
+    }
+
     /// Goes on with what the master holds open, which is better than a memory that knows nothing;
     /// else in memory.
     fn do_without(
@@ -193,6 +199,7 @@ fn open_at(
             Err(error) => return give_up(error, configured).map(Err),
         };
         let in_use = held.filter(|held| held.is_file(&found)).cloned();
+        let known_health = in_use.as_ref().map(|held| held.health);
         // An empty file that is in use was emptied meanwhile.
         let if_empty = in_use.is_none().then_some(newness);
         let state = in_use.unwrap_or_else(|| State {
@@ -218,7 +225,7 @@ fn open_at(
                 return Ok(Ok(state));
             }
             Adopted::MovedAside => newness = Newness::Recovered,
-            Adopted::Unusable(why) => return Ok(Err(why)),
+            Adopted::Unusable(why) => return Ok(Err(why.of_file_in_use(known_health))),
         }
     }
     let changing = Action::Open.failed()(io::ErrorKind::WouldBlock.into());

@@ -125,7 +125,16 @@ impl ClaimAttempt {
         }
         let exclusion = match inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
-            Excluded::Us => return self.refused(seen.ok().map(|reading| reading.run.progress)),
+            Excluded::Us => {
+                let progress = match inner.run_elsewhere(timer, clock()) {
+                    // What this worker remembers of its own tells nothing of others.
+                    Some(attempt) if store.read(timer.place) == Err(Unread::Lost) => {
+                        Some(Progress::Running(attempt))
+                    }
+                    _ => seen.ok().map(|reading| reading.run.progress),
+                };
+                return self.refused(progress);
+            }
             Excluded::LeftToOwner => return Step::LeftToOwner,
         };
         let now = if in_force(Rule::ClockReadUnderLock) { clock() } else { seen_at };

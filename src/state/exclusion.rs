@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use crate::schedule::UnixMs;
+
 use super::access::Lock;
 use super::notice::Notice;
-use super::run::Attempt;
+use super::run::{Attempt, Trigger};
 use super::shared_claims::{Claimant, Held, SharedClaim};
 use super::store::{Inner, Locked, Owner, Place, Timer};
 
@@ -69,9 +71,29 @@ impl Inner {
 
     /// Whether a living process of this master has a run of the timer, or its end still to write.
     pub(super) fn is_held_elsewhere(&self, timer: Timer<'_>) -> bool {
+        self.holder_elsewhere(timer).is_some()
+    }
+
+    fn holder_elsewhere(&self, timer: Timer<'_>) -> Option<(Claimant, Duration)> {
         let held = timer.place.claims.as_ref().and_then(SharedClaim::holder);
-        held.is_some_and(|(holder, since)| {
-            holder != self.process.holder() && since <= longest_attempt(timer) && holder.lives()
+        held.filter(|(holder, since)| {
+            *holder != self.process.holder() && *since <= longest_attempt(timer) && holder.lives()
+        })
+    }
+
+    /// The run of that process, as far as the memory tells that they share.
+    pub(super) fn run_elsewhere(&self, timer: Timer<'_>, now: UnixMs) -> Option<Attempt> {
+        let (holder, since) = self.holder_elsewhere(timer)?;
+        let claims = timer.place.claims.as_ref()?;
+        let since_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        Some(Attempt {
+            run: claims.run(),
+            due: claims.taken().unwrap_or_default(),
+            trigger: Trigger::Schedule,
+            number: 1,
+            pid: holder.pid,
+            boot: self.process.boot,
+            started_at: UnixMs(now.0.saturating_sub(since_ms)),
         })
     }
 }

@@ -16,6 +16,8 @@ use crate::os::process::is_alive;
 use crate::os::{SharedMemory, monotonic};
 use crate::schedule::{UnixMs, stable_hash};
 
+use super::run::RunId;
+
 /// Words of one timer.
 const WORDS: usize = 5;
 /// Hash of the name; 0 for none. Written by the master only.
@@ -187,6 +189,15 @@ impl SharedClaim {
         let holder = Claimant::from_word(self.load(HOLDER))?;
         let since = Duration::from_millis(self.load(SINCE));
         Some((holder, monotonic().saturating_sub(since)))
+    }
+
+    /// An id for what is in progress now: another one for another holder, and for another due time.
+    pub(super) fn run(&self) -> RunId {
+        let mut id = [0; 16];
+        let (holder, due) = id.split_at_mut(8);
+        holder.copy_from_slice(&self.load(HOLDER).to_le_bytes());
+        due.copy_from_slice(&self.load(TAKEN).to_le_bytes());
+        RunId(id)
     }
 
     /// Holds the timer for `holder`, unless another living process does, and has done so for less

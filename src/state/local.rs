@@ -7,6 +7,7 @@ use super::due::Reading;
 use super::format::{CONTROL, RUN};
 use super::run::Progress;
 use super::run_part::RunPart;
+use super::shared_claims::SharedClaim;
 use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread};
 
 impl Inner {
@@ -70,7 +71,19 @@ impl Inner {
             (run, control)
         });
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
-        Reading { run: with_shared(place, run), control, header }
+        let mut run = with_shared(place, run);
+        if let Progress::Running(attempt) = run.progress
+            && attempt.pid != self.process.pid
+            && !place
+                .claims
+                .as_ref()
+                .and_then(SharedClaim::holder)
+                .is_some_and(|(it, _)| it.lives())
+        {
+            // It was in progress when the record could be read last. How it has ended is not known.
+            run.progress = Progress::Nothing;
+        }
+        Reading { run, control, header }
     }
 
     /// Remembers what was read, for the time in which it cannot be.

@@ -195,7 +195,7 @@ const FAMILIES: &[Family] = &[
     family!(
         "nginx_timer_consecutive_failures",
         "gauge",
-        "Runs since the last success that ended otherwise.",
+        "Runs since the last success that failed; cancelled ones are not counted.",
         |sample| sample.consecutive_failures
     ),
     family!("nginx_timer_timeout_seconds", "gauge", "How long an attempt may take.", |sample| {

@@ -262,6 +262,17 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a write beyond `RLIMIT_FSIZE` fail with EFBIG, in this process and in those that it forks, unless
+/// the signal SIGXFSZ has a handler: by default it kills, and the limit is a full disk to us.
+pub fn survive_size_limit() {
+    // SAFETY: sets the disposition of a signal that has no handler of ours.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before != libc::SIG_DFL && before != libc::SIG_IGN && before != libc::SIG_ERR {
+        // SAFETY: a handler that was there before.
+        unsafe { libc::signal(libc::SIGXFSZ, before) };
+    }
+}
+
 /// What fstat(2) tells of `file`.
 ///
 /// # Errors

@@ -289,6 +289,10 @@ impl Job {
             let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again | Edited::Failed) =
                 store.count(self.timer(), now);
         }
+        let pauses = [reading.control.paused, reading.header.paused];
+        if pauses.into_iter().flatten().any(|paused| paused.has_expired(now)) {
+            store.end_pauses(self.timer(), now);
+        }
         self.follow(&reading, now)
     }
 
@@ -319,10 +323,27 @@ impl Job {
             Decision::DropOrder { number, .. } => {
                 self.edited(store.drop_order(self.timer(), number, now))
             }
-            Decision::ClockSetBack => {
-                let recovered = store.set_back(self.timer(), &mut wall_clock);
-                self.recovered(recovered)
-            }
+            Decision::ClockSetBack => match store.set_back(self.timer(), &mut wall_clock) {
+                Recovered::Again => self.set_back_later(reading, now),
+                recovered => self.recovered(recovered),
+            },
+        }
+    }
+
+    /// Others keep locked what is to be pulled back. After the short waits it is left out of account, and
+    /// the timer goes on.
+    fn set_back_later(&self, reading: &Reading, now: UnixMs) -> Turn {
+        let mut steps = self.steps.take();
+        if let Some(after) = steps.next() {
+            self.steps.set(steps);
+            return Turn::LookAfter(after);
+        }
+        self.steps.set(Steps::default());
+        self.report.contested(&self.conf);
+        let reading = reading.clone().without_ahead(&self.conf.due_times, now);
+        match self.follow(&reading, now) {
+            Turn::LookAgain => Turn::LookAfter(LATER),
+            turn => turn,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::nginx::process::{Role, is_leaving, is_reload};
 use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
-use crate::os::file::Owner;
+use crate::os::file::{Owner, survive_size_limit};
 use crate::os::memory::{self, NoMemory, fallible};
 use crate::os::process::start_time;
 use crate::os::wall_clock;
@@ -49,10 +49,10 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         None => Owner::of_this_process(),
     };
     let pid_file = PidFile::new(&opening.pid_file);
-    let held = HELD.with_borrow(|held| held.as_ref().map(|held| held.state.clone()));
-    let held = held.filter(|held| held.is_at(configured));
+    let before = HELD.with_borrow(|held| held.as_ref().map(|held| held.state.clone()));
+    let is_held = before.as_ref().is_some_and(|before| before.is_at(configured));
     let unused = main.timers().is_empty();
-    if unused && held.is_none() && !exists(configured) {
+    if unused && !is_held && !exists(configured) {
         return Ok(());
     }
     if opening.purpose == Purpose::Test {
@@ -71,6 +71,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     if memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err() {
         return Err(Unusable { why: "timer: no memory".to_owned(), errno: 0 });
     }
+    survive_size_limit();
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
     let mut by = Opener {
         pid_file: &pid_file,
@@ -79,7 +80,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
         wait: &mut thread::sleep,
         patience: PATIENCE,
     };
-    match state::open(configured, held.as_ref(), &names, &mut by) {
+    match state::open(configured, before.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
             let told = mem::take(&mut opened.notices);
             notices::write_all(opening.log, main.timers(), configured.path(), &told);

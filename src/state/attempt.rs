@@ -239,6 +239,7 @@ impl ClaimAttempt {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
+        let mut counts = true;
         if reading.is_ahead(timer.due_times, now) {
             // Others write the control part meanwhile: only a clock that is read after the record
             // can tell.
@@ -249,10 +250,17 @@ impl ClaimAttempt {
                 let mut stale = || now;
                 let clock: &mut dyn FnMut() -> UnixMs =
                     if in_force(Rule::ClockReadUnderLock) { clock } else { &mut stale };
-                return match store.set_back_locked(timer, reading.run, clock) {
-                    Err(Blocked::Again) => self.again(),
-                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => Step::DealtWith,
-                };
+                match store.set_back_locked(timer, reading.run, clock) {
+                    Err(Blocked::Again) => {}
+                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::DealtWith,
+                }
+                if let Some(after) = self.steps.next() {
+                    return Step::Again { after };
+                }
+                // What others keep locked for too long is pulled back later; the run does not wait for it.
+                let Ok(seen) = store.read_locked(timer.place, now) else { return Step::GaveUp };
+                reading = seen.without_ahead(timer.due_times, now);
+                counts = false;
             }
         }
         if !self.is_open(&reading, timer, now) {
@@ -260,6 +268,7 @@ impl ClaimAttempt {
         }
         if let Wanted::Due { due, trigger } = self.wanted
             && trigger != Trigger::First
+            && counts
             && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
         {
             return stopped;

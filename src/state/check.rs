@@ -13,7 +13,9 @@ use super::format::USE_LOCK;
 use super::header::{Bad, PidFile};
 use super::judge::judge;
 use super::pages::Pages;
-use super::path::{PathError, StatePath, check_directory, check_metadata, check_owner, is_missing};
+use super::path::{
+    PathError, StatePath, check_directory, check_metadata, check_owner, is_missing, is_too_long,
+};
 
 /// Looks at a path as `nginx -t` does; answers what is worth a warning. What may not be looked at
 /// is not judged. Nor is the owner, which is only told: another user may start nginx than tests
@@ -32,6 +34,9 @@ pub fn check(
         Ok(metadata) => metadata,
         Err(error) if is_missing(&error) => {
             return match path {
+                StatePath::Named(_) if is_too_long(&error) => {
+                    Err(PathError::no_directory(file, error))
+                }
                 // The default falls back to memory where there is no directory.
                 StatePath::Named(_) => check_directory(file)
                     .and_then(|()| check_rights(file, directory_of(file), workers))

@@ -299,3 +299,45 @@ fn a_master_that_hangs_in_the_header_lock_delays_another_by_two_seconds_only() {
     assert_eq!(cycle.state.health(), Health::Degraded);
     drop(hanging);
 }
+
+#[test]
+fn a_pause_that_has_expired_does_not_come_again_with_the_clock() {
+    let bench = Bench::file(&["a"]);
+    let (one, every) = (bench.worker(1), secondly());
+    let timer = timer(&bench.places[0], &every);
+    let until = Some(UnixMs(1_005_000));
+    assert_eq!(one.pause(timer, until, UnixMs(1_001_500)), Edited::Done(()));
+    assert_eq!(one.pause_all(until, UnixMs(1_001_500)), Edited::Done(()));
+    one.end_pauses(timer, UnixMs(1_004_999));
+    assert!(one.read(timer.place).unwrap().is_paused(UnixMs(1_004_999)), "it holds still");
+    let _ = one.header();
+    one.end_pauses(timer, UnixMs(1_005_000));
+    let reading = one.read(timer.place).unwrap();
+    assert!(!reading.is_paused(UnixMs(1_002_000)));
+    assert_eq!(reading.dealt_with_up_to(UnixMs(1_006_000)), UnixMs(1_005_000));
+}
+
+#[test]
+fn a_run_does_not_wait_for_who_keeps_locked_what_lies_ahead() {
+    let bench = Bench::file(&["a"]);
+    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+    let timer = timer(&bench.places[0], &every);
+    let ahead = UnixMs(1_000_000_000);
+    assert_eq!(one.pause_all(None, ahead), Edited::Done(()));
+    assert_eq!(one.resume_all(ahead), Edited::Done(()));
+    let elsewhere = two.lock_header().unwrap();
+    let now = UnixMs(1_002_000);
+    let reading = one.read(timer.place).unwrap();
+    let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
+    assert_eq!(decide(&reading, &every, policy, None, now), Decision::ClockSetBack);
+    assert_eq!(one.set_back(timer, &mut || now), Recovered::Again);
+    let reading = reading.without_ahead(&every, now);
+    let Decision::Claim(wanted) = decide(&reading, &every, policy, None, now) else {
+        panic!("it waits")
+    };
+    won(&one, timer, wanted, now.0).finish(ended(Outcome::Success), None);
+    drop(elsewhere);
+    assert_eq!(one.set_back(timer, &mut || now), Recovered::Nothing);
+    let reading = one.read(timer.place).unwrap();
+    assert!(!matches!(decide(&reading, &every, policy, None, now), Decision::ClockSetBack));
+}

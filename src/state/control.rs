@@ -16,6 +16,11 @@ pub struct Paused {
 }
 
 impl Paused {
+    /// Whether it has ended by itself.
+    pub fn has_expired(&self, now: UnixMs) -> bool {
+        !self.holds(now)
+    }
+
     /// Whether it holds at `now`.
     pub fn holds(&self, now: UnixMs) -> bool {
         self.until.is_none_or(|until| now < until)

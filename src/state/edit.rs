@@ -94,6 +94,35 @@ impl Store {
         })
     }
 
+    /// Ends a timer's pause that has expired.
+    pub(super) fn end_pause(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+        self.edit(timer, now, |reading| {
+            let control = &mut reading.control;
+            if !control.paused.is_some_and(|paused| paused.has_expired(now)) {
+                return Change::Leave(());
+            }
+            resume(&mut control.paused, &mut control.not_before, now);
+            Change::Write(())
+        })
+    }
+
+    /// The same of the pause of all timers.
+    pub(super) fn end_pause_of_all(&self, now: UnixMs) -> Edited<()> {
+        if !self.inner.known_header.get().paused.is_some_and(|paused| paused.has_expired(now)) {
+            return Edited::Done(());
+        }
+        let Some(_lock) = self.lock_header() else { return Edited::Again };
+        let mut header = self.header_locked(now);
+        if header.paused.is_some_and(|paused| paused.has_expired(now)) {
+            resume(&mut header.paused, &mut header.not_before, now);
+            if self.inner.write_header(&mut header) == Written::No {
+                self.inner.header.set(None);
+                return Edited::Failed;
+            }
+        }
+        Edited::Done(())
+    }
+
     /// Orders a run by hand.
     pub fn order_run(&self, timer: Timer<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
         self.edit_and_raise(timer, now, |reading| {

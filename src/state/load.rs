@@ -80,7 +80,8 @@ impl State {
             }
         });
         let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
-        self.note_load(notices.iter().any(failed));
+        let names = timers.iter().map(|timer| timer.place.name()).collect();
+        self.note_load(&names, notices.iter().any(failed));
         notices
     }
 

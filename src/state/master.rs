@@ -2,6 +2,7 @@
 //! attached to by each worker.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -314,9 +315,10 @@ impl State {
         })
     }
 
-    /// What failed before a load that did not is a thing of the past.
-    pub(super) fn note_load(&self, has_failed: bool) {
-        let claims = self.claims.borrow();
+    /// These timers were loaded. What failed before a load that did not is a thing of the past.
+    pub(super) fn note_load(&self, names: &HashSet<&str>, has_failed: bool) {
+        let mut claims = self.claims.borrow_mut();
+        claims.keep(names);
         if has_failed { claims.health().fail() } else { claims.health().clear() }
     }
 

@@ -78,6 +78,10 @@ impl PathError {
         Self::new(path, Problem::InUse(by))
     }
 
+    pub(super) fn no_directory(path: &Path, error: io::Error) -> Self {
+        Self::new(path, Problem::NoDirectory(error))
+    }
+
     pub(super) fn not_permitted(path: &Path, error: io::Error) -> Self {
         Self::new(path, Problem::NotPermitted(error))
     }
@@ -187,6 +191,11 @@ impl PathError {
             problem => Err(Self { problem, ..self }),
         }
     }
+}
+
+/// Whether no file can have this name.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidFilename
 }
 
 pub(super) fn is_missing(error: &io::Error) -> bool {

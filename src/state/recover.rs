@@ -6,7 +6,7 @@ use crate::schedule::UnixMs;
 use super::access::Lock;
 use super::attempt::{interrupted, is_another};
 use super::control::Paused;
-use super::due::{control_instants, header_instants, is_to_come, latest_sane};
+use super::due::{DueTimes, Reading, control_instants, header_instants, is_to_come, latest_sane};
 use super::exclusion::Excluded;
 use super::format::CONTROL;
 use super::notice::Notice;
@@ -86,6 +86,12 @@ impl Store {
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
             Err(Blocked::Again) => return Recovered::Again,
         };
+        if let Progress::Running(attempt) = reading.run.progress
+            && !exclusion.is_locked()
+            && is_another(inner, &attempt, now, timer)
+        {
+            return Recovered::HeldElsewhere(attempt);
+        }
         let recovered = match reading.run.progress {
             Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
                 let next_at = retry
@@ -160,8 +166,10 @@ impl Store {
     ) -> Result<(), Blocked> {
         let inner = &self.inner;
         let (mut ahead_ms, mut pulled) = (0, false);
-        {
-            let _lock = self.lock_header().ok_or(Blocked::Again)?;
+        let header_lock = self.lock_header();
+        let control_lock = inner.try_edit_lock(CONTROL, timer.place.page);
+        let blocked = header_lock.is_none() || control_lock.is_none();
+        if let Some(_lock) = header_lock {
             let mut header = self.header_locked(clock());
             let bound = Bound::new(timer, clock());
             let mut changed = bound.pull_pause(&mut header.paused, &mut ahead_ms);
@@ -170,8 +178,7 @@ impl Store {
                 inner.write_header(&mut header);
             }
         }
-        {
-            let _lock = inner.try_edit_lock(CONTROL, timer.place.page).ok_or(Blocked::Again)?;
+        if let Some(_lock) = control_lock {
             let mut control = match self.control_locked(timer.place, clock()) {
                 Err(Blocked::Lost) if timer.place.page.is_none() => {
                     inner.local_reading(timer.place).control
@@ -226,7 +233,14 @@ impl Store {
             let name = timer.place.name.clone();
             inner.notice(Notice::ClockSetBack { name, by_ms: ahead_ms });
         }
-        Ok(())
+        if blocked { Err(Blocked::Again) } else { Ok(()) }
+    }
+
+    /// Writes down that pauses have expired, so that a clock that is set back brings none of them again.
+    pub fn end_pauses(&self, timer: Timer<'_>, now: UnixMs) {
+        // What cannot be written now is found again at the next look.
+        let _ = self.end_pause(timer, now);
+        let _ = self.end_pause_of_all(now);
     }
 
     /// Writes damaged parts of a record anew; for who has waited through all
@@ -237,6 +251,31 @@ impl Store {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
+    }
+}
+
+impl Reading {
+    /// Without what lies ahead of the clock; for who would have to wait for others to pull it back. A
+    /// pause without an end stays.
+    #[must_use]
+    pub fn without_ahead(mut self, due_times: &dyn DueTimes, now: UnixMs) -> Self {
+        let latest = latest_sane(due_times, now);
+        let sane = |at: Option<UnixMs>| at.filter(|at| *at <= latest);
+        let holds = |paused: Option<Paused>| {
+            let paused = paused.filter(|it| it.until.is_none() || !is_to_come(it.since, now));
+            paused.map(|paused| Paused { since: paused.since.min(now), ..paused })
+        };
+        let (control, header) = (&mut self.control, &mut self.header);
+        control.not_before = sane(control.not_before);
+        control.left_out_up_to = sane(control.left_out_up_to);
+        control.last_seen_at = sane(control.last_seen_at);
+        control.queued = sane(control.queued);
+        control.created_at = control.created_at.filter(|at| !is_to_come(*at, now));
+        control.order.at = control.order.at.min(now);
+        control.paused = holds(control.paused);
+        header.not_before = sane(header.not_before);
+        header.paused = holds(header.paused);
+        self
     }
 }
 

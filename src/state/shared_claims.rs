@@ -73,14 +73,9 @@ impl SharedClaims {
         Ok(Self { tables: Vec::new(), names: HashMap::new(), health: SharedHealth::new()? })
     }
 
-    /// Gives a place to each of `names`. What other names had is given away, unless a run of them is
-    /// in progress.
+    /// Gives a place to each of `names` that has none. Others keep theirs: the configuration may still
+    /// be refused.
     pub(super) fn give(&mut self, names: &[&str]) -> io::Result<()> {
-        let wanted: HashSet<&str> = names.iter().copied().collect();
-        let is_kept = |name: &str, claim: &SharedClaim| {
-            wanted.contains(name) || claim.holder().is_some_and(|(holder, _)| holder.lives())
-        };
-        self.names.retain(|name, claim| is_kept(name, claim));
         let missing: Vec<&&str> =
             names.iter().filter(|name| !self.names.contains_key(**name)).collect();
         if missing.is_empty() {
@@ -101,6 +96,7 @@ impl SharedClaims {
             .iter()
             .flat_map(places)
             .filter(|claim| !used.contains(&(Arc::as_ptr(&claim.table).addr(), claim.first)))
+            .filter(|claim| !claim.is_held())
             .collect();
         if free.len() < missing.len() {
             let more = (missing.len() - free.len()).next_multiple_of(64);
@@ -113,6 +109,11 @@ impl SharedClaims {
             self.names.insert((*name).into(), claim);
         }
         Ok(())
+    }
+
+    /// Gives away what other names than these had, unless a run of them is in progress.
+    pub(super) fn keep(&mut self, names: &HashSet<&str>) {
+        self.names.retain(|name, claim| names.contains(&**name) || claim.is_held());
     }
 
     pub(super) fn of(&self, name: &str) -> Option<SharedClaim> {
@@ -198,6 +199,10 @@ impl SharedClaim {
         holder.copy_from_slice(&self.load(HOLDER).to_le_bytes());
         due.copy_from_slice(&self.load(TAKEN).to_le_bytes());
         RunId(id)
+    }
+
+    fn is_held(&self) -> bool {
+        self.holder().is_some_and(|(holder, _)| holder.lives())
     }
 
     /// Holds the timer for `holder`, unless another living process does, and has done so for less
@@ -378,13 +383,15 @@ mod tests {
         claims.of("8").unwrap().take(UnixMs(8));
         assert_eq!(claims.of("9").unwrap().hold(A, LONG), Held::Here);
         claims.give(&["7", "new"]).unwrap();
+        assert!(claims.of("8").is_some(), "the configuration may be refused");
+        claims.keep(&["7", "new"].into());
         assert_eq!(claims.of("7").unwrap().taken(), Some(UnixMs(7)));
         assert_eq!(claims.of("new").unwrap().taken(), None);
         assert!(claims.of("8").is_none() && claims.of("9").is_some());
         for _ in 0..10 {
             claims.give(&names).unwrap();
-            claims.give(&[]).unwrap();
+            claims.keep(&HashSet::new());
         }
-        assert_eq!(claims.tables.len(), 1, "places are used again");
+        assert!(claims.tables.len() <= 2, "places are used again");
     }
 }

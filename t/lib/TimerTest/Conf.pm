@@ -35,13 +35,16 @@ sub check_conf {
     $location = $text if $where eq 'location';
     $server   = "location /x/ {\n$location\n}" if $location ne '';
 
-    my $conf = <<"CONF";
+    # The default file of an installed nginx is the same for all, and may be in use.
+    my $state = "$http$server" =~ /timer_state/ ? '' : 'timer_state memory;';
+    my $conf  = <<"CONF";
 load_module $module;
 pid $prefix/logs/nginx.pid;
 error_log stderr;
 events { }
 http {
     access_log off;
+    $state
     client_body_temp_path $prefix/b;
     proxy_temp_path $prefix/p;
     fastcgi_temp_path $prefix/f;

@@ -295,6 +295,7 @@ impl ClaimAttempt {
             }
         }
         if let Some(claims) = &timer.place.claims {
+            claims.attempt(attempt.run, attempt.number);
             match self.wanted {
                 Wanted::Due { due, .. } => claims.take(due),
                 Wanted::Order { number } => claims.order_is_done(number),

@@ -324,3 +324,24 @@ fn whichever_call_fails_of_a_file_no_promise_breaks() {
 fn whichever_call_fails_in_memory_no_promise_breaks() {
     every_call(|_| StatePath::Memory);
 }
+
+#[test]
+fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read() {
+    let bench = Bench::file(&["a"]);
+    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+    let timer = timer(&bench.places[0], &every);
+    let first = won(&one, timer, due(1_001_000), 1_001_000);
+    let run = first.attempt().run;
+    first.finish(ended(Outcome::Failure), Some(UnixMs(1_001_100)));
+    let known = one.read_for(timer).unwrap().run.progress;
+    assert!(matches!(known, Progress::Waiting(..)));
+    let next = Wanted::Next { run, attempt: 2 };
+    won(&two, timer, next, 1_001_100).finish(ended(Outcome::Failure), None);
+    let effect = Effect::Errno(errno::EIO);
+    let fault = Fault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
+    with(fault, || {
+        assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
+        won(&one, timer, due(1_002_000), 1_002_000).finish(ended(Outcome::Success), None);
+    });
+    assert!(fired() > 0);
+}

@@ -159,6 +159,12 @@ fn with_shared(place: &Place, mut run: RunPart) -> RunPart {
             run.watermark.due = taken;
             run.watermark.attempt = 1;
         }
+        if let Progress::Waiting(last, _) = run.progress
+            && claims.attempted(last.run).is_some_and(|number| number > last.number)
+        {
+            // Another worker has made the attempt that it waits for.
+            run.progress = Progress::Nothing;
+        }
     }
     run
 }

@@ -19,7 +19,7 @@ use crate::schedule::{UnixMs, stable_hash};
 use super::run::RunId;
 
 /// Words of one timer.
-const WORDS: usize = 5;
+const WORDS: usize = 6;
 /// Hash of the name; 0 for none. Written by the master only.
 const NAME: usize = 0;
 /// The newest due time that was claimed; 0 for none.
@@ -30,6 +30,8 @@ const ORDERS_DONE: usize = 2;
 const HOLDER: usize = 3;
 /// Since when, by the monotonic clock, in milliseconds.
 const SINCE: usize = 4;
+/// The newest attempt that was claimed: a part of its run's id, and its number; 0 for none.
+const ATTEMPT: usize = 5;
 
 /// The claims of all timers, kept by the master from cycle to cycle.
 #[derive(Debug)]
@@ -171,8 +173,21 @@ impl SharedClaim {
     /// Undoes what a process is said to have done after it was killed.
     #[cfg(test)]
     pub(super) fn restore(&self, taken: Option<UnixMs>, orders_done: u64) {
+        self.store(ATTEMPT, 0);
         self.store(TAKEN, taken.unwrap_or_default().0.cast_unsigned());
         self.store(ORDERS_DONE, orders_done);
+    }
+
+    /// An attempt is being claimed.
+    pub(super) fn attempt(&self, run: RunId, number: u32) {
+        self.store(ATTEMPT, attempt_word(run) | u64::from(number.min(NUMBERS)));
+    }
+
+    /// The newest attempt that was claimed of `run`, if that is the newest run.
+    pub(super) fn attempted(&self, run: RunId) -> Option<u32> {
+        let word = self.load(ATTEMPT);
+        let number = u32::try_from(word & u64::from(NUMBERS)).ok()?;
+        (word & !u64::from(NUMBERS) == attempt_word(run) && number > 0).then_some(number)
     }
 
     pub(super) fn orders_done(&self) -> u64 {
@@ -240,6 +255,13 @@ impl SharedClaim {
             let _ = word.compare_exchange(held, free, Ordering::SeqCst, Ordering::SeqCst);
         }
     }
+}
+
+/// The part of the word that is the attempt's number; the rest is of the run's id.
+const NUMBERS: u32 = 0xffff;
+
+fn attempt_word(run: RunId) -> u64 {
+    stable_hash(&[b"run", &run.0]) & !u64::from(NUMBERS)
 }
 
 impl PartialEq for SharedClaim {
@@ -371,6 +393,17 @@ mod tests {
         assert_eq!(claim.taken(), Some(UnixMs(9)));
         claim.pull_back(UnixMs(8), UnixMs(1));
         assert_eq!(claim.taken(), Some(UnixMs(1)));
+    }
+
+    #[test]
+    fn an_attempt_is_known_by_its_run() {
+        let (claim, one, other) = (claim(), RunId([1; 16]), RunId([2; 16]));
+        assert_eq!(claim.attempted(RunId::default()), None);
+        claim.attempt(one, 1);
+        claim.attempt(one, 2);
+        assert_eq!((claim.attempted(one), claim.attempted(other)), (Some(2), None));
+        claim.attempt(other, u32::MAX);
+        assert_eq!((claim.attempted(one), claim.attempted(other)), (None, Some(NUMBERS)));
     }
 
     #[test]

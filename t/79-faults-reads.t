@@ -216,9 +216,11 @@ $_->{nginx}->stop for @idle;
 
 for my $name (@names) {
     $cases{$name}{nginx}->stop;
-    # (A worker that alone cannot read counts overlaps that others have counted, too.)
+    # (A due time that is contested in the very instant may count as an overlap and as a run; and a worker that
+    # alone cannot read counts overlaps that others have counted, too.)
     my ( $dues, $sum ) = account( read_state( $cases{$name}{file} )->{"$name-busy"}, 200, 0 );
-    is( $sum, $dues, "$name: each due time is accounted for" ) if $name ne 'zero';
+    cmp_ok( $sum, '>=', $dues, "$name: each due time is accounted for" );
+    cmp_ok( $sum, '<=', $dues + 3, "$name: and hardly any twice" ) if $name ne 'zero';
     my @runs = map { $backend->requests( timer => "$name-$_" ) } qw( tick any busy retry );
     no_doubles( $name, @runs );
     no_overlaps( $name, {}, @runs );

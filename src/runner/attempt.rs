@@ -82,8 +82,13 @@ impl Job {
 
     /// The worker is about to end.
     pub(super) fn interrupt(&self) {
+        let attempt = self.running.borrow().as_ref().and_then(|running| running.attempt.clone());
         self.settle();
         self.finish(Ending::Interrupted);
+        // A worker that was told to quit before complains of connections that are open when it ends.
+        if let Some(attempt) = attempt {
+            attempt.cut_off();
+        }
     }
 
     /// The attempt has taken too long.

@@ -345,3 +345,26 @@ fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read()
     });
     assert!(fired() > 0);
 }
+
+#[test]
+fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_cannot_read() {
+    let bench = Bench::file(&["a"]);
+    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+    let timer = timer(&bench.places[0], &every);
+    let first = won(&two, timer, due(1_001_000), 1_001_000);
+    let known = one.read_for(timer).unwrap().run.progress;
+    assert!(matches!(known, Progress::Running(..)));
+    let effect = Effect::Errno(errno::EIO);
+    let fault = Fault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
+    with(fault, || {
+        first.finish(ended(Outcome::Success), None);
+        won(&one, timer, due(1_002_000), 1_002_000).finish(ended(Outcome::Success), None);
+        let interrupted = |notice: &Notice| matches!(notice, Notice::Interrupted { .. });
+        assert!(!one.take_notices().iter().any(interrupted));
+    });
+    assert!(fired() > 0);
+    won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
+    let counters = two.read(&bench.places[0]).unwrap().run.counters;
+    assert_eq!(counters.ended_with(Outcome::Success), 3);
+    assert_eq!(counters.ended_with(Outcome::Interrupted), 0);
+}

@@ -7,7 +7,7 @@ use super::due::Reading;
 use super::format::{CONTROL, RUN};
 use super::run::Progress;
 use super::run_part::RunPart;
-use super::shared_claims::SharedClaim;
+use super::shared_claims::{Claimant, SharedClaim};
 use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread};
 
 impl Inner {
@@ -72,13 +72,11 @@ impl Inner {
         });
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
         let mut run = with_shared(place, run);
+        let holder = place.claims.as_ref().and_then(SharedClaim::holder);
+        let is_another = |it: Claimant| it != self.process.holder() && it.lives();
         if let Progress::Running(attempt) = run.progress
             && attempt.pid != self.process.pid
-            && !place
-                .claims
-                .as_ref()
-                .and_then(SharedClaim::holder)
-                .is_some_and(|(it, _)| it.lives())
+            && !holder.is_some_and(|(it, _)| is_another(it))
         {
             // It was in progress when the record could be read last. How it has ended is not known.
             run.progress = Progress::Nothing;

@@ -102,7 +102,8 @@ ok( wait_until { slurp("$logs/error.log") =~ / \Q$zero\E#/ }, 'its worker writes
 $backend->let_go('usr1');
 ok( wait_until { slurp("$logs/error.log") =~ /timer "long$case": run succeeded: status 200/ }, 'it ends, in the new log' );
 ok( wait_until { slurp("$logs/access.log") =~ /^logged$/m }, 'the access log, too' );
-none_of { $_->{headers}{'x-pid'} != $zero } 'in the same worker', $backend->requests( timer => "often$case" );
+my $count = $backend->requests( timer => "often$case" );
+none_of { $_->{headers}{'x-pid'} != $zero } 'in the same worker', $backend->wait_requests( $count + 3, timer => "often$case" );
 lacks( slurp("$logs/error.log.1"), qr/$TimerTest::Nginx::BAD_LINE/, 'the old log is clean' );
 $nginx->stop;
 
@@ -132,7 +133,7 @@ $zero = $nginx->worker_in_slot(0);
 my $one = $nginx->worker_in_slot(1);
 kill 'KILL', $one;
 ok( wait_until( sub { $nginx->workers == 3 && !grep { $_ == $one } $nginx->workers } ), 'another worker is killed and replaced' );
-my $count = $backend->requests( timer => "often$case" );
+$count = $backend->requests( timer => "often$case" );
 ok( $backend->wait_requests( $count + 5, timer => "often$case" ) >= $count + 5, 'it goes on' );
 is( $nginx->worker_in_slot(0), $zero, 'in the same worker 0' );
 none_of { $_->{headers}{'x-pid'} != $zero } 'and in no other', ( $backend->requests( timer => "often$case" ) )[ $count .. $count + 4 ];

@@ -132,9 +132,9 @@ all_say( 'without faults', 200, $began, 60 );
 my %slots;
 for my $name (@names) {
     my ( $case, $zero ) = ( $cases{$name}, $cases{$name}{nginx}->worker_in_slot(0) );
-    $case->{failed} = time;
     $case->{rule}
         = $case->{faults}->fail( $case->{calls}, error => $case->{error}, name => $case->{name} // 'timers.state', pid => $zero * ( $case->{whose} // 0 ) );
+    $case->{failed} = time;
 }
 my $failed = time;
 all_say( 'locks fail', 503, $failed, 2.5 * $TimerTest::SLOW );

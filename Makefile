@@ -11,7 +11,7 @@ export NGINX NGINX_SOURCE TESTS PROVE_FLAGS DESTDIR
 packages = tools/packages build \
     $(if $(NGINX_SOURCE),,$(if $(filter nginx /usr/sbin/nginx,$(NGINX)),distribution))
 
-.PHONY: help build run test lint package install test-asan test-valgrind clean
+.PHONY: help build run test bench lint package install test-asan test-valgrind clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -42,6 +42,10 @@ test-rust:
 test-asan test-valgrind:
 	@tools/packages build test $(if $(filter %-valgrind,$@),memory)
 	@MEMORY=$(@:test-%=%) tools/test
+
+## make bench          what a run, a timer and a takeover cost, into BENCHMARKS.md: takes some minutes
+bench:
+	@tools/bench --write
 
 ## make lint           formatting, clippy, layers, SAFETY comments, Perl and shell syntax
 lint:

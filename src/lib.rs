@@ -40,7 +40,7 @@ pub mod module {
     use std::ffi::{c_char, c_void};
     use std::ptr;
 
-    use nginx_sys::{ngx_command_t, ngx_http_module_t, ngx_module_t};
+    use ngx::ffi::{ngx_command_t, ngx_http_module_t, ngx_module_t};
 
     use crate::api::Api;
     use crate::conf::{

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_array_push, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_core_main_conf_t,
     ngx_http_handler_pt, ngx_http_phase_engine_t, ngx_http_phase_handler_t, ngx_http_request_t,
     ngx_int_t,
@@ -14,7 +14,7 @@ use super::guard::guard;
 use super::rc;
 use super::request::Access;
 
-const PREACCESS: usize = nginx_sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
+const PREACCESS: usize = ngx::ffi::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
 
 type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
 type Checker =
@@ -49,7 +49,7 @@ pub(super) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
     // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: set by `ngx_preinit_modules`.
-    let index = unsafe { nginx_sys::ngx_http_module.index };
+    let index = unsafe { ngx::ffi::ngx_http_module.index };
     // SAFETY: `conf_ctx` has a place for each module's index.
     let context = unsafe { confs.add(index) };
     // SAFETY: as above.
@@ -97,7 +97,7 @@ pub(super) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
 /// `r` is an open request.
 pub(super) unsafe fn engine(r: *mut ngx_http_request_t) -> ngx_http_phase_engine_t {
     // SAFETY: set before any configuration is read.
-    let index = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    let index = unsafe { ngx::ffi::ngx_http_core_module.ctx_index };
     // SAFETY: the caller's promise.
     let confs = unsafe { (*r).main_conf };
     // SAFETY: the array has a place for each http module.
@@ -113,7 +113,7 @@ pub(super) unsafe fn engine(r: *mut ngx_http_request_t) -> ngx_http_phase_engine
 /// `context` is that of an `http` block that is read or was read.
 unsafe fn core_main(context: *mut ngx_http_conf_ctx_t) -> *mut ngx_http_core_main_conf_t {
     // SAFETY: set before any configuration is read.
-    let index = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    let index = unsafe { ngx::ffi::ngx_http_core_module.ctx_index };
     // SAFETY: the caller's promise.
     let confs = unsafe { (*context).main_conf };
     // SAFETY: the array has a place for each http module.
@@ -141,7 +141,7 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: as above.
     unsafe { (*r).phase_handler = behind };
     // SAFETY: as above; the request may end inside, and is not touched any more.
-    unsafe { nginx_sys::ngx_http_core_run_phases(r) };
+    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
     rc::DONE
 }
 
@@ -170,7 +170,7 @@ pub(super) unsafe fn content_phase(handlers: *const ngx_http_phase_handler_t) ->
 ///
 /// `r` is an open request in its pre-access phase.
 unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
-    const POST_ACCESS: Checker = nginx_sys::ngx_http_core_post_access_phase;
+    const POST_ACCESS: Checker = ngx::ffi::ngx_http_core_post_access_phase;
 
     // SAFETY: the caller's promise.
     let handlers = unsafe { engine(r) }.handlers;

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::ptr;
 use std::rc::Rc;
 
-use nginx_sys::{ngx_close_connection, ngx_connection_t, ngx_event_t, ngx_get_connection};
+use ngx::ffi::{ngx_close_connection, ngx_connection_t, ngx_event_t, ngx_get_connection};
 
 use super::cycle;
 use super::guard::guard;
@@ -35,7 +35,7 @@ impl Bell {
     /// free connection or descriptor.
     pub fn new(bell: &EventFd, callback: impl FnMut(NonZeroU64) + 'static) -> Option<Self> {
         // SAFETY: HOST-1: one thread.
-        let cycle = unsafe { nginx_sys::ngx_cycle };
+        let cycle = unsafe { ngx::ffi::ngx_cycle };
         // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
         if unsafe { (*cycle).free_connection_n } == 0 {
             // `ngx_get_connection` would write an alert, or close somebody's (RUN-1).
@@ -70,7 +70,7 @@ impl Bell {
         // SAFETY: a connection of ours.
         let read = unsafe { (*c).read };
         // SAFETY: asks the event method, whichever it is, to tell when it is readable.
-        let asked = unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
+        let asked = unsafe { ngx::ffi::ngx_handle_read_event(read, 0) };
         (asked == rc::OK).then_some(hears)
     }
 }
@@ -102,7 +102,7 @@ impl Drop for Bell {
 /// An open connection of ours, and its read event.
 unsafe fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
     // SAFETY: HOST-1: one thread; set by the event method.
-    if let Some(remove) = unsafe { nginx_sys::ngx_event_actions.del_conn } {
+    if let Some(remove) = unsafe { ngx::ffi::ngx_event_actions.del_conn } {
         // SAFETY: the caller's connection, which the event method knows.
         unsafe { remove(c, 0) };
         return;
@@ -110,9 +110,9 @@ unsafe fn stop_listening(c: *mut ngx_connection_t, read: *mut ngx_event_t) {
     // Level-triggered methods take an event away that is active and ready.
     // SAFETY: the caller's connection.
     unsafe { (*read).set_ready(1) };
-    let close = nginx_sys::NGX_CLOSE_EVENT as usize;
+    let close = ngx::ffi::NGX_CLOSE_EVENT as usize;
     // SAFETY: as above.
-    unsafe { nginx_sys::ngx_handle_read_event(read, close) };
+    unsafe { ngx::ffi::ngx_handle_read_event(read, close) };
 }
 
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
@@ -140,7 +140,7 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
         let read = unsafe { (*c).read };
         // A level-triggered method goes on by itself, another one needs to know.
         // SAFETY: as in `new`.
-        unsafe { nginx_sys::ngx_handle_read_event(read, 0) };
+        unsafe { ngx::ffi::ngx_handle_read_event(read, 0) };
     }
     // Its callback, if this is the last that has it.
     guard((), || drop(node));

@@ -9,7 +9,7 @@
 use std::ffi::{CStr, c_char, c_uint};
 use std::mem::offset_of;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_array_t, ngx_buf_t, ngx_conf_file_t, ngx_conf_t, ngx_connection_t, ngx_core_conf_t,
     ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_compile_complex_value_t,
     ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_connection_t, ngx_http_core_loc_conf_t,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use nginx_sys::{
+use ngx::ffi::{
     NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
     NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t,
     ngx_conf_log_error, ngx_conf_t, ngx_http_compile_complex_value,
@@ -238,7 +238,7 @@ impl<'a> Parsing<'a> {
         // SAFETY: as above.
         let prefix = unsafe { &raw mut (*self.cf().cycle).prefix };
         // SAFETY: reads both strings, and sets `name` to one in the pool if it was relative.
-        if unsafe { nginx_sys::ngx_get_full_name(pool, prefix, &raw mut name) } != rc::OK {
+        if unsafe { ngx::ffi::ngx_get_full_name(pool, prefix, &raw mut name) } != rc::OK {
             return Err(Refused::AlreadyLogged);
         }
         // SAFETY: the words above, or a string in the pool.
@@ -252,7 +252,7 @@ impl<'a> Parsing<'a> {
     ///
     /// No memory.
     pub fn state_path(&self, name: &str) -> Result<PathBuf, Refused> {
-        let temp = nginx_sys::NGX_HTTP_CLIENT_TEMP_PATH.to_bytes();
+        let temp = ngx::ffi::NGX_HTTP_CLIENT_TEMP_PATH.to_bytes();
         let slash = temp.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
         let directory = temp.get(..slash).unwrap_or_default();
         self.full_path(&[directory, name.as_bytes()].concat())
@@ -309,7 +309,7 @@ impl<'a> Parsing<'a> {
             }
             Refused::AlreadyLogged => return CONF_ERROR,
         }
-        let (level, text) = (nginx_sys::NGX_LOG_EMERG as ngx_uint_t, text.as_bytes());
+        let (level, text) = (ngx::ffi::NGX_LOG_EMERG as ngx_uint_t, text.as_bytes());
         let format = c"%*s".as_ptr();
         // SAFETY: the invariant; "%*s" takes a size_t and a pointer (`ngx_vslprintf`).
         unsafe {
@@ -323,7 +323,7 @@ impl<'a> Parsing<'a> {
 pub fn parse_time(word: &[u8]) -> Option<Duration> {
     let mut word = borrowed(word);
     // SAFETY: reads the word's bytes only (src/core/ngx_parse.c).
-    let ms = unsafe { nginx_sys::ngx_parse_time(&raw mut word, 0) };
+    let ms = unsafe { ngx::ffi::ngx_parse_time(&raw mut word, 0) };
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::ptr;
 use std::rc::Rc;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_atomic_uint_t, ngx_close_connection, ngx_connection_t, ngx_create_pool, ngx_get_connection,
     ngx_pcalloc, ngx_pool_t,
 };
@@ -46,7 +46,7 @@ pub(super) fn connect(
     shared: Rc<Shared>,
 ) -> Result<*mut ngx_connection_t, StartError> {
     // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
     let free = unsafe { (*cycle).free_connection_n };
     // SAFETY: as above.
@@ -75,7 +75,7 @@ pub(super) fn connect(
         unsafe { ngx_close_connection(c) };
         if !pool.is_null() {
             // SAFETY: a pool that nobody else knows of.
-            unsafe { nginx_sys::ngx_destroy_pool(pool) };
+            unsafe { ngx::ffi::ngx_destroy_pool(pool) };
         }
         return Err(StartError::NoMemory);
     }
@@ -89,11 +89,11 @@ pub(super) fn connect(
     // SAFETY: the pool is ours; its log lives in it, as that of a client's connection does.
     unsafe { (*pool).log = log };
     // SAFETY: HOST-1: one thread; set by the event module for each worker.
-    let counter = unsafe { nginx_sys::ngx_connection_counter };
+    let counter = unsafe { ngx::ffi::ngx_connection_counter };
     // SAFETY: a counter of nginx's.
     let number = unsafe { stat::count(counter.cast(), 1) };
     // SAFETY: HOST-1: one thread.
-    let now = unsafe { nginx_sys::ngx_current_msec };
+    let now = unsafe { ngx::ffi::ngx_current_msec };
     // SAFETY: a connection of ours; ends before nginx is called.
     let connection = unsafe { &mut *c };
     connection.number = number.wrapping_add(1) as ngx_atomic_uint_t;

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
 
-use nginx_sys::ngx_pool_t;
+use ngx::ffi::ngx_pool_t;
 
 use super::conf::{Parsing, Refused};
 use super::guard::guard_else;
@@ -67,7 +67,7 @@ impl Cycle {
     /// Whether it is the one in use.
     pub(super) fn is_current(self) -> bool {
         // SAFETY: HOST-1: one thread.
-        let cycle = unsafe { nginx_sys::ngx_cycle };
+        let cycle = unsafe { ngx::ffi::ngx_cycle };
         // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
         let current = unsafe { (*cycle).pool };
         look(|alive| alive.contains(&(self, current))).unwrap_or(false)

@@ -16,7 +16,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_delete_posted_event, ngx_event_t,
     ngx_post_event, ngx_queue_t,
 };
@@ -103,13 +103,13 @@ impl Posted {
 
     /// Has the callback called after the events at hand; once, however often it was posted.
     pub fn post(&self) {
-        self.post_to(&raw mut nginx_sys::ngx_posted_events);
+        self.post_to(&raw mut ngx::ffi::ngx_posted_events);
     }
 
     /// The same in the next turn of the event loop, which does not wait for events: what is posted
     /// while posted events are being run belongs to the same turn.
     pub fn post_next(&self) {
-        self.post_to(&raw mut nginx_sys::ngx_posted_next_events);
+        self.post_to(&raw mut ngx::ffi::ngx_posted_next_events);
     }
 
     /// Takes it back.

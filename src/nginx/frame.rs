@@ -10,7 +10,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_event_t, ngx_http_addr_conf_t,
     ngx_http_connection_t, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
     ngx_log_t, off_t, sockaddr_in, u_char,
@@ -98,10 +98,9 @@ impl Frame {
 
         connection.set_shared(1);
         connection.set_need_last_buf(1);
-        connection.set_log_error(nginx_sys::ngx_connection_log_error_e_NGX_ERROR_INFO);
-        connection
-            .set_tcp_nodelay(nginx_sys::ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_DISABLED);
-        connection.set_tcp_nopush(nginx_sys::ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED);
+        connection.set_log_error(ngx::ffi::ngx_connection_log_error_e_NGX_ERROR_INFO);
+        connection.set_tcp_nodelay(ngx::ffi::ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_DISABLED);
+        connection.set_tcp_nopush(ngx::ffi::ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED);
 
         // SAFETY: a connection of nginx's has its two events, made with the cycle.
         let read = unsafe { &mut *connection.read };
@@ -114,14 +113,14 @@ impl Frame {
         read.set_active(1);
         read.set_eof(1);
         // SAFETY: HOST-1: one thread; set when the event method is initialized.
-        let level = unsafe { nginx_sys::ngx_event_flags } & LEVEL_EVENT != 0;
+        let level = unsafe { ngx::ffi::ngx_event_flags } & LEVEL_EVENT != 0;
         write.set_active(u32::from(!level));
         write.set_ready(1);
     }
 }
 
 /// `NGX_USE_LEVEL_EVENT`: such methods would take a ready and active write event away (RUN-2).
-const LEVEL_EVENT: usize = nginx_sys::NGX_USE_LEVEL_EVENT as usize;
+const LEVEL_EVENT: usize = ngx::ffi::NGX_USE_LEVEL_EVENT as usize;
 
 /// What [`Frame::of`] knows a run by. A static, so that there is one address.
 static LOG_HANDLER: unsafe extern "C" fn(*mut ngx_log_t, *mut u_char, usize) -> *mut u_char =

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_http_core_loc_conf_t, ngx_http_handler_pt, ngx_http_request_t, ngx_int_t, ngx_list_part_t,
     ngx_str_t, ngx_table_elt_t,
 };
@@ -78,7 +78,7 @@ unsafe fn set<H: Handler>(location: Location) {
 
 unsafe extern "C" fn handle<H: Handler>(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx calls a content handler with an open request.
-    let discarded = unsafe { nginx_sys::ngx_http_discard_request_body(r) };
+    let discarded = unsafe { ngx::ffi::ngx_http_discard_request_body(r) };
     if discarded != rc::OK {
         return discarded;
     }
@@ -237,7 +237,7 @@ pub(super) unsafe fn core_location(
     confs: *mut *mut std::ffi::c_void,
 ) -> *const ngx_http_core_loc_conf_t {
     // SAFETY: set before any configuration is read.
-    let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    let core = unsafe { ngx::ffi::ngx_http_core_module.ctx_index };
     // SAFETY: the caller's promise: it has a place for each http module.
     let conf = unsafe { confs.add(core) };
     // SAFETY: as above.

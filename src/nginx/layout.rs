@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use nginx_sys::ngx_conf_t;
+use ngx::ffi::ngx_conf_t;
 
 use super::bits;
 use super::conf::{Parsing, Refused};

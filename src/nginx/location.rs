@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_srv_conf_t,
     ngx_http_server_name_t, ngx_int_t,
 };
@@ -47,7 +47,7 @@ impl Location {
     /// `context` is the one with which a directive in a `location` block is read, of `cycle`.
     pub(super) unsafe fn from_context(context: *mut ngx_http_conf_ctx_t, cycle: Cycle) -> Self {
         // SAFETY: `index` and `ctx_index` are set before any configuration is read.
-        let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+        let core = unsafe { ngx::ffi::ngx_http_core_module.ctx_index };
         // SAFETY: the caller's promise.
         let confs = unsafe { (*context).loc_conf };
         // SAFETY: the caller's promise.
@@ -268,7 +268,7 @@ impl Location {
         let mut path = super::borrowed(path);
         // SAFETY: reads the path, and writes no captures for want of room.
         let matched =
-            unsafe { nginx_sys::ngx_regex_exec(regex, &raw mut path, std::ptr::null_mut(), 0) };
+            unsafe { ngx::ffi::ngx_regex_exec(regex, &raw mut path, std::ptr::null_mut(), 0) };
         matched >= 0 as ngx_int_t
     }
 

@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 
 use std::mem::MaybeUninit;
 
-use nginx_sys::{ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
+use ngx::ffi::{ngx_err_t, ngx_log_error_core, ngx_log_t, ngx_uint_t};
 
 use super::cycle::Cycle;
 use super::text::Text;
@@ -15,19 +15,19 @@ use super::text::Text;
 #[repr(u32)]
 pub enum Level {
     /// The configuration is refused.
-    Emerg = nginx_sys::NGX_LOG_EMERG,
+    Emerg = ngx::ffi::NGX_LOG_EMERG,
     /// A defect of ours.
-    Alert = nginx_sys::NGX_LOG_ALERT,
+    Alert = ngx::ffi::NGX_LOG_ALERT,
     /// Something that needs a person.
-    Crit = nginx_sys::NGX_LOG_CRIT,
+    Crit = ngx::ffi::NGX_LOG_CRIT,
     /// Work was left out or failed for good.
-    Error = nginx_sys::NGX_LOG_ERR,
+    Error = ngx::ffi::NGX_LOG_ERR,
     /// Work will be tried again.
-    Warn = nginx_sys::NGX_LOG_WARN,
+    Warn = ngx::ffi::NGX_LOG_WARN,
     /// A change of state.
-    Notice = nginx_sys::NGX_LOG_NOTICE,
+    Notice = ngx::ffi::NGX_LOG_NOTICE,
     /// Normal running.
-    Info = nginx_sys::NGX_LOG_INFO,
+    Info = ngx::ffi::NGX_LOG_INFO,
 }
 
 /// A log of nginx's: one of a configuration's, or, once that is gone, and if it is none, the log of
@@ -67,7 +67,7 @@ impl Log {
             return log.as_ptr();
         }
         // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
-        let cycle = unsafe { nginx_sys::ngx_cycle };
+        let cycle = unsafe { ngx::ffi::ngx_cycle };
         // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
         let log = unsafe { (*cycle).log };
         if log.is_null() { silent() } else { log }

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{
+use ngx::ffi::{
     NGX_HTTP_VERSION_11, ngx_http_complex_value, ngx_http_request_t, ngx_list_push, ngx_str_t,
     ngx_table_elt_t,
 };
@@ -28,22 +28,22 @@ impl Method {
     /// `NGX_HTTP_GET` and so on (`src/http/ngx_http_request.h`).
     fn code(&self) -> u32 {
         match self.0.as_str() {
-            "GET" => nginx_sys::NGX_HTTP_GET,
-            "HEAD" => nginx_sys::NGX_HTTP_HEAD,
-            "POST" => nginx_sys::NGX_HTTP_POST,
-            "PUT" => nginx_sys::NGX_HTTP_PUT,
-            "DELETE" => nginx_sys::NGX_HTTP_DELETE,
-            "MKCOL" => nginx_sys::NGX_HTTP_MKCOL,
-            "COPY" => nginx_sys::NGX_HTTP_COPY,
-            "MOVE" => nginx_sys::NGX_HTTP_MOVE,
-            "OPTIONS" => nginx_sys::NGX_HTTP_OPTIONS,
-            "PROPFIND" => nginx_sys::NGX_HTTP_PROPFIND,
-            "PROPPATCH" => nginx_sys::NGX_HTTP_PROPPATCH,
-            "LOCK" => nginx_sys::NGX_HTTP_LOCK,
-            "UNLOCK" => nginx_sys::NGX_HTTP_UNLOCK,
-            "PATCH" => nginx_sys::NGX_HTTP_PATCH,
-            "TRACE" => nginx_sys::NGX_HTTP_TRACE,
-            _ => nginx_sys::NGX_HTTP_UNKNOWN,
+            "GET" => ngx::ffi::NGX_HTTP_GET,
+            "HEAD" => ngx::ffi::NGX_HTTP_HEAD,
+            "POST" => ngx::ffi::NGX_HTTP_POST,
+            "PUT" => ngx::ffi::NGX_HTTP_PUT,
+            "DELETE" => ngx::ffi::NGX_HTTP_DELETE,
+            "MKCOL" => ngx::ffi::NGX_HTTP_MKCOL,
+            "COPY" => ngx::ffi::NGX_HTTP_COPY,
+            "MOVE" => ngx::ffi::NGX_HTTP_MOVE,
+            "OPTIONS" => ngx::ffi::NGX_HTTP_OPTIONS,
+            "PROPFIND" => ngx::ffi::NGX_HTTP_PROPFIND,
+            "PROPPATCH" => ngx::ffi::NGX_HTTP_PROPPATCH,
+            "LOCK" => ngx::ffi::NGX_HTTP_LOCK,
+            "UNLOCK" => ngx::ffi::NGX_HTTP_UNLOCK,
+            "PATCH" => ngx::ffi::NGX_HTTP_PATCH,
+            "TRACE" => ngx::ffi::NGX_HTTP_TRACE,
+            _ => ngx::ffi::NGX_HTTP_UNKNOWN,
         }
     }
 
@@ -86,7 +86,7 @@ pub(super) unsafe fn fill(
         bits::set_http_minor(making, 1);
         making.http_version = NGX_HTTP_VERSION_11 as usize;
         making.method = request.method.code() as usize;
-        let state = nginx_sys::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE;
+        let state = ngx::ffi::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE;
         bits::set_http_state(making, state as usize);
         if request.method.has_body() {
             making.headers_in.content_length_n = 0;
@@ -178,7 +178,7 @@ unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(),
     let headers = unsafe { &raw mut (*r).headers_in.headers };
     let size = size_of::<ngx_table_elt_t>();
     // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
-    if unsafe { nginx_sys::ngx_list_init(headers, pool, 4, size) } != rc::OK {
+    if unsafe { ngx::ffi::ngx_list_init(headers, pool, 4, size) } != rc::OK {
         return Err(StartError::NoMemory);
     }
     let Some(host) = host else { return Ok(()) };
@@ -234,7 +234,7 @@ unsafe fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
         // SAFETY: the path of an open request, in its pool.
         let mut path = unsafe { (*r).uri };
         // SAFETY: a compiled pattern of the cycle.
-        let rc = unsafe { nginx_sys::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
+        let rc = unsafe { ngx::ffi::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
         return rc == rc::OK;
     }
     // SAFETY: an open request whose URI does not change meanwhile.

@@ -37,11 +37,11 @@ mod uri;
 pub mod variable;
 pub mod zone;
 
-use nginx_sys::ngx_str_t;
+use ngx::ffi::ngx_str_t;
 
 /// nginx's return codes, with the type that its functions have (`src/core/ngx_core.h`).
 mod rc {
-    use nginx_sys::ngx_int_t;
+    use ngx::ffi::ngx_int_t;
 
     pub(super) const OK: ngx_int_t = 0;
     pub(super) const ERROR: ngx_int_t = -1;

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_module_t, ngx_int_t, ngx_module_t,
     ngx_pool_t,
 };
@@ -92,7 +92,7 @@ pub const fn context<M: HttpModule>() -> ngx_http_module_t {
 /// The module's descriptor, but for its tables.
 pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
     ngx_module_t {
-        type_: nginx_sys::NGX_HTTP_MODULE as usize,
+        type_: ngx::ffi::NGX_HTTP_MODULE as usize,
         init_module: Some(init_module::<M>),
         init_process: Some(init_process::<M>),
         exit_process: Some(exit_process::<M>),
@@ -158,7 +158,7 @@ unsafe fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'
     // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`.
-    let index = unsafe { nginx_sys::ngx_http_module.index };
+    let index = unsafe { ngx::ffi::ngx_http_module.index };
     // SAFETY: `conf_ctx` has a place for each module's index.
     let context = unsafe { confs.add(index) };
     // SAFETY: as above; for the http module it holds its context, or null.
@@ -173,7 +173,7 @@ unsafe fn main_of_cycle<'a, M: HttpModule>(cycle: *mut ngx_cycle_t) -> Option<&'
 /// `http` block.
 pub fn with_main<M: HttpModule, T>(look: impl FnOnce(&M::Main) -> T) -> Option<T> {
     // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // The reference ends with the call, in the course of which no cycle comes or goes.
     // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
     unsafe { main_of_cycle::<M>(cycle) }.map(look)

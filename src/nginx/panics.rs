@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr;
 use std::rc::{Rc, Weak};
 
-use nginx_sys::{ngx_event_t, ngx_queue_t};
+use ngx::ffi::{ngx_event_t, ngx_queue_t};
 
 use super::log::{Level, Log};
 
@@ -60,8 +60,8 @@ pub(super) fn watch(node: Rc<dyn Any>, event: *const ngx_event_t) {
 fn search() -> (usize, usize) {
     let in_tree = in_tree();
     let posted: Vec<usize> = [
-        (&raw mut nginx_sys::ngx_posted_events).cast_const(),
-        (&raw mut nginx_sys::ngx_posted_next_events).cast_const(),
+        (&raw mut ngx::ffi::ngx_posted_events).cast_const(),
+        (&raw mut ngx::ffi::ngx_posted_next_events).cast_const(),
     ]
     .into_iter()
     .flat_map(in_queue)
@@ -84,7 +84,7 @@ fn search() -> (usize, usize) {
 /// The events in nginx's timer tree.
 fn in_tree() -> Vec<usize> {
     // SAFETY: HOST-1: one thread.
-    let tree = unsafe { ptr::read(&raw const nginx_sys::ngx_event_timer_rbtree) };
+    let tree = unsafe { ptr::read(&raw const ngx::ffi::ngx_event_timer_rbtree) };
     let (mut found, mut left) = (Vec::new(), vec![tree.root]);
     while let Some(node) = left.pop() {
         if node.is_null() || ptr::eq(node, tree.sentinel) {

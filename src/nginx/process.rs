@@ -1,6 +1,6 @@
 //! Which process this is, and whether it is about to leave.
 
-use nginx_sys::{ngx_core_conf_t, ngx_cycle_t};
+use ngx::ffi::{ngx_core_conf_t, ngx_cycle_t};
 
 /// What a process that ran the `init_process` hooks is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,12 @@ impl Role {
     /// The role of this process.
     pub fn current() -> Self {
         // SAFETY: HOST-1: one thread; nginx sets it before the `init_process` hooks run.
-        let process = unsafe { nginx_sys::ngx_process };
-        if process == nginx_sys::NGX_PROCESS_SINGLE as usize {
+        let process = unsafe { ngx::ffi::ngx_process };
+        if process == ngx::ffi::NGX_PROCESS_SINGLE as usize {
             Self::Single
-        } else if process == nginx_sys::NGX_PROCESS_WORKER as usize {
+        } else if process == ngx::ffi::NGX_PROCESS_WORKER as usize {
             // SAFETY: HOST-1: one thread; set together with `ngx_process`.
-            Self::Worker(unsafe { nginx_sys::ngx_worker })
+            Self::Worker(unsafe { ngx::ffi::ngx_worker })
         } else {
             Self::Helper
         }
@@ -41,11 +41,11 @@ impl Role {
 /// Whether this process was told to leave (QUIT, TERM, or a reload), and so starts nothing.
 pub fn is_leaving() -> bool {
     // SAFETY: HOST-1: one thread; signal handlers only ever write whole words.
-    let exiting = unsafe { nginx_sys::ngx_exiting };
+    let exiting = unsafe { ngx::ffi::ngx_exiting };
     // SAFETY: as above.
-    let terminate = unsafe { nginx_sys::ngx_terminate };
+    let terminate = unsafe { ngx::ffi::ngx_terminate };
     // SAFETY: as above.
-    let quit = unsafe { nginx_sys::ngx_quit };
+    let quit = unsafe { ngx::ffi::ngx_quit };
     exiting != 0 || terminate != 0 || quit != 0
 }
 
@@ -53,7 +53,7 @@ pub fn is_leaving() -> bool {
 /// is taken up; afterwards there is always one.
 pub fn is_reload() -> bool {
     // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // SAFETY: HOST-21; of the first cycle, which has no configurations, only that is set.
     !cycle.is_null() && unsafe { !(*cycle).conf_ctx.is_null() }
 }
@@ -67,7 +67,7 @@ pub(super) unsafe fn core_conf(cycle: *mut ngx_cycle_t) -> *const ngx_core_conf_
     // SAFETY: the caller's promise.
     let confs = unsafe { (*cycle).conf_ctx };
     // SAFETY: `index` is set by `ngx_preinit_modules`, before any configuration is read.
-    let index = unsafe { nginx_sys::ngx_core_module.index };
+    let index = unsafe { ngx::ffi::ngx_core_module.index };
     // SAFETY: `conf_ctx` has a place for each module's index.
     let conf = unsafe { confs.add(index) };
     // SAFETY: as above; made by `ngx_core_module_create_conf`.
@@ -96,19 +96,19 @@ pub(super) unsafe fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
 /// reading of the configuration; never in a handler (HOST-5).
 pub(super) fn update_time() {
     // SAFETY: HOST-1: one thread; takes its own lock.
-    unsafe { nginx_sys::ngx_time_update() };
+    unsafe { ngx::ffi::ngx_time_update() };
 }
 
 /// The version of the nginx that this module was built for, which is the one that loads it
 /// (`ngx_add_module`).
 pub fn nginx_version() -> &'static str {
-    nginx_sys::NGINX_VERSION.to_str().unwrap_or_default()
+    ngx::ffi::NGINX_VERSION.to_str().unwrap_or_default()
 }
 
 /// This host's name, as nginx has it.
 pub fn host_name() -> String {
     // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
     let name = unsafe { (*cycle).hostname };
     // SAFETY: it lives in the cycle's pool.

@@ -17,7 +17,7 @@ use std::fmt;
 use std::ptr;
 use std::rc::Rc;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_connection_t, ngx_http_close_connection, ngx_http_create_request,
     ngx_http_finalize_request, ngx_http_free_request, ngx_http_request_t,
     ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t,
@@ -350,9 +350,9 @@ unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
     // SAFETY: as before.
     let request = unsafe { &mut *r };
     request.phase_handler = ngx_int_t::try_from(index).unwrap_or(0);
-    request.write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
+    request.write_event_handler = Some(ngx::ffi::ngx_http_core_run_phases);
     // SAFETY: the request is ready to be run; it may end inside.
-    unsafe { nginx_sys::ngx_http_core_run_phases(r) };
+    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
 }
 
 /// Ends the request that `r` belongs to (RUN-12): any other code than 444 would go through

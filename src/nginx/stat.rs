@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nginx_sys::ngx_atomic_t;
+use ngx::ffi::ngx_atomic_t;
 
 use crate::os::dynamic_symbol;
 

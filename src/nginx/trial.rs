@@ -10,7 +10,7 @@ use std::mem;
 use std::ptr;
 use std::rc::Rc;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_http_request_t, ngx_http_run_posted_requests,
     ngx_http_update_location_config, ngx_http_write_filter, ngx_int_t,
 };
@@ -131,10 +131,10 @@ unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
         bits::set_logged(request, 1);
         request.content_handler = Some(content);
         request.phase_handler = index;
-        request.write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
+        request.write_event_handler = Some(ngx::ffi::ngx_http_core_run_phases);
     }
     // SAFETY: the request is ready to be run; it may end inside.
-    unsafe { nginx_sys::ngx_http_core_run_phases(r) };
+    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
 }
 
 /// Answers 204 with an empty last buffer, past all filters but the one that writes.
@@ -162,7 +162,7 @@ unsafe extern "C" fn content(r: *mut ngx_http_request_t) -> ngx_int_t {
     })
 }
 
-const NO_CONTENT: usize = nginx_sys::NGX_HTTP_NO_CONTENT as usize;
+const NO_CONTENT: usize = ngx::ffi::NGX_HTTP_NO_CONTENT as usize;
 
 /// What is not as it must be afterwards.
 ///
@@ -201,7 +201,7 @@ unsafe fn wrong(c: *mut ngx_connection_t, shared: &Shared, free: usize) -> Optio
 
 fn free_connections() -> usize {
     // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { nginx_sys::ngx_cycle };
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
     unsafe { (*cycle).free_connection_n }
 }

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_connection_t, ngx_http_parse_complex_uri, ngx_http_parse_uri, ngx_http_request_t,
     ngx_pnalloc, ngx_str_t,
 };
@@ -116,7 +116,7 @@ pub(super) unsafe fn set(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(
         request.args = ngx_str_t { len: end.addr() - args.addr(), data: args };
     }
     // SAFETY: the path is set.
-    unsafe { nginx_sys::ngx_http_set_exten(r) };
+    unsafe { ngx::ffi::ngx_http_set_exten(r) };
     Ok(())
 }
 
@@ -137,11 +137,11 @@ pub(super) unsafe fn path<'a>(r: *mut ngx_http_request_t) -> &'a [u8] {
 /// The request's server configuration is set.
 unsafe fn merge_slashes(request: &ngx_http_request_t) -> usize {
     // SAFETY: set before any configuration is read.
-    let core = unsafe { nginx_sys::ngx_http_core_module.ctx_index };
+    let core = unsafe { ngx::ffi::ngx_http_core_module.ctx_index };
     // SAFETY: the array has a place for each http module.
     let server = unsafe { request.srv_conf.add(core) };
     // SAFETY: the core module's is set.
-    let server = unsafe { *server }.cast::<nginx_sys::ngx_http_core_srv_conf_t>();
+    let server = unsafe { *server }.cast::<ngx::ffi::ngx_http_core_srv_conf_t>();
     // SAFETY: as above.
     let merge = unsafe { (*server).merge_slashes };
     usize::from(merge != 0)

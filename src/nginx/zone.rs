@@ -6,7 +6,7 @@
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-use nginx_sys::{
+use ngx::ffi::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_palloc, ngx_shared_memory_add, ngx_shm_zone_t,
     ngx_str_t,
 };
@@ -45,7 +45,7 @@ impl Purpose {
     /// What the configuration at hand is read for.
     pub fn current() -> Self {
         // SAFETY: HOST-1: one thread; set when the command line was read.
-        let test = unsafe { nginx_sys::ngx_test_config };
+        let test = unsafe { ngx::ffi::ngx_test_config };
         if test == 0 { Self::Use } else { Self::Test }
     }
 }

@@ -48,12 +48,13 @@ pub mod module {
         TimerOverlap, TimerRetry, TimerState, TimerSuccess, TimerTimeout, TimerTimezone,
         TimerWorker, resolve,
     };
-    use crate::nginx::conf::{Commands, Parsing, Refused, http_command, location_command};
-    use crate::nginx::handler::Block;
+    use crate::nginx::conf::{
+        Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
+    };
+    use crate::nginx::hooks::{HttpModule, Process, context, descriptor};
+    use crate::nginx::http::Block;
     use crate::nginx::log::Log;
-    use crate::nginx::module::{HttpModule, Process, context, descriptor};
-    use crate::nginx::read::WhollyRead;
-    use crate::nginx::zone::{Opening, Unusable};
+    use crate::nginx::module::Module;
     use crate::{runner, variables};
 
     /// The module, as nginx sees it.
@@ -68,7 +69,7 @@ pub mod module {
         location_command::<TimerOverlap>(),
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
-        location_command::<TimerApi>(),
+        location_command::<TimerApi<Api>>(),
         http_command::<TimerState>(),
         http_command::<TimerMaxRunning>(),
         ngx_command_t::empty(),
@@ -98,14 +99,17 @@ pub mod module {
     #[unsafe(no_mangle)]
     pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
 
-    impl HttpModule for TimerModule {
+    // SAFETY: a static, whose context is that of this type.
+    unsafe impl Module for TimerModule {
         type Main = MainConf;
         type Location = LocationConf;
 
         fn descriptor() -> *const ngx_module_t {
             &raw const ngx_http_timer_module
         }
+    }
 
+    impl HttpModule for TimerModule {
         fn before_configuration(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
             variables::add(parsing)
         }

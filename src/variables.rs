@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use crate::nginx::conf::{Parsing, Refused};
 use crate::nginx::process::Role;
-use crate::nginx::request::Origin;
+use crate::nginx::run::Origin;
+use crate::nginx::run::variable::{self, LONGEST, Variable};
 use crate::nginx::text::Text;
-use crate::nginx::variable::{self, LONGEST, Variable};
 use crate::runner::Run;
 
 /// Adds all variables, before the configuration is read.

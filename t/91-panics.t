@@ -24,13 +24,13 @@ plan skip_all => 'there is no build that panics: tools/test makes it for the fir
 
 # All guards, by the function they stand in.
 my ( %guards, %called_by_nginx );
-for my $file ( glob dirname(__FILE__) . '/../src/nginx/*.rs' ) {
+for my $file ( glob dirname(__FILE__) . '/../src/nginx/{,*/}*.rs' ) {
     next if basename($file) eq 'guard.rs';
     my $function;
     my $number = 0;
     for ( split /\n/, slurp($file) ) {
         $number++;
-        $function = $1 if /^ *(?:pub(?:\(super\))? )?(?:unsafe )?(?:extern "C" )?fn (\w+)/;
+        $function = $1 if /^ *(?:pub(?:\([^)]+\))? )?(?:unsafe )?(?:extern "C" )?fn (\w+)/;
         $called_by_nginx{$function} = 1 if /extern "C" fn \w+.*[<(]/;
         push @{ $guards{$function} }, basename($file) . ":$number" if m{^(?!\s*//).*\bguard(?:_else)?\(};
     }
@@ -75,7 +75,7 @@ CONF
     location \@shared { timer shared every=100ms; timer_worker any; return 204; }
     location /status/ { timer_api write=on; }
 CONF
-    allow => [ qr/\[alert\].*: timer: caught panic: on purpose, /, qr/^thread .* panicked at src\/nginx\/panics\.rs:/, qr/a run is not possible in this nginx \(content handler\)/ ],
+    allow => [ qr/\[alert\].*: timer: caught panic: on purpose, /, qr/^thread .* panicked at src\/nginx\/core\/panics\.rs:/, qr/a run is not possible in this nginx \(content handler\)/ ],
 );
 spew( $panics, '' );
 $nginx->start;

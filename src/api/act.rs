@@ -10,7 +10,7 @@ use super::json::Pause;
 use super::response::{error, not_found, value};
 use super::route::{Action, ActionOnAll};
 use crate::nginx::conf::parse_time;
-use crate::nginx::handler::ClientRequest;
+use crate::nginx::http::ClientRequest;
 use crate::nginx::log::Level;
 use crate::nginx::response::{Answer, Response};
 use crate::os::wall_clock;

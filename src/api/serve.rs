@@ -8,7 +8,7 @@ use super::route::Route;
 use super::{act, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, Write};
-use crate::nginx::handler::{ClientRequest, Handler};
+use crate::nginx::http::{ClientRequest, Handler};
 use crate::nginx::response::{Answer, Response};
 use crate::runner::Panel;
 

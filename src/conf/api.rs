@@ -1,16 +1,19 @@
 //! `timer_api`.
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 
 use super::parameters::Parameters;
 use super::{LocationConf, MainConf};
 use crate::TimerModule;
-use crate::api::Api;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused, Shown};
-use crate::nginx::location::Kind;
+use crate::nginx::conf::Kind;
+use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::nginx::escaped;
+use crate::nginx::http::Handler;
 
-/// `timer_api [write=on|off]`: the location shows the timers, and lets them be steered.
-pub struct TimerApi;
+/// `timer_api [write=on|off]`: the location shows the timers, and lets them be steered;
+/// `H` answers its requests.
+pub struct TimerApi<H>(PhantomData<H>);
 
 /// What the API may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +24,7 @@ pub enum Write {
     On,
 }
 
-impl LocationDirective for TimerApi {
+impl<H: Handler<Module = TimerModule>> LocationDirective for TimerApi<H> {
     type Module = TimerModule;
     const NAME: &'static CStr = c"timer_api";
     const CONTEXT: Context = Context::Location;
@@ -44,11 +47,11 @@ impl LocationDirective for TimerApi {
         let location = parsing.location();
         if location.kind() != Kind::Prefix {
             let name = location.name();
-            let name = Shown(&name);
+            let name = escaped(&name);
             let why = format!("\"timer_api\" needs a prefix location, not \"{name}\"");
             return Err(Refused::Because(why));
         }
-        parsing.answer_by::<Api>();
+        parsing.answer_by::<H>();
         let write = write.unwrap_or(Write::Off);
         conf.api = Some(write);
         main.api = main.api.max(Some(write));

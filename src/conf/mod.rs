@@ -36,9 +36,9 @@ pub use timer::TimerDirective;
 pub use timezone::TimerTimezone;
 pub use worker::{TimerWorker, WorkerChoice};
 
+use crate::nginx::conf::Location;
 use crate::nginx::conf::Place;
-use crate::nginx::location::Location;
-use crate::nginx::request::{Access, Method, Uri};
+use crate::nginx::run::{Access, Method, Uri};
 use crate::os::EventFd;
 use crate::os::file::Owner;
 use crate::schedule::{Zone, Zones};

@@ -1,6 +1,7 @@
 //! The parameters of a directive: `name=value`, each at most once.
 
-use crate::nginx::conf::{Refused, Shown};
+use crate::nginx::conf::Refused;
+use crate::nginx::escaped;
 
 /// A parameter of the directive that is being read.
 #[derive(Clone, Copy)]
@@ -57,7 +58,7 @@ impl<'a> Parameters<'a> {
 
 /// `invalid value "VALUE" in "NAME" KIND, it must be HINT`, as nginx says of a flag.
 pub(super) fn invalid(value: &[u8], name: &str, kind: &str, hint: &str) -> Refused {
-    let value = Shown(value);
+    let value = escaped(value);
     Refused::Because(format!("invalid value \"{value}\" in \"{name}\" {kind}, it must be {hint}"))
 }
 

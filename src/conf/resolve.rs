@@ -6,8 +6,9 @@ use std::rc::Rc;
 use super::timer::{Definition, Rate};
 use super::{MainConf, TimerConf, TimerName, limits, missed, state};
 use crate::TimerModule;
-use crate::nginx::conf::{Refused, Shown};
-use crate::nginx::read::WhollyRead;
+use crate::nginx::conf::Refused;
+use crate::nginx::conf::WhollyRead;
+use crate::nginx::escaped;
 use crate::os::memory;
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
@@ -94,13 +95,13 @@ fn name(definition: &Definition, read: &WhollyRead<'_>) -> Result<TimerName, Ref
         Some(name) => name,
         None if !template.needs_server_name() => b"",
         None => {
-            let word = Shown(template.word());
+            let word = escaped(template.word());
             let why = format!("timer name \"{word}\" needs a plain first \"server_name\"");
             return Err(Refused::At(definition.place.clone(), why));
         }
     };
     template.resolve(server_name).ok_or_else(|| {
-        let (word, server_name) = (Shown(template.word()), Shown(server_name));
+        let (word, server_name) = (escaped(template.word()), escaped(server_name));
         let why = format!("invalid timer name \"{word}\" for server \"{server_name}\"");
         Refused::At(definition.place.clone(), why)
     })

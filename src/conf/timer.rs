@@ -9,10 +9,11 @@ use super::parameters::{Parameters, invalid};
 use super::{LocationConf, MainConf, timezone};
 use crate::TimerModule;
 use crate::nginx::conf::{
-    Arguments, Context, LocationDirective, Parsing, Place, Refused, Shown, parse_time,
+    Arguments, Context, LocationDirective, Parsing, Place, Refused, parse_time,
 };
-use crate::nginx::location::{Kind, Location};
-use crate::nginx::request::{Access, Method, Uri};
+use crate::nginx::conf::{Kind, Location};
+use crate::nginx::escaped;
+use crate::nginx::run::{Access, Method, Uri};
 use crate::os::memory::push;
 use crate::schedule::{Cron, Every, EveryError, Zone};
 use crate::state::{First, Scheduled};
@@ -72,7 +73,7 @@ impl LocationDirective for TimerDirective {
         let mut words = parsing.arguments();
         let name = words.next().unwrap_or_default();
         let name = NameTemplate::parse(name)
-            .ok_or_else(|| Refused::Because(format!("invalid timer name \"{}\"", Shown(name))))?;
+            .ok_or_else(|| Refused::Because(format!("invalid timer name \"{}\"", escaped(name))))?;
         quoted_as_a_whole(words.clone())?;
         let parameters = Parameters::read(words, &PARAMETERS)?;
 
@@ -144,7 +145,7 @@ fn because<T>(why: &str) -> Result<T, Refused> {
 
 /// Reads an expression; its zone is not known yet.
 fn cron_of(expression: &[u8]) -> Result<Cron, Refused> {
-    let shown = Shown(expression);
+    let shown = escaped(expression);
     let Ok(text) = std::str::from_utf8(expression) else {
         return Err(Refused::Because(format!("invalid cron expression \"{shown}\": not UTF-8")));
     };
@@ -229,7 +230,7 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
         return Err(invalid(word, "uri", "parameter", "a path that begins with \"/\""));
     }
     let name = location.name();
-    let name = Shown(&name);
+    let name = escaped(&name);
     Err(Refused::Because(format!("\"uri\" must be within location \"{name}\"")))
 }
 
@@ -244,7 +245,7 @@ fn default_uri(location: Location, parsing: &Parsing<'_>) -> Result<Vec<u8>, Ref
     if location.contains(parsing.log(), &uri) {
         return Ok(uri);
     }
-    let name = Shown(&name);
+    let name = escaped(&name);
     Err(Refused::Because(format!("\"timer\" must have \"uri\" parameter in location \"{name}\"")))
 }
 

@@ -4,7 +4,8 @@ use std::ffi::CStr;
 
 use super::{LocationConf, MainConf};
 use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused, Shown};
+use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::nginx::escaped;
 use crate::schedule::Zone;
 
 /// `timer_timezone zone | local`: the zone of cron expressions where `tz` gives none.
@@ -34,7 +35,7 @@ impl LocationDirective for TimerTimezone {
 
 /// The zone of this IANA name.
 pub(super) fn zone(main: &MainConf, name: &[u8]) -> Result<Zone, Refused> {
-    let unknown = || Refused::Because(format!("unknown time zone \"{}\"", Shown(name)));
+    let unknown = || Refused::Because(format!("unknown time zone \"{}\"", escaped(name)));
     let name = std::str::from_utf8(name).map_err(|_| unknown())?;
     main.zones().get(name).map_err(|why| Refused::Because(why.to_string()))
 }

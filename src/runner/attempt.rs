@@ -8,7 +8,7 @@ use super::line;
 use super::report::Ending;
 use super::run::Run;
 use crate::nginx::event::{Hold, Next, Timer};
-use crate::nginx::request::{self, Attempt, End, Request};
+use crate::nginx::run::{self, End, InProgress, Request};
 use crate::os::wall_clock;
 use crate::state::{Claim, Ended, Finished, Outcome};
 
@@ -22,7 +22,7 @@ pub(super) struct Running {
     /// How it has ended, if it has, and how long it took.
     ended: Option<(Ending, Duration)>,
     /// `None` while it starts.
-    attempt: Option<Rc<Attempt>>,
+    attempt: Option<Rc<InProgress>>,
     /// Holds an exiting worker until the attempt has ended (HOST-7).
     timeout: Timer,
     _place: line::Place,
@@ -65,7 +65,7 @@ impl Job {
                 job.end(end);
             }
         };
-        match request::start(self.conf.location, &request, run, on_end) {
+        match run::start(self.conf.location, &request, run, on_end) {
             Ok(attempt) => {
                 if let Some(running) = self.running.borrow_mut().as_mut() {
                     running.attempt = Some(Rc::new(attempt));

@@ -8,10 +8,10 @@ use std::thread;
 use super::notices;
 use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, Write};
+use crate::nginx::conf::{Opening, Purpose, Unusable};
+use crate::nginx::hooks;
 use crate::nginx::log::{Level, Log};
-use crate::nginx::module;
 use crate::nginx::process::{Role, is_leaving, is_reload};
-use crate::nginx::zone::{Opening, Purpose, Unusable};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::{Owner, survive_size_limit};
@@ -196,7 +196,7 @@ fn loaded<'a>(main: &MainConf, places: &'a [state::Place]) -> Result<Vec<Loaded<
 
 /// Attaches a process to the state, and closes what only the master may hold; `None` for a process
 /// that runs no timers.
-pub(super) fn attach(main: &MainConf, process: module::Process) -> Option<Rc<Worker>> {
+pub(super) fn attach(main: &MainConf, process: hooks::Process) -> Option<Rc<Worker>> {
     let opened = main.opened().borrow();
     let state = opened.as_ref().map(|opened| &opened.state.state);
     let worker = process.role.slot().zip(state).map(|(slot, state)| {

@@ -35,12 +35,12 @@ pub use run::{Run, new_run_id};
 
 use crate::TimerModule;
 use crate::conf::{MainConf, WorkerChoice};
-use crate::nginx::bell::Bell;
 use crate::nginx::event::{Hold, Next, Timer};
+use crate::nginx::hooks::{Process, with_main};
 use crate::nginx::log::{Level, Log};
-use crate::nginx::module::{Process, with_main};
+use crate::nginx::notifier::Notifier;
 use crate::nginx::process::{self, Role};
-use crate::nginx::trial::{self, Trial};
+use crate::nginx::run::trial::{self, Trial};
 use crate::os::memory::{self, push};
 use job::Job;
 use panel::{Concern, Runs};
@@ -56,7 +56,7 @@ struct Runner {
     /// `master_process off` they stay in the same process.
     leaving: Vec<Rc<Job>>,
     _tick: Option<Timer>,
-    _bell: Option<Bell>,
+    _bell: Option<Notifier>,
 }
 
 thread_local! {
@@ -93,7 +93,7 @@ pub fn begin(main: &MainConf, process: Process) {
     let tick = (!jobs.is_empty() || !leaving.is_empty()).then(tick);
     let bells = main.bells().borrow();
     let bell = process.role.slot().filter(|_| tick.is_some()).and_then(|slot| bells.get(slot));
-    let bell = bell.and_then(|bell| Bell::new(bell, |times| look(Heard::Rung(Concern(times)))));
+    let bell = bell.and_then(|bell| Notifier::new(bell, |times| look(Heard::Rung(Concern(times)))));
     put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::run::Run;
 use crate::conf::TimerConf;
 use crate::nginx::log::Level;
-use crate::nginx::request::StartError;
+use crate::nginx::run::StartError;
 use crate::state::Outcome;
 use crate::throttle::Throttle;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::nginx::request::Origin;
+use crate::nginx::run::Origin;
 use crate::os::{random_bytes, wall_clock};
 use crate::schedule::{UnixMs, stable_hash};
 use crate::state::{Attempt, RunId, Trigger};

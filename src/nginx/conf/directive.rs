@@ -1,0 +1,180 @@
+//! Directives: from nginx's words to values of ours.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::ffi::{
+    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t,
+    ngx_uint_t,
+};
+
+use super::parsing::{Parsing, Refused};
+use crate::nginx::core::guard::guard;
+use crate::nginx::core::module::{Module, main_of};
+use crate::nginx::core::string::{borrowed, constant};
+use crate::os::memory::{self, NoMemory};
+
+/// A directive of the `http` block: its words become part of the module's main configuration.
+pub trait HttpDirective {
+    /// The module whose directive it is.
+    type Module: Module;
+    /// Its name.
+    const NAME: &'static CStr;
+    /// How many arguments it takes.
+    const ARGUMENTS: Arguments;
+
+    /// Reads the directive's arguments.
+    ///
+    /// # Errors
+    ///
+    /// Why the configuration is refused.
+    fn set(
+        conf: &mut <Self::Module as Module>::Main,
+        parsing: &mut Parsing<'_>,
+    ) -> Result<(), Refused>;
+}
+
+/// A directive whose words become part of a location's configuration.
+pub trait LocationDirective {
+    /// The module whose directive it is.
+    type Module: Module;
+    /// Its name.
+    const NAME: &'static CStr;
+    /// Where it may stand.
+    const CONTEXT: Context;
+    /// How many arguments it takes.
+    const ARGUMENTS: Arguments;
+
+    /// Reads the directive's arguments; `main` is the module's main configuration.
+    ///
+    /// # Errors
+    ///
+    /// Why the configuration is refused.
+    fn set(
+        conf: &mut <Self::Module as Module>::Location,
+        main: &mut <Self::Module as Module>::Main,
+        parsing: &mut Parsing<'_>,
+    ) -> Result<(), Refused>;
+}
+
+/// The blocks in which a directive may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Context {
+    /// `http`, `server` and `location`, each inheriting from the one before.
+    Inherited,
+    /// `location` alone.
+    Location,
+}
+
+/// How many arguments a directive takes; nginx checks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arguments {
+    /// Exactly one.
+    One,
+    /// One or more.
+    Some,
+    /// Any number, none included.
+    Any,
+}
+
+/// Reads a time as nginx writes it: `10ms`, `1h30m`, `30` (seconds); `None` if it is none.
+pub fn parse_time(word: &[u8]) -> Option<Duration> {
+    let mut word = borrowed(word);
+    // SAFETY: reads the word's bytes only (src/core/ngx_parse.c).
+    let ms = unsafe { ngx::ffi::ngx_parse_time(&raw mut word, 0) };
+    u64::try_from(ms).ok().map(Duration::from_millis)
+}
+
+/// The command table's entry for a directive of the `http` block.
+pub const fn http_command<D: HttpDirective>() -> ngx_command_t {
+    command(
+        D::NAME,
+        NGX_HTTP_MAIN_CONF | flag(D::ARGUMENTS),
+        set_http::<D>,
+        NGX_HTTP_MAIN_CONF_OFFSET,
+    )
+}
+
+/// The command table's entry for a directive of a location.
+pub const fn location_command<D: LocationDirective>() -> ngx_command_t {
+    let context = match D::CONTEXT {
+        Context::Inherited => NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF,
+        Context::Location => NGX_HTTP_LOC_CONF,
+    };
+    command(D::NAME, context | flag(D::ARGUMENTS), set_location::<D>, NGX_HTTP_LOC_CONF_OFFSET)
+}
+
+/// A table of commands, closed by nginx's empty one.
+#[repr(transparent)]
+pub struct Commands<const N: usize>(pub [ngx_command_t; N]);
+
+// SAFETY: nginx reads the table and never writes it, from one thread (HOST-1).
+unsafe impl<const N: usize> Sync for Commands<N> {}
+
+type Set = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
+
+const fn command(name: &'static CStr, flags: u32, set: Set, conf: usize) -> ngx_command_t {
+    ngx_command_t {
+        name: constant(name),
+        type_: flags as ngx_uint_t,
+        set: Some(set),
+        conf,
+        offset: 0,
+        post: ptr::null_mut(),
+    }
+}
+
+const fn flag(arguments: Arguments) -> u32 {
+    match arguments {
+        Arguments::One => NGX_CONF_TAKE1,
+        Arguments::Some => NGX_CONF_1MORE,
+        Arguments::Any => NGX_CONF_ANY,
+    }
+}
+
+unsafe extern "C" fn set_http<D: HttpDirective>(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        let Some(cf) = NonNull::new(cf) else { return NGX_CONF_ERROR };
+        // SAFETY: HOST-2.
+        let mut parsing = unsafe { Parsing::new(cf) };
+        if !memory::enough() {
+            return parsing.refuse(NoMemory.into());
+        }
+        // SAFETY: what `create_main_conf` made for this module; no other reference to it is alive
+        // while a handler runs.
+        let main = unsafe { &mut *conf.cast::<<D::Module as Module>::Main>() };
+        D::set(main, &mut parsing).map_or_else(|refused| parsing.refuse(refused), |()| NGX_CONF_OK)
+    })
+}
+
+unsafe extern "C" fn set_location<D: LocationDirective>(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        let Some(cf) = NonNull::new(cf) else { return NGX_CONF_ERROR };
+        // SAFETY: HOST-2.
+        let mut parsing = unsafe { Parsing::new(cf) };
+        if !memory::enough() {
+            return parsing.refuse(NoMemory.into());
+        }
+        // SAFETY: what `create_loc_conf` made for this module; no other reference to it is alive
+        // while a handler runs.
+        let location = unsafe { &mut *conf.cast::<<D::Module as Module>::Location>() };
+        // SAFETY: HOST-2: a handler in `http` has the context of its block.
+        let main = unsafe { main_of::<D::Module>(parsing.cf()) };
+        let Some(mut main) = main else { return NGX_CONF_ERROR };
+        // SAFETY: another object than `location`; no other reference to it is alive either.
+        let main = unsafe { main.as_mut() };
+        D::set(location, main, &mut parsing)
+            .map_or_else(|refused| parsing.refuse(refused), |()| NGX_CONF_OK)
+    })
+}

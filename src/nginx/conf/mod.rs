@@ -1,0 +1,17 @@
+//! The configuration: its directives, its locations, and what becomes of it once it was read.
+
+pub(in crate::nginx) mod directive;
+pub(in crate::nginx) mod location;
+pub(in crate::nginx) mod opening;
+pub(in crate::nginx) mod parsing;
+mod uri;
+pub(in crate::nginx) mod wholly_read;
+
+pub use directive::{
+    Arguments, Commands, Context, HttpDirective, LocationDirective, http_command, location_command,
+    parse_time,
+};
+pub use location::{Kind, Location};
+pub use opening::{Opening, Purpose, Unusable};
+pub use parsing::{Parsing, Place, Refused};
+pub use wholly_read::WhollyRead;

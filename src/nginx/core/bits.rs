@@ -1,0 +1,194 @@
+//! The bit-fields of a request, and what follows them.
+//!
+//! bindgen takes bit-fields to begin where their type is aligned, and loses its way where C has packed
+//! them behind a smaller member (BITS-1). So has it been with a request's since nginx 1.29.3: they,
+//! and the fields behind them, are read and written in C here, for any nginx. The bit-fields of other
+//! structures are checked below; the places of all other fields that are used are compared with those
+//! that C has, when the module is loaded ([`differs`]).
+
+use std::ffi::{CStr, c_char, c_uint};
+use std::mem::offset_of;
+
+use ngx::ffi::{
+    ngx_array_t, ngx_buf_t, ngx_conf_file_t, ngx_conf_t, ngx_connection_t, ngx_core_conf_t,
+    ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_compile_complex_value_t,
+    ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_connection_t, ngx_http_core_loc_conf_t,
+    ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t, ngx_http_headers_in_t,
+    ngx_http_headers_out_t, ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_t,
+    ngx_http_server_name_t, ngx_http_variable_t, ngx_list_part_t, ngx_log_t, ngx_pool_cleanup_t,
+    ngx_pool_t, ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
+};
+
+macro_rules! get {
+    ($type:ty; $($name:ident: $c:ident),* $(,)?) => {
+        unsafe extern "C" {
+            $(fn $c(r: *const ngx_http_request_t) -> $type;)*
+        }
+        $(
+            /// The field of this name.
+            pub(in crate::nginx) fn $name(request: &ngx_http_request_t) -> $type {
+                // SAFETY: reads that field of a request that is there.
+                unsafe { $c(request) }
+            }
+        )*
+    };
+}
+
+macro_rules! set {
+    ($type:ty; $($name:ident: $c:ident),* $(,)?) => {
+        unsafe extern "C" {
+            $(fn $c(r: *mut ngx_http_request_t, value: $type);)*
+        }
+        $(
+            /// Sets the field of this name.
+            pub(in crate::nginx) fn $name(request: &mut ngx_http_request_t, value: $type) {
+                // SAFETY: writes that field of a request that is there, and nobody else's now.
+                unsafe { $c(request, value) }
+            }
+        )*
+    };
+}
+
+get! { ngx_uint_t;
+    buffered: ngx_http_timer_get_buffered,
+    complex_uri: ngx_http_timer_get_complex_uri,
+    count: ngx_http_timer_get_count,
+    header_only: ngx_http_timer_get_header_only,
+    header_sent: ngx_http_timer_get_header_sent,
+    internal: ngx_http_timer_get_internal,
+    quoted_uri: ngx_http_timer_get_quoted_uri,
+}
+
+get! { *mut u8;
+    args_start: ngx_http_timer_get_args_start,
+    host_end: ngx_http_timer_get_host_end,
+    host_start: ngx_http_timer_get_host_start,
+    uri_end: ngx_http_timer_get_uri_end,
+}
+
+set! { *mut u8;
+    set_uri_end: ngx_http_timer_set_uri_end,
+    set_uri_start: ngx_http_timer_set_uri_start,
+}
+
+set! { ngx_uint_t;
+    set_count: ngx_http_timer_set_count,
+    set_http_major: ngx_http_timer_set_http_major,
+    set_http_minor: ngx_http_timer_set_http_minor,
+    set_http_state: ngx_http_timer_set_http_state,
+    set_internal: ngx_http_timer_set_internal,
+    set_keepalive: ngx_http_timer_set_keepalive,
+    set_limit_rate_after_set: ngx_http_timer_set_limit_rate_after_set,
+    set_limit_rate_set: ngx_http_timer_set_limit_rate_set,
+    set_logged: ngx_http_timer_set_logged,
+    set_stat_reading: ngx_http_timer_set_stat_reading,
+    set_stat_writing: ngx_http_timer_set_stat_writing,
+    set_valid_location: ngx_http_timer_set_valid_location,
+    set_valid_unparsed_uri: ngx_http_timer_set_valid_unparsed_uri,
+}
+
+/// That bindgen's own accessors are right for the structures whose bit-fields are used without these.
+macro_rules! begin_aligned {
+    ($($structure:ty),* $(,)?) => {
+        $(const _: () = assert!(offset_of!($structure, _bitfield_1) % align_of::<c_uint>() == 0);)*
+    };
+}
+
+begin_aligned!(
+    ngx_buf_t,
+    ngx_connection_t,
+    ngx_event_t,
+    ngx_http_core_loc_conf_t,
+    ngx_variable_value_t,
+);
+
+/// A field's name and place, or a structure's name and size.
+#[repr(C)]
+struct Place {
+    name: *const c_char,
+    place: usize,
+}
+
+unsafe extern "C" {
+    static ngx_http_timer_places: [Place; PLACES.len() + 1];
+    static ngx_http_timer_request_size: usize;
+}
+
+macro_rules! places {
+    (fields { $($structure:ident: $($field:ident),*;)* } sizes { $($sized:ident),* }) => {
+        /// As in `bits.c`, in the same order.
+        const PLACES: &[(&str, usize)] = &[
+            $($((
+                concat!(stringify!($structure), ".", stringify!($field)),
+                offset_of!($structure, $field),
+            ),)*)*
+            $((stringify!($sized), size_of::<$sized>()),)*
+        ];
+    };
+}
+
+places! {
+    fields {
+        ngx_connection_t: data, read, write, fd, recv, send, recv_chain, send_chain, sent, log,
+            pool, sockaddr, socklen, addr_text, local_sockaddr, local_socklen, buffer, number,
+            start_time;
+        ngx_event_t: data, handler, log, timer, queue;
+        ngx_http_request_t: connection, ctx, main_conf, srv_conf, loc_conf, read_event_handler,
+            write_event_handler, pool, headers_in, headers_out, method, http_version,
+            request_line, uri, args, unparsed_uri, method_name, http_protocol, main, postponed,
+            phase_handler, content_handler, err_status, log_handler, cleanup;
+        ngx_http_headers_in_t: headers, host, server, content_length_n;
+        ngx_http_headers_out_t: headers, status, content_type, content_type_len,
+            content_type_lowcase, content_length_n;
+        ngx_buf_t: pos, last, file_pos, file_last, start, end;
+        ngx_http_core_loc_conf_t: name, loc_conf, handler, send_timeout, send_lowat, post_action,
+            log_subrequest, error_log;
+        ngx_http_core_srv_conf_t: server_names, ctx, server_name, connection_pool_size,
+            merge_slashes;
+        ngx_http_core_main_conf_t: phases, phase_engine;
+        ngx_http_conf_ctx_t: main_conf, srv_conf, loc_conf;
+        ngx_http_connection_t: addr_conf, conf_ctx;
+        ngx_http_addr_conf_t: default_server;
+        ngx_http_log_ctx_t: connection, request, current_request;
+        ngx_http_phase_handler_t: checker, handler, next;
+        ngx_http_variable_t: get_handler;
+        ngx_http_compile_complex_value_t: cf, value, complex_value;
+        ngx_variable_value_t: data;
+        ngx_table_elt_t: hash, key, value, lowcase_key;
+        ngx_list_part_t: elts, nelts, next;
+        ngx_array_t: elts, nelts;
+        ngx_pool_t: log;
+        ngx_pool_cleanup_t: handler, data;
+        ngx_log_t: log_level, connection, handler, data, action;
+        ngx_cycle_t: conf_ctx, pool, log, free_connection_n, reusable_connections_n, hostname,
+            prefix;
+        ngx_core_conf_t: master, worker_processes, user, group, pid;
+        ngx_conf_t: args, cycle, pool, log, ctx, conf_file;
+        ngx_conf_file_t: file, line;
+        ngx_shm_zone_t: data, init;
+    }
+    sizes {
+        ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
+        ngx_http_compile_complex_value_t, ngx_http_connection_t, ngx_http_log_ctx_t,
+        ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_log_t, ngx_table_elt_t
+    }
+}
+
+/// The first field that the bindings have in another place than C has, or the first structure of
+/// another size.
+pub(in crate::nginx) fn differs() -> Option<&'static str> {
+    // SAFETY: a constant of `bits.c`, of which this is the shape.
+    let places = unsafe { &ngx_http_timer_places };
+    let differs = PLACES.iter().zip(places).find(|((name, place), in_c)| {
+        // SAFETY: as above: each entry but the last has a name.
+        let same = unsafe { CStr::from_ptr(in_c.name) }.to_bytes() == name.as_bytes();
+        !same || *place != in_c.place
+    });
+    differs.map(|((name, _), _)| *name)
+}
+
+/// How large nginx has a request.
+pub(in crate::nginx) fn request_size() -> usize {
+    // SAFETY: a constant of `bits.c`.
+    unsafe { ngx_http_timer_request_size }
+}

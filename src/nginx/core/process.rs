@@ -1,0 +1,101 @@
+//! Which process this is, and whether it is about to leave.
+
+use ngx::ffi::ngx_cycle_t;
+
+use super::module::core_conf;
+use super::string::bytes;
+
+/// What a process that ran the `init_process` hooks is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The only process (`master_process off`); its slot is 0.
+    Single,
+    /// A worker in this slot; the successor of a dead worker inherits it (HOST-9).
+    Worker(usize),
+    /// The cache manager or loader, whose slot number says nothing (HOST-8).
+    Helper,
+}
+
+impl Role {
+    /// The role of this process.
+    pub fn current() -> Self {
+        // SAFETY: HOST-1: one thread; nginx sets it before the `init_process` hooks run.
+        let process = unsafe { ngx::ffi::ngx_process };
+        if process == ngx::ffi::NGX_PROCESS_SINGLE as usize {
+            Self::Single
+        } else if process == ngx::ffi::NGX_PROCESS_WORKER as usize {
+            // SAFETY: HOST-1: one thread; set together with `ngx_process`.
+            Self::Worker(unsafe { ngx::ffi::ngx_worker })
+        } else {
+            Self::Helper
+        }
+    }
+
+    /// The slot whose timers belong to this process, if any may.
+    pub fn slot(self) -> Option<usize> {
+        match self {
+            Self::Single => Some(0),
+            Self::Worker(slot) => Some(slot),
+            Self::Helper => None,
+        }
+    }
+}
+
+/// Whether this process was told to leave (QUIT, TERM, or a reload), and so starts nothing.
+pub fn is_leaving() -> bool {
+    // SAFETY: HOST-1: one thread; signal handlers only ever write whole words.
+    let exiting = unsafe { ngx::ffi::ngx_exiting };
+    // SAFETY: as above.
+    let terminate = unsafe { ngx::ffi::ngx_terminate };
+    // SAFETY: as above.
+    let quit = unsafe { ngx::ffi::ngx_quit };
+    exiting != 0 || terminate != 0 || quit != 0
+}
+
+/// Whether the configuration that is taken up follows another one in the same process. Only while it
+/// is taken up; afterwards there is always one.
+pub fn is_reload() -> bool {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
+    // SAFETY: HOST-21; of the first cycle, which has no configurations, only that is set.
+    !cycle.is_null() && unsafe { !(*cycle).conf_ctx.is_null() }
+}
+
+/// The number of worker processes that this configuration asks for; 1 without a master.
+///
+/// # Safety
+///
+/// A complete cycle.
+pub(in crate::nginx) unsafe fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
+    // SAFETY: the caller's promise; ends here.
+    let cycle = unsafe { &*cycle };
+    // SAFETY: as above.
+    let Some(conf) = (unsafe { core_conf(cycle) }) else { return 1 };
+    // SAFETY: complete once the configuration was read.
+    let conf = unsafe { conf.as_ref() };
+    let (master, workers) = (conf.master, conf.worker_processes);
+    if master == 0 { 1 } else { usize::try_from(workers).unwrap_or(1).max(1) }
+}
+
+/// Brings nginx's cached time up to date. Only for `init_process`, where it is as old as the
+/// reading of the configuration; never in a handler (HOST-5).
+pub(in crate::nginx) fn update_time() {
+    // SAFETY: HOST-1: one thread; takes its own lock.
+    unsafe { ngx::ffi::ngx_time_update() };
+}
+
+/// The version of the nginx that this module was built for, which is the one that loads it
+/// (`ngx_add_module`).
+pub fn nginx_version() -> &'static str {
+    ngx::ffi::NGINX_VERSION.to_str().unwrap_or_default()
+}
+
+/// This host's name, as nginx has it.
+pub fn host_name() -> String {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
+    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
+    let name = unsafe { (*cycle).hostname };
+    // SAFETY: it lives in the cycle's pool.
+    String::from_utf8_lossy(unsafe { bytes(name) }).into_owned()
+}

@@ -1,0 +1,7 @@
+//! Answers to clients' requests.
+
+pub(in crate::nginx) mod client_request;
+pub(in crate::nginx) mod handler;
+
+pub use client_request::ClientRequest;
+pub use handler::{Block, Handler};

@@ -1,0 +1,251 @@
+//! The head of a run's request: its line, its only header, its URI.
+
+use std::ptr::NonNull;
+
+use ngx::core::Pool;
+use ngx::ffi::{
+    NGX_HTTP_VERSION_11, ngx_http_complex_value, ngx_http_parse_complex_uri, ngx_http_parse_uri,
+    ngx_http_request_t, ngx_list_push, ngx_str_t, ngx_table_elt_t,
+};
+
+use super::request::{Method, Request, StartError, Uri};
+use crate::nginx::conf::location::Location;
+use crate::nginx::core::module::core_server;
+use crate::nginx::core::string::{borrowed, bytes};
+use crate::nginx::core::{bits, gauges, pool, rc};
+
+/// Fills in what nginx would have read from a client.
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the location's configuration is there.
+pub(super) unsafe fn fill(
+    r: *mut ngx_http_request_t,
+    location: Location,
+    request: &Request<'_>,
+) -> Result<(), StartError> {
+    {
+        // SAFETY: a request of ours; ends before nginx is called.
+        let making = unsafe { &mut *r };
+        if gauges::WRITING.is_there() {
+            bits::set_stat_reading(making, 0);
+            bits::set_stat_writing(making, 1);
+        }
+        bits::set_internal(making, 1);
+        bits::set_keepalive(making, 0);
+        bits::set_limit_rate_set(making, 1);
+        bits::set_limit_rate_after_set(making, 1);
+        // SAFETY: `start` has seen that it is there.
+        let conf = unsafe { location.conf() };
+        bits::set_logged(making, usize::from(conf.log_subrequest != 1));
+        bits::set_http_major(making, 1);
+        bits::set_http_minor(making, 1);
+        making.http_version = NGX_HTTP_VERSION_11 as usize;
+        making.method = request.method.code() as usize;
+        let state = ngx::ffi::ngx_http_state_e_NGX_HTTP_PROCESS_REQUEST_STATE;
+        bits::set_http_state(making, state as usize);
+        if request.method.has_body() {
+            making.headers_in.content_length_n = 0;
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { set_host(r, request.host) }?;
+    // SAFETY: as above.
+    unsafe { set_line(r, request.method, &[]) }?;
+
+    let uri = match request.uri {
+        Uri::Constant(uri) => uri.as_slice(),
+        Uri::Variable(template) => {
+            let mut value = borrowed(&[]);
+            let template = template.as_ptr().ok_or(StartError::ConfigurationGone)?;
+            // SAFETY: a compiled value; the request has all that variables look at.
+            let rc = unsafe { ngx_http_complex_value(r, template, &raw mut value) };
+            if rc != rc::OK {
+                return Err(StartError::NoMemory);
+            }
+            // SAFETY: evaluated into the request's pool.
+            unsafe { bytes(value) }
+        }
+    };
+    // SAFETY: as above.
+    let uri = unsafe { set_line(r, request.method, uri) }?;
+    // SAFETY: the URI lies in the request's pool, with a blank behind it.
+    unsafe { set_uri(r, uri) }?;
+    // SAFETY: as above.
+    if unsafe { within(r, location) } { Ok(()) } else { Err(StartError::UriOutside) }
+}
+
+/// Sets the request line `METHOD URI HTTP/1.1` and its parts; answers the URI's place in it.
+///
+/// # Safety
+///
+/// An open request of ours.
+unsafe fn set_line(
+    r: *mut ngx_http_request_t,
+    method: &Method,
+    uri: &[u8],
+) -> Result<ngx_str_t, StartError> {
+    const PROTOCOL: &[u8] = b"HTTP/1.1";
+
+    let method = method.name();
+    // SAFETY: the caller's promise.
+    let line = unsafe { concat(r, &[method, b" ", uri, b" ", PROTOCOL]) }?;
+    let part = |from: usize, len| ngx_str_t { len, data: line.data.wrapping_add(from) };
+    let uri = part(method.len() + 1, uri.len());
+    // SAFETY: a request of ours; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    request.request_line = line;
+    request.method_name = part(0, method.len());
+    request.http_protocol = part(line.len - PROTOCOL.len(), PROTOCOL.len());
+    Ok(uri)
+}
+
+/// All `parts`, one behind the other, in the request's pool.
+///
+/// # Safety
+///
+/// An open request.
+unsafe fn concat(r: *mut ngx_http_request_t, parts: &[&[u8]]) -> Result<ngx_str_t, StartError> {
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above.
+    unsafe { pool::concat(pool, parts) }.ok_or(StartError::NoMemory)
+}
+
+/// Sets the list of headers, with `Host` in it if there is one.
+///
+/// # Safety
+///
+/// An open request of ours.
+unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(), StartError> {
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above.
+    let headers = unsafe { &raw mut (*r).headers_in.headers };
+    let size = size_of::<ngx_table_elt_t>();
+    // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
+    if unsafe { ngx::ffi::ngx_list_init(headers, pool, 4, size) } != rc::OK {
+        return Err(StartError::NoMemory);
+    }
+    let Some(host) = host else { return Ok(()) };
+
+    // SAFETY: a list that was just made.
+    let Some(header) = NonNull::new(unsafe { ngx_list_push(headers) }) else {
+        return Err(StartError::NoMemory);
+    };
+    let header = header.cast::<ngx_table_elt_t>();
+    let server = host.to_ascii_lowercase();
+    // SAFETY: the caller's promise.
+    let value = unsafe { concat(r, &[host.as_bytes()]) }?;
+    // SAFETY: as above.
+    let server = unsafe { concat(r, &[without_port(&server).as_bytes()]) }?;
+    // SAFETY: room for one element of this type, which all zero bytes are valid for.
+    unsafe { header.write_bytes(0, 1) };
+    // SAFETY: as above; nobody else has it.
+    let element = unsafe { &mut *header.as_ptr() };
+    element.hash = hash(b"host");
+    element.key = borrowed(b"Host");
+    element.lowcase_key = b"host".as_ptr().cast_mut();
+    element.value = value;
+    // SAFETY: a request of ours; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    request.headers_in.host = header.as_ptr();
+    request.headers_in.server = server;
+    Ok(())
+}
+
+/// A host as in `$host`: `name:port` without the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// `ngx_hash_key` of a lower-case key.
+fn hash(key: &[u8]) -> usize {
+    key.iter().fold(0, |hash: usize, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)))
+}
+
+/// Sets the request's URI, arguments and extension from `uri`, as `ngx_http_process_request_uri`
+/// does for a client's.
+///
+/// # Safety
+///
+/// `r` is a request under construction whose server's configuration is set; `uri` lies in its pool
+/// with one more readable byte behind it, and is not written to any more.
+unsafe fn set_uri(r: *mut ngx_http_request_t, uri: ngx_str_t) -> Result<(), StartError> {
+    // SAFETY: the caller's promise.
+    if !unsafe { bytes(uri) }.starts_with(b"/") {
+        // nginx's parser takes an empty one for valid.
+        return Err(StartError::InvalidUri);
+    }
+    // SAFETY: the caller's promise; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    bits::set_uri_start(request, uri.data);
+    bits::set_uri_end(request, uri.data.wrapping_add(uri.len));
+    request.unparsed_uri = uri;
+    bits::set_valid_unparsed_uri(request, 1);
+
+    // SAFETY: the URI's bounds are set.
+    if unsafe { ngx_http_parse_uri(r) } != rc::OK {
+        return Err(StartError::InvalidUri);
+    }
+
+    // SAFETY: as before.
+    let request = unsafe { &mut *r };
+    let args = bits::args_start(request);
+    let path_len = if args.is_null() { uri.len } else { args.addr() - 1 - uri.data.addr() };
+    request.uri = ngx_str_t { len: path_len, data: uri.data };
+
+    if bits::complex_uri(request) != 0 || bits::quoted_uri(request) != 0 {
+        // SAFETY: the request's pool; HOST-13: may be null.
+        let path = unsafe { Pool::from_ngx_pool(request.pool) }.alloc_unaligned(path_len);
+        if path.is_null() {
+            return Err(StartError::NoMemory);
+        }
+        request.uri.data = path.cast();
+        // SAFETY: the request's server configuration is set.
+        let server = unsafe { core_server(request) };
+        // SAFETY: as above.
+        let merge = server.map_or(0, |server| unsafe { server.as_ref() }.merge_slashes);
+        let merge = usize::from(merge != 0);
+        // SAFETY: the buffer has room for a path that is never longer than what it is made of.
+        if unsafe { ngx_http_parse_complex_uri(r, merge) } != rc::OK {
+            return Err(StartError::InvalidUri);
+        }
+    }
+
+    // SAFETY: as before.
+    let request = unsafe { &mut *r };
+    let args = bits::args_start(request);
+    let end = bits::uri_end(request);
+    if !args.is_null() && end > args {
+        request.args = ngx_str_t { len: end.addr() - args.addr(), data: args };
+    }
+    // SAFETY: the path is set.
+    unsafe { ngx::ffi::ngx_http_set_exten(r) };
+    Ok(())
+}
+
+/// Whether the request's path lies within the location (RUN-7). A pattern also sets its captures,
+/// as when nginx chooses the location for a client.
+///
+/// # Safety
+///
+/// An open request; the location's configuration is there.
+unsafe fn within(r: *mut ngx_http_request_t, location: Location) -> bool {
+    // SAFETY: `start` has seen that it is there.
+    #[cfg(ngx_feature = "pcre")]
+    if let Some(regex) = NonNull::new(unsafe { location.conf() }.regex) {
+        // SAFETY: the path of an open request, in its pool.
+        let mut path = unsafe { (*r).uri };
+        // SAFETY: a compiled pattern of the cycle.
+        let rc = unsafe { ngx::ffi::ngx_http_regex_exec(r, regex.as_ptr(), &raw mut path) };
+        return rc == rc::OK;
+    }
+    // SAFETY: the path of an open request, in its pool.
+    let path = unsafe { (*r).uri };
+    // SAFETY: it does not change meanwhile.
+    location.contains_path(unsafe { bytes(path) })
+}

@@ -1,0 +1,173 @@
+//! Leaves out what is there for clients: the pre-access and access phases (RUN-9).
+
+use std::ptr;
+
+use ngx::ffi::{
+    ngx_array_push, ngx_cycle_t, ngx_http_handler_pt, ngx_http_phase_engine_t,
+    ngx_http_phase_handler_t, ngx_http_request_t, ngx_int_t,
+};
+
+use super::connection::RunConnection;
+use super::request::Access;
+use crate::nginx::conf::parsing::{Parsing, Refused};
+use crate::nginx::core::guard::guard;
+use crate::nginx::core::module::core_main;
+use crate::nginx::core::rc;
+
+const PREACCESS: usize = ngx::ffi::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
+
+type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
+type Checker =
+    unsafe extern "C" fn(*mut ngx_http_request_t, *mut ngx_http_phase_handler_t) -> ngx_int_t;
+
+/// What this module's handler is known by. A static, so that there is one address.
+static HANDLER: Handler = leave_out;
+
+/// Registers the handler, in postconfiguration.
+pub(in crate::nginx) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {
+    // SAFETY: HOST-2: `postconfiguration` has the context of the `http` block.
+    let main = unsafe { core_main(parsing.cf()) };
+    let Some(main) = main else { return Err(Refused::AlreadyLogged) };
+    // SAFETY: the core module's configuration of this `http` block.
+    let handlers = unsafe { &raw mut (*main.as_ptr()).phases[PREACCESS].handlers };
+    // SAFETY: an array of handlers (`ngx_http_init_phases`).
+    let handler = unsafe { ngx_array_push(handlers) }.cast::<ngx_http_handler_pt>();
+    if handler.is_null() {
+        return Err(Refused::AlreadyLogged);
+    }
+    // SAFETY: the new element, of this type.
+    unsafe { handler.write(Some(HANDLER)) };
+    Ok(())
+}
+
+/// Puts the handler before those of modules that were loaded later, in a cycle that was read: all
+/// handlers of a phase have the same checker and the same way on, so that they can change places.
+///
+/// # Safety
+///
+/// A complete cycle that has an `http` block.
+pub(in crate::nginx) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller's promise; ends here.
+    let cycle = unsafe { &*cycle };
+    // SAFETY: as above.
+    let Some(main) = (unsafe { core_main(cycle) }) else { return };
+    // SAFETY: the core module's configuration.
+    let first = unsafe { main.as_ref() }.phase_engine.handlers;
+
+    let is = |entry: ngx_http_phase_handler_t, handler: Handler| {
+        entry.handler.is_some_and(|other| ptr::fn_addr_eq(other, handler))
+    };
+    let mut at = first;
+    // The way on tells phases apart: it is the index behind the phase.
+    let own = loop {
+        // SAFETY: the array is closed by an entry without a checker.
+        let entry = unsafe { at.read() };
+        if entry.checker.is_none() {
+            return;
+        }
+        if is(entry, HANDLER) {
+            break entry;
+        }
+        at = at.wrapping_add(1);
+    };
+    while at > first {
+        let before = at.wrapping_sub(1);
+        // SAFETY: not before the array's first entry.
+        let other = unsafe { before.read() };
+        if other.next != own.next {
+            break;
+        }
+        // SAFETY: as above; before workers exist, nobody else looks at the array.
+        unsafe { (*at).handler = other.handler };
+        at = before;
+    }
+    // SAFETY: an entry of the same phase.
+    unsafe { (*at).handler = own.handler };
+}
+
+/// The phases of the configuration that `r` is in.
+///
+/// # Safety
+///
+/// `r` is an open request.
+pub(super) unsafe fn engine(r: *mut ngx_http_request_t) -> ngx_http_phase_engine_t {
+    // SAFETY: the caller's promise; ends here.
+    let request = unsafe { &*r };
+    // SAFETY: as above.
+    let main = unsafe { core_main(request) };
+    // SAFETY: each `http` block has a configuration of the core module's.
+    let main = unsafe { main.unwrap_unchecked() };
+    // SAFETY: as above.
+    unsafe { main.as_ref() }.phase_engine
+}
+
+/// Has a run's main request go on behind the access phase; other requests pass.
+unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
+    let behind = guard(None, || {
+        // SAFETY: nginx calls a phase handler with an open request.
+        let main = unsafe { (*r).main };
+        if r != main {
+            return None;
+        }
+        // SAFETY: as above.
+        match unsafe { RunConnection::run_of(r) } {
+            // SAFETY: as above.
+            Some((_, Access::LeftOut)) => Some(unsafe { behind_access(r) }),
+            Some((_, Access::Checked)) | None => None,
+        }
+    });
+    let Some(behind) = behind else { return rc::DECLINED };
+    // SAFETY: as above.
+    unsafe { (*r).phase_handler = behind };
+    // SAFETY: as above; the request may end inside, and is not touched any more.
+    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
+    rc::DONE
+}
+
+/// The index of the first handler of the content phase, which is the last one.
+///
+/// # Safety
+///
+/// The handlers of a phase engine.
+pub(in crate::nginx) unsafe fn content_phase(
+    handlers: *const ngx_http_phase_handler_t,
+) -> ngx_int_t {
+    let (mut index, mut first, mut last) = (0, 0, None);
+    loop {
+        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
+        let entry = unsafe { *handlers.wrapping_offset(index) };
+        let Some(checker) = entry.checker else { return first };
+        if last.is_none_or(|last: Checker| !ptr::fn_addr_eq(last, checker)) {
+            (first, last) = (index, Some(checker));
+        }
+        index += 1;
+    }
+}
+
+/// The index of the first handler behind the access phase; without an access phase, behind the
+/// pre-access phase.
+///
+/// # Safety
+///
+/// `r` is an open request in its pre-access phase.
+unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
+    const POST_ACCESS: Checker = ngx::ffi::ngx_http_core_post_access_phase;
+
+    // SAFETY: the caller's promise.
+    let handlers = unsafe { engine(r) }.handlers;
+    // SAFETY: as above.
+    let current = unsafe { (*r).phase_handler };
+    let mut index = current;
+    loop {
+        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
+        let entry = unsafe { *handlers.wrapping_offset(index) };
+        let Some(checker) = entry.checker else { break };
+        index += 1;
+        if ptr::fn_addr_eq(checker, POST_ACCESS) {
+            return index;
+        }
+    }
+    // SAFETY: the entry that is being run.
+    let next = unsafe { (*handlers.wrapping_offset(current)).next };
+    ngx_int_t::try_from(next).unwrap_or(current + 1)
+}

@@ -1,0 +1,195 @@
+//! Runs a location now, without a client, and tells how it ended.
+//!
+//! ```text
+//!   start ──> in progress ──────────────── the request ends ──> ended ──> on_end(End)
+//!                 │                                ^              (a posted event)
+//!                 └── cut_off ── waits for threads ┘
+//! ```
+//!
+//! However and whenever the request ends, a cleanup on its pool sees it (RUN-10): it survives
+//! internal redirects, and subrequests share it. `on_end` is called from a posted event, never
+//! from inside nginx's closing code.
+
+use std::ffi::c_void;
+use std::rc::Rc;
+
+use ngx::ffi::{
+    ngx_connection_t, ngx_http_close_connection, ngx_http_create_request, ngx_http_free_request,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t,
+};
+
+use super::connect::connect;
+use super::connection::{RunConnection, cut_off};
+use super::head;
+use super::phases::engine;
+use super::request::{Request, StartError};
+use super::state::{End, Origin, RunState};
+use crate::nginx::conf::location::Location;
+use crate::nginx::core::guard::guard_else;
+use crate::nginx::core::{bits, gauges, pool};
+
+/// A run in progress. Dropping it lets the run go on, and nobody is told of its end.
+pub struct InProgress(Rc<RunState>);
+
+/// Has nginx request `location`, as `request` says; `on_end` is told how it ended, later.
+///
+/// # Errors
+///
+/// The run could not start; `on_end` is not called.
+pub fn start(
+    location: Location,
+    request: &Request<'_>,
+    origin: Rc<dyn Origin>,
+    on_end: impl FnOnce(End) + 'static,
+) -> Result<InProgress, StartError> {
+    if !location.is_in_use() {
+        return Err(StartError::ConfigurationGone);
+    }
+    let state = RunState::telling(origin, request.access, on_end);
+    let c = connect(location, Rc::clone(&state))?;
+    // SAFETY: furnished just now.
+    let r = unsafe { create(c, location, request) }?;
+    // SAFETY: made just now.
+    unsafe { watch_end(r, c, &state) }?;
+    // SAFETY: as above.
+    unsafe { begin(r, location) };
+    // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
+    unsafe { ngx_http_run_posted_requests(c) };
+    Ok(InProgress(state))
+}
+
+impl InProgress {
+    /// Ends the run: its upstream connection is closed. The end is told as ever, though later
+    /// where a thread or a cache lock holds the request (RUN-12).
+    pub fn cut_off(&self) {
+        let r = self.0.request();
+        if !r.is_null() {
+            // SAFETY: the invariant: it is open.
+            unsafe { cut_off(r) };
+        }
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.tell_nobody();
+    }
+}
+
+/// Makes the request, up to its URI.
+///
+/// # Safety
+///
+/// `c` was furnished for `location`, whose configuration is there, and has no request yet.
+pub(super) unsafe fn create(
+    c: *mut ngx_connection_t,
+    location: Location,
+    request: &Request<'_>,
+) -> Result<*mut ngx_http_request_t, StartError> {
+    // SAFETY: the connection is furnished; its data is an `ngx_http_connection_t`.
+    let r = unsafe { ngx_http_create_request(c) };
+    if r.is_null() {
+        // SAFETY: takes back the gauge, the connection and its pool.
+        unsafe { ngx_http_close_connection(c) };
+        return Err(StartError::NoMemory);
+    }
+    // SAFETY: as nginx does for a client's (`ngx_http_wait_request_handler`).
+    unsafe { (*c).data = r.cast() };
+    gauges::READING.decrement();
+    gauges::WRITING.increment();
+
+    // SAFETY: made just now.
+    let filled = unsafe { head::fill(r, location, request) };
+    if let Err(why) = filled {
+        // SAFETY: as above.
+        unsafe { discard(r, c) };
+        return Err(why);
+    }
+    Ok(r)
+}
+
+/// Gives up a request that has not begun, and its connection.
+///
+/// # Safety
+///
+/// An open request that has not begun, and its connection; both are gone afterwards.
+unsafe fn discard(r: *mut ngx_http_request_t, c: *mut ngx_connection_t) {
+    // SAFETY: an open request with nothing in progress.
+    unsafe { ngx_http_free_request(r, 0) };
+    // SAFETY: its connection; takes back the gauge.
+    unsafe { ngx_http_close_connection(c) };
+}
+
+/// Registers the cleanup that sees the end.
+///
+/// # Safety
+///
+/// As for [`discard`], which is done without memory.
+pub(super) unsafe fn watch_end(
+    r: *mut ngx_http_request_t,
+    c: *mut ngx_connection_t,
+    state: &RunState,
+) -> Result<(), StartError> {
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above; the request lives as long as its pool.
+    if unsafe { pool::on_destroy(pool, on_request_end, r.cast()) }.is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { discard(r, c) };
+        return Err(StartError::NoMemory);
+    }
+    // SAFETY: made just now; its cleanup tells of the end.
+    unsafe { state.begin(r) };
+    Ok(())
+}
+
+/// The cleanup of a run's request pool: notes the result and posts; nothing more (RUN-10).
+unsafe extern "C" fn on_request_end(r: *mut c_void) {
+    let r = r.cast::<ngx_http_request_t>();
+    // SAFETY: the request's memory is given back after the cleanups of its pool.
+    let c = unsafe { (*r).connection };
+    // SAFETY: the connection is closed after its request (`ngx_http_close_request`).
+    let Some(run) = (unsafe { RunConnection::of(c) }) else { return };
+    // SAFETY: as above.
+    let Some(state) = (unsafe { RunConnection::state(run) }) else { return };
+    guard_else(
+        || {
+            // SAFETY: as above.
+            let status = unsafe { (*r).headers_out.status };
+            // SAFETY: as above.
+            let error = unsafe { (*r).err_status };
+            // SAFETY: as above.
+            let closed = unsafe { (*c).close() } != 0;
+            // As `$status` has it (`ngx_http_variable_status`).
+            let status = if error == 0 { status } else { error };
+            let status = u16::try_from(status).unwrap_or(0);
+            state.end(status, closed);
+        },
+        || state.end(0, false),
+    );
+}
+
+/// Enters the location, as `ngx_http_named_location` does.
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the location's configuration is there.
+unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
+    {
+        // SAFETY: a request of ours; ends before nginx is called.
+        let request = unsafe { &mut *r };
+        // SAFETY: `start` has seen that it is there.
+        request.loc_conf = unsafe { location.conf() }.loc_conf;
+        bits::set_valid_location(request, 1);
+    }
+    // SAFETY: the location's configuration is set.
+    unsafe { ngx_http_update_location_config(r) };
+    // SAFETY: an open request.
+    let index = unsafe { engine(r) }.location_rewrite_index;
+    // SAFETY: as before.
+    let request = unsafe { &mut *r };
+    request.phase_handler = ngx_int_t::try_from(index).unwrap_or(0);
+    request.write_event_handler = Some(ngx::ffi::ngx_http_core_run_phases);
+    // SAFETY: the request is ready to be run; it may end inside.
+    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
+}

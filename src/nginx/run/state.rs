@@ -1,0 +1,132 @@
+//! What a run's connection shares with who has started it.
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell};
+use std::fmt;
+use std::ptr;
+use std::rc::Rc;
+
+use ngx::ffi::ngx_http_request_t;
+
+use super::request::Access;
+use crate::nginx::core::event::Posted;
+
+/// Who has a location run: known to the run's log lines and variables.
+pub trait Origin: Any {
+    /// Writes what each log line of the run tells of it, `name: value, name: value`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    fn write_context(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The response's status; 0 if there was none.
+    pub status: u16,
+    /// Whether the response's last buffer came: a response that was cut short has its header's
+    /// status all the same (RUN-11).
+    pub complete: bool,
+    /// Whether nginx closed the run's connection since the worker had to leave.
+    pub closed: bool,
+}
+
+type OnEnd = Box<dyn FnOnce(End)>;
+
+/// The state of a run.
+///
+/// # Invariants
+///
+/// `request` is the run's main request while it is open, and null before and after.
+pub(super) struct RunState {
+    origin: Rc<dyn Origin>,
+    access: Access,
+    request: Cell<*mut ngx_http_request_t>,
+    complete: Cell<bool>,
+    end: Cell<Option<End>>,
+    on_end: Cell<Option<OnEnd>>,
+    posted: OnceCell<Posted>,
+}
+
+impl RunState {
+    /// That of a run whose end is asked for.
+    pub(super) fn new(origin: Rc<dyn Origin>, access: Access) -> Self {
+        Self {
+            origin,
+            access,
+            request: Cell::new(ptr::null_mut()),
+            complete: Cell::new(false),
+            end: Cell::new(None),
+            on_end: Cell::new(None),
+            posted: OnceCell::new(),
+        }
+    }
+
+    /// That of a run whose end `on_end` is told, from a posted event.
+    pub(super) fn telling(
+        origin: Rc<dyn Origin>,
+        access: Access,
+        on_end: impl FnOnce(End) + 'static,
+    ) -> Rc<Self> {
+        let state = Rc::new(Self::new(origin, access));
+        state.on_end.set(Some(Box::new(on_end)));
+        let weak = Rc::downgrade(&state);
+        let posted = Posted::new(move || {
+            if let Some(state) = weak.upgrade()
+                && let (Some(end), Some(on_end)) = (state.end.take(), state.on_end.take())
+            {
+                on_end(end);
+            }
+        });
+        let _ = state.posted.set(posted);
+        state
+    }
+
+    /// Nobody is told of the end any more.
+    pub(super) fn tell_nobody(&self) {
+        drop(self.on_end.take());
+    }
+
+    pub(super) fn origin(&self) -> Rc<dyn Origin> {
+        Rc::clone(&self.origin)
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The run's request, null if it is not open.
+    pub(super) fn request(&self) -> *mut ngx_http_request_t {
+        self.request.get()
+    }
+
+    /// # Safety
+    ///
+    /// `r` is the run's main request, and [`end`](Self::end) is called before it is gone.
+    pub(super) unsafe fn begin(&self, r: *mut ngx_http_request_t) {
+        // INVARIANT: open from now on.
+        self.request.set(r);
+    }
+
+    /// The response's last buffer came.
+    pub(super) fn complete(&self) {
+        self.complete.set(true);
+    }
+
+    /// The request is being closed, with this status.
+    pub(super) fn end(&self, status: u16, closed: bool) {
+        // INVARIANT: closed from now on.
+        self.request.set(ptr::null_mut());
+        self.end.set(Some(End { status, complete: self.complete.get(), closed }));
+        if let Some(posted) = self.posted.get() {
+            posted.post();
+        }
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn take_end(&self) -> Option<End> {
+        self.end.take()
+    }
+}

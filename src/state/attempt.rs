@@ -20,7 +20,7 @@ use crate::schedule::UnixMs;
 use super::claim::Claim;
 use super::control::LeftOut;
 use super::decide::Wanted;
-use super::due::Reading;
+use super::due::{Around, Due, Look, Reading};
 use super::exclusion::{Excluded, Exclusion, longest_attempt};
 use super::format::CONTROL;
 use super::notice::Notice;
@@ -36,10 +36,23 @@ use super::under_lock::Blocked;
 pub struct ClaimAttempt {
     wanted: Wanted,
     run: RunId,
+    around: Around,
+    known: Known,
+    /// Whether the record is looked at before the lock is tried.
+    looks_first: bool,
     steps: Steps,
     contest: Option<Contest>,
     /// Whether all that was left out for this has been counted.
     counted: bool,
+}
+
+/// What is known of the record before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// What is wanted was decided by what it said.
+    Seen,
+    /// It was plain, and must still be.
+    Plain,
 }
 
 /// The attempt that was seen running while the lock was refused.
@@ -86,9 +99,29 @@ const SECOND_LOOK: Duration = Duration::from_millis(2);
 const THIRD_LOOK: Duration = Duration::from_millis(18);
 
 impl ClaimAttempt {
-    /// Begins to claim what is `wanted`; `run` is the id of the run, if this is a new one.
-    pub fn new(wanted: Wanted, run: RunId) -> Self {
-        Self { wanted, run, steps: Steps::default(), contest: None, counted: true }
+    /// Begins to claim what was decided at a look; `run` is the id of the run, if this is a new one.
+    pub fn new(wanted: Wanted, run: RunId, look: &Look<'_>) -> Self {
+        Self {
+            wanted,
+            run,
+            around: look.around,
+            known: Known::Seen,
+            looks_first: true,
+            steps: Steps::default(),
+            contest: None,
+            counted: true,
+        }
+    }
+
+    /// Begins to claim the newest due time that has started, of a timer whose record was
+    /// [plain](Reading::is_plain) when it was looked at last. If it is not any more, nothing is done.
+    /// `None` if that due time is none to run by schedule.
+    pub fn unseen(look: &Look<'_>, run: RunId) -> Option<Self> {
+        let Due { due, start } = look.around.started?;
+        let wanted = Wanted::Due { due, start, trigger: Trigger::Schedule };
+        let in_time = look.now.ms_since(start) <= look.missed_after_ms();
+        let attempt = Self::new(wanted, run, look);
+        in_time.then_some(Self { known: Known::Plain, looks_first: false, ..attempt })
     }
 
     /// What is claimed.
@@ -105,27 +138,34 @@ impl ClaimAttempt {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
-        let seen = store.read_for(timer);
-        if in_force(Rule::TableOfClaims) && inner.claimed(timer.place) == Claimed::Yes {
-            return match seen.map(|reading| reading.run.progress) {
-                Ok(Progress::Running(attempt)) => Step::Overlap(attempt),
+        let is_ours = in_force(Rule::TableOfClaims) && inner.claimed(timer.place) == Claimed::Yes;
+        if is_ours && self.known == Known::Plain {
+            return Step::DealtWith;
+        }
+        let seen = self.looks_first.then(|| store.read_for(timer));
+        if is_ours {
+            return match seen.map(|seen| seen.map(|reading| reading.run.progress)) {
+                Some(Ok(Progress::Running(attempt))) => Step::Overlap(attempt),
                 _ => Step::DealtWith,
             };
         }
+        // Whoever refuses the lock is worth a look.
+        self.looks_first = true;
         let seen_at = clock();
         match &seen {
-            Ok(reading)
-                if !self.is_open(reading, timer, seen_at)
+            Some(Ok(reading))
+                if !reading.may_start(self.wanted, timer.due_times, seen_at)
                     && !reading.is_ahead(timer.due_times, seen_at) =>
             {
                 return Step::DealtWith;
             }
-            Err(Unread::Lost) => return Step::LeftToOwner,
-            Ok(_) | Err(Unread::Torn) => {}
+            Some(Err(Unread::Lost)) => return Step::LeftToOwner,
+            Some(Ok(_) | Err(Unread::Torn)) | None => {}
         }
         let exclusion = match inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => {
+                let seen = seen.unwrap_or_else(|| store.read_for(timer));
                 let progress = match inner.run_elsewhere(timer, clock()) {
                     // What this worker remembers of its own tells nothing of others.
                     Some(attempt) if store.read(timer.place) == Err(Unread::Lost) => {
@@ -152,9 +192,12 @@ impl ClaimAttempt {
         };
         // Lifted in the model only: what was read before the lock is believed.
         let reading = match seen {
-            Ok(seen) if !in_force(Rule::RereadUnderLock) => seen,
+            Some(Ok(seen)) if !in_force(Rule::RereadUnderLock) => seen,
             _ => reading,
         };
+        if self.known == Known::Plain && !reading.is_plain() {
+            return Step::DealtWith;
+        }
         if let Progress::Running(attempt) = reading.run.progress
             && !exclusion.is_locked()
             && is_another(inner, &attempt, now, timer)
@@ -164,43 +207,14 @@ impl ClaimAttempt {
         self.decide_locked(store, timer, exclusion, reading, now, clock)
     }
 
-    /// Whether what is wanted is still to be had, as far as `reading` tells.
-    fn is_open(&self, reading: &Reading, timer: Timer<'_>, now: UnixMs) -> bool {
-        let paused = reading.is_paused(now);
-        match self.wanted {
-            Wanted::Due { due, trigger: Trigger::First } => {
-                !paused && reading.first(now, Duration::MAX) == Some(due)
-            }
-            Wanted::Due { due, .. } => {
-                // The clock may have been set back since this was decided.
-                let started = timer.due_times.start(due) <= now;
-                !paused && started && due > reading.dealt_with_up_to(now)
-            }
-            Wanted::Next { run, attempt } => {
-                reading.waiting_ends(timer.due_times, now).is_none()
-                    && match reading.run.progress {
-                        Progress::Waiting(last, wait) => {
-                            let follows = last.number.checked_add(1) == Some(attempt);
-                            last.run == run
-                                && (follows || !in_force(Rule::AttemptIsClaimed))
-                                && wait.next_at <= now
-                        }
-                        _ => false,
-                    }
-            }
-            Wanted::Order { number } => {
-                let pending = reading.control.pending_order(reading.run.orders_done);
-                reading.run.progress == Progress::Nothing
-                    && pending.is_some_and(|order| order.number == number)
-            }
-        }
-    }
-
     fn refused(&mut self, progress: Option<Progress>) -> Step {
         let Some(Progress::Running(running)) = progress else {
             self.contest = None;
             return self.again();
         };
+        if self.known == Known::Plain {
+            return Step::DealtWith;
+        }
         if !in_force(Rule::OverlapIsSeenTwice) {
             return Step::Overlap(running);
         }
@@ -263,10 +277,10 @@ impl ClaimAttempt {
                 counts = false;
             }
         }
-        if !self.is_open(&reading, timer, now) {
+        if !reading.may_start(self.wanted, timer.due_times, now) {
             return Step::DealtWith;
         }
-        if let Wanted::Due { due, trigger } = self.wanted
+        if let Wanted::Due { due, trigger, .. } = self.wanted
             && trigger != Trigger::First
             && counts
             && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
@@ -335,7 +349,7 @@ impl ClaimAttempt {
             started_at: now,
         };
         match (self.wanted, reading.run.progress) {
-            (Wanted::Due { due, trigger }, _) => Some(Attempt { due, trigger, ..mine }),
+            (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..mine }),
             (Wanted::Order { .. }, _) => {
                 let order = reading.control.order;
                 Some(Attempt { run: order.run, due: order.at, ..mine })
@@ -363,7 +377,8 @@ impl ClaimAttempt {
         now: UnixMs,
     ) -> Option<Step> {
         let dealt = reading.dealt_with_up_to(now);
-        if timer.due_times.next(dealt).is_none_or(|next| next >= due) {
+        let look = Look { due_times: timer.due_times, around: self.around, now };
+        if look.follows(dealt, due) {
             return None;
         }
         let Some(_lock) = inner.try_edit_lock(CONTROL, timer.place.page) else {

@@ -151,7 +151,7 @@ pub(super) fn timer<'a>(place: &'a Place, due_times: &'a dyn DueTimes) -> Timer<
 
 /// Claims, waiting as often as it is told to.
 pub(super) fn claim(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> Step {
-    let mut attempt = ClaimAttempt::new(wanted, run_id(now.unsigned_abs()));
+    let mut attempt = attempt_for(wanted, run_id(now.unsigned_abs()));
     loop {
         match attempt.step(store, timer, &mut || UnixMs(now)) {
             Step::Again { .. } => {}
@@ -160,8 +160,13 @@ pub(super) fn claim(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -
     }
 }
 
+/// A claim by somebody who knows no due time but the one that is wanted.
+pub(super) fn attempt_for(wanted: Wanted, run: RunId) -> ClaimAttempt {
+    ClaimAttempt::new(wanted, run, &Look::at(&secondly(), UnixMs(0)))
+}
+
 pub(super) fn due(at: i64) -> Wanted {
-    Wanted::Due { due: UnixMs(at), trigger: Trigger::Schedule }
+    Wanted::Due { due: UnixMs(at), start: UnixMs(at), trigger: Trigger::Schedule }
 }
 
 /// Claims what nobody contests.

@@ -28,7 +28,7 @@ fn a_run_in_progress_is_an_overlap_only_at_the_third_look() {
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let timer = timer(&bench.places[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
-    let mut attempt = ClaimAttempt::new(due(1_002_000), run_id(2));
+    let mut attempt = attempt_for(due(1_002_000), run_id(2));
     let mut waited_ms = Vec::new();
     let overlapped = loop {
         match attempt.step(&two, timer, &mut || UnixMs(1_002_000)) {
@@ -54,7 +54,7 @@ fn a_holder_that_dies_between_two_looks_loses_the_due_time_to_the_next() {
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let timer = timer(&bench.places[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
-    let mut attempt = ClaimAttempt::new(due(1_002_000), run_id(2));
+    let mut attempt = attempt_for(due(1_002_000), run_id(2));
     let mut clock = || UnixMs(1_002_000);
     assert!(matches!(attempt.step(&two, timer, &mut clock), Step::Again { .. }));
     drop(first);
@@ -94,7 +94,7 @@ fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let timer = timer(&bench.places[0], &every);
     let looking = one.inner.try_edit_lock(super::format::RUN, bench.places[0].page).unwrap();
-    let mut attempt = ClaimAttempt::new(due(1_001_000), run_id(2));
+    let mut attempt = attempt_for(due(1_001_000), run_id(2));
     let mut waited_ms = 0;
     loop {
         match attempt.step(&two, timer, &mut || UnixMs(1_001_000)) {

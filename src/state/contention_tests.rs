@@ -70,7 +70,7 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
                         for place in places {
                             let at = now + round * 1000;
                             let wanted = due(at);
-                            let mut attempt = ClaimAttempt::new(wanted, run_id(1));
+                            let mut attempt = attempt_for(wanted, run_id(1));
                             let step = loop {
                                 let step =
                                     attempt.step(&store, timer(place, &every), &mut || UnixMs(at));
@@ -145,7 +145,7 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
         "works while paused"
     );
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    let decision = decide(&one.read(place).unwrap(), &every, policy, None, now);
+    let decision = decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None);
     let Decision::Claim(wanted @ Wanted::Order { .. }) = decision else { panic!("{decision:?}") };
     let manual = won(&one, timer, wanted, now.0);
     assert_eq!((manual.attempt().run, manual.attempt().due), (run_id(9), now));
@@ -161,7 +161,7 @@ fn an_order_that_is_to_come_again_was_not_given() {
     let timer = timer(place, &every);
     let now = UnixMs(1_000_500);
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    let wanted = |now| match decide(&one.read(place).unwrap(), &every, policy, None, now) {
+    let wanted = |now| match decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None) {
         Decision::Claim(wanted @ Wanted::Order { .. }) => Some(wanted),
         _ => None,
     };
@@ -329,15 +329,15 @@ fn a_run_does_not_wait_for_who_keeps_locked_what_lies_ahead() {
     let now = UnixMs(1_002_000);
     let reading = one.read(timer.place).unwrap();
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    assert_eq!(decide(&reading, &every, policy, None, now), Decision::ClockSetBack);
+    assert_eq!(decide(&reading, &Look::at(&every, now), policy, None), Decision::ClockSetBack);
     assert_eq!(one.set_back(timer, &mut || now), Recovered::Again);
     let reading = reading.without_ahead(&every, now);
-    let Decision::Claim(wanted) = decide(&reading, &every, policy, None, now) else {
+    let Decision::Claim(wanted) = decide(&reading, &Look::at(&every, now), policy, None) else {
         panic!("it waits")
     };
     won(&one, timer, wanted, now.0).finish(ended(Outcome::Success), None);
     drop(elsewhere);
     assert_eq!(one.set_back(timer, &mut || now), Recovered::Nothing);
     let reading = one.read(timer.place).unwrap();
-    assert!(!matches!(decide(&reading, &every, policy, None, now), Decision::ClockSetBack));
+    assert!(!matches!(decide(&reading, &Look::at(&every, now), policy, None), Decision::ClockSetBack));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::schedule::{UnixMs, stable_hash};
 
 use super::control::{LeftOut, Presence};
-use super::due::{DueTimes, Reading, missed_after_ms, newest_started};
+use super::due::{Due, DueTimes, Look, Reading, newest_started};
 use super::run::{Outcome, Progress, RunId, Trigger};
 
 /// What `timer_missed` says.
@@ -77,6 +77,8 @@ pub enum Wanted {
     Due {
         /// The due time, or the instant of `first=now`.
         due: UnixMs,
+        /// When it starts.
+        start: UnixMs,
         /// Why it runs.
         trigger: Trigger,
     },
@@ -121,17 +123,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The longest time over which missed runs are spread.
 const LONGEST_SPREAD_MS: i64 = 10_000;
 
-/// Decides what is to be done about a timer at `now`.
+/// Decides what is to be done about a timer.
 ///
 /// `catch_up_at` is what the last [`Decision::CatchUp`] of this timer said, `None` after any
 /// claim.
 pub fn decide(
     reading: &Reading,
-    due_times: &dyn DueTimes,
+    look: &Look<'_>,
     policy: Policy,
     catch_up_at: Option<UnixMs>,
-    now: UnixMs,
 ) -> Decision {
+    let (due_times, now) = (look.due_times, look.now);
     if matches!(reading.control.presence, Presence::Unloaded) {
         return Decision::Sleep { until: None };
     }
@@ -143,10 +145,10 @@ pub fn decide(
         let takes_over =
             |decision: &Decision| matches!(decision, Decision::Claim(Wanted::Due { .. }));
         let scheduled = (!stopped && ended.outcome != Outcome::Cancelled)
-            .then(|| decide_schedule(reading, due_times, policy.missed, catch_up_at, now));
+            .then(|| decide_schedule(reading, look, policy.missed, catch_up_at));
         return scheduled.filter(takes_over).unwrap_or(Decision::EndWaiting);
     }
-    let order = decide_order(reading, now);
+    let order = decide_order(reading, look);
     if let Some(decision @ (Decision::Claim(_) | Decision::DropOrder { .. })) = order {
         return decision;
     }
@@ -162,17 +164,15 @@ pub fn decide(
         let until = end(reading.control.paused).max(end(reading.header.paused));
         Decision::Sleep { until: until.filter(|until| *until > now) }
     } else {
-        decide_schedule(reading, due_times, policy.missed, catch_up_at, now)
+        decide_schedule(reading, look, policy.missed, catch_up_at)
     };
     let retry = match reading.run.progress {
         Progress::Waiting(attempt, wait) => {
-            if wait.next_at <= now {
-                let next =
-                    Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
-                Some(Decision::Claim(next))
-            } else {
-                Some(Decision::Sleep { until: Some(wait.next_at) })
-            }
+            let next =
+                Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
+            let may_start = reading.may_start(next, due_times, now);
+            let until = Some(wait.next_at);
+            Some(if may_start { Decision::Claim(next) } else { Decision::Sleep { until } })
         }
         _ => None,
     };
@@ -196,9 +196,11 @@ fn sooner(one: Decision, other: Decision) -> Decision {
     }
 }
 
-fn decide_order(reading: &Reading, now: UnixMs) -> Option<Decision> {
+fn decide_order(reading: &Reading, look: &Look<'_>) -> Option<Decision> {
+    let now = look.now;
     let order = reading.control.pending_order(reading.run.orders_done)?;
-    if reading.run.progress != Progress::Nothing {
+    let wanted = Wanted::Order { number: order.number };
+    if !reading.may_start(wanted, look.due_times, now) {
         return Some(Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) });
     }
     let ended_at = reading.run.results.first().map(super::RunResult::ended_at);
@@ -206,58 +208,56 @@ fn decide_order(reading: &Reading, now: UnixMs) -> Option<Decision> {
     Some(if now > waits_since.plus(ORDER_WITHIN) {
         Decision::DropOrder { number: order.number, run: order.run }
     } else {
-        Decision::Claim(Wanted::Order { number: order.number })
+        Decision::Claim(wanted)
     })
 }
 
+/// The timer may run by schedule.
 fn decide_schedule(
     reading: &Reading,
-    due_times: &dyn DueTimes,
+    look: &Look<'_>,
     policy: MissedPolicy,
     catch_up_at: Option<UnixMs>,
-    now: UnixMs,
 ) -> Decision {
+    let (due_times, now) = (look.due_times, look.now);
     let dealt = reading.dealt_with_up_to(now);
-    let newest = newest_started(due_times, now).filter(|due| *due > dealt);
+    let newest = look.around.started.filter(|newest| newest.due > dealt);
     let first_within = match policy {
         MissedPolicy::Run { within } => within,
         MissedPolicy::Skip => FIRST_WITHIN,
     };
+    let late_ms = newest.map_or(0, |newest| now.ms_since(newest.start));
     if let Some(created_at) = reading.first(now, first_within)
         // What was missed is made up for by one run, which then is not this.
-        && newest.is_none_or(|due| {
-            due <= created_at
-                || now.ms_since(due_times.start(due)) <= missed_after_ms(due_times, due)
-        })
+        && (late_ms <= look.missed_after_ms()
+            || newest.is_none_or(|newest| newest.due <= created_at))
     {
-        return Decision::Claim(Wanted::Due { due: created_at, trigger: Trigger::First });
+        let (due, start) = (created_at, created_at);
+        return Decision::Claim(Wanted::Due { due, start, trigger: Trigger::First });
     }
-    let running = matches!(reading.run.progress, Progress::Running(_));
-    let Some(due) = newest else {
-        let next = due_times.next(dealt).map(|due| due_times.start(due));
-        return Decision::Sleep { until: next };
+    let Some(Due { due, start }) = newest else {
+        return Decision::Sleep { until: look.first_after(dealt).map(|next| next.start) };
     };
+    let claim = |trigger| Decision::Claim(Wanted::Due { due, start, trigger });
+    let running = matches!(reading.run.progress, Progress::Running(_));
     if reading.queued(now) == Some(due) {
         return if running {
             Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) }
         } else {
-            Decision::Claim(Wanted::Due { due, trigger: Trigger::Queue })
+            claim(Trigger::Queue)
         };
     }
-    let late_ms = now.ms_since(due_times.start(due));
-    if late_ms <= missed_after_ms(due_times, due) {
-        return Decision::Claim(Wanted::Due { due, trigger: Trigger::Schedule });
+    if late_ms <= look.missed_after_ms() {
+        return claim(Trigger::Schedule);
     }
     match policy {
-        MissedPolicy::Run { within }
-            if catch_up_at.is_some() || now <= due_times.start(due).plus(within) =>
-        {
+        MissedPolicy::Run { within } if catch_up_at.is_some() || now <= start.plus(within) => {
             let latest = now.0.saturating_add(spread_ms(&reading.run.name, due_times, now));
             let run_at = catch_up_at.map_or(latest, |at| at.0.min(latest));
             if run_at <= now.0 {
-                return Decision::Claim(Wanted::Due { due, trigger: Trigger::Missed });
+                return claim(Trigger::Missed);
             }
-            let next = due_times.next(due).map_or(run_at, |next| due_times.start(next).0);
+            let next = look.around.next.map_or(run_at, |next| next.start.0);
             Decision::CatchUp { run_at: UnixMs(run_at), until: UnixMs(run_at.min(next)) }
         }
         _ => {

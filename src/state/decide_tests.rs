@@ -24,11 +24,11 @@ fn reading() -> Reading {
 }
 
 fn decide_at(reading: &Reading, policy: Policy, now: i64) -> Decision {
-    decide(reading, &every(60_000), policy, None, UnixMs(now))
+    decide(reading, &Look::at(&every(60_000), UnixMs(now)), policy, None)
 }
 
 fn claim_of(due: i64, trigger: Trigger) -> Decision {
-    Decision::Claim(Wanted::Due { due: UnixMs(due), trigger })
+    Decision::Claim(Wanted::Due { due: UnixMs(due), start: UnixMs(due), trigger })
 }
 
 fn sleep(until: i64) -> Decision {
@@ -54,7 +54,9 @@ fn all_missed_due_times_get_one_run_at_its_spread_instant() {
     let Decision::CatchUp { run_at, until } = decide_at(&reading, RUN_ALL, now) else { panic!() };
     assert!((now..now + 10_000).contains(&run_at.0));
     assert_eq!(until, run_at);
-    let again = |now, run_at| decide(&reading, &every(60_000), RUN_ALL, Some(run_at), UnixMs(now));
+    let minutely = every(60_000);
+    let again =
+        |now, run_at| decide(&reading, &Look::at(&minutely, UnixMs(now)), RUN_ALL, Some(run_at));
     assert_eq!(again(run_at.0, run_at), claim_of(1_200_000, Trigger::Missed));
     // A due time that comes during the spread replaces it.
     assert_eq!(again(1_260_000, UnixMs(1_263_000)), claim_of(1_260_000, Trigger::Schedule));
@@ -73,7 +75,7 @@ fn what_is_older_than_within_is_left_out() {
 fn a_period_below_a_second_is_the_bound_for_missed() {
     let mut reading = reading();
     reading.run.watermark.due = UnixMs(1000);
-    let at = |now| decide(&reading, &every(50), SKIP, None, UnixMs(now));
+    let at = |now| decide(&reading, &Look::at(&every(50), UnixMs(now)), SKIP, None);
     assert_eq!(at(1_149), claim_of(1100, Trigger::Schedule));
     assert_eq!(at(1_150), claim_of(1150, Trigger::Schedule));
 }
@@ -86,7 +88,7 @@ fn a_start_still_to_come_is_armed_after_a_restart() {
     jittered.jitter = crate::schedule::Jitter::new(Duration::from_secs(50), b"host", "a");
     let start = jittered.start(UnixMs(1_020_000));
     assert!(start.0 > 1_020_001);
-    let decision = decide(&reading, &jittered, SKIP, None, UnixMs(1_020_001));
+    let decision = decide(&reading, &Look::at(&jittered, UnixMs(1_020_001)), SKIP, None);
     assert_eq!(decision, Decision::Sleep { until: Some(start) });
 }
 

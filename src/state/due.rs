@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::schedule::{Jitter, Schedule, UnixMs};
 
 use super::control::{Control, Paused, Presence};
+use super::decide::Wanted;
 use super::fields::NEVER;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
@@ -24,6 +25,111 @@ pub trait DueTimes {
     fn period_ms(&self, at: UnixMs) -> i64;
     /// When the due time `due` starts: never before it, always before the next one.
     fn start(&self, due: UnixMs) -> UnixMs;
+}
+
+/// A due time, and when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The due time.
+    pub due: UnixMs,
+    /// Its start: later by the jitter.
+    pub start: UnixMs,
+}
+
+/// The due times around an instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// The one right before `started`, if that is known.
+    before: Option<UnixMs>,
+    /// The newest one that has started.
+    pub started: Option<Due>,
+    /// The one after it.
+    pub next: Option<Due>,
+}
+
+impl Around {
+    /// Those around `now`.
+    pub fn at(due_times: &dyn DueTimes, now: UnixMs) -> Self {
+        let due = |due| Due { due, start: due_times.start(due) };
+        let newest = due_times.newest(now).map(due);
+        let (started, next) = match newest {
+            Some(newest) if newest.start > now => {
+                // Its start is still to come, and that of the one before lies before it.
+                (due_times.newest(UnixMs(newest.due.0.saturating_sub(1))).map(due), Some(newest))
+            }
+            _ => (newest, due_times.next(newest.map_or(now, |newest| newest.due)).map(due)),
+        };
+        Self { before: None, started, next }
+    }
+
+    /// Those around `now`, from those around an instant before: with one search, or none, unless the
+    /// clock has jumped.
+    #[must_use]
+    pub fn moved_to(self, due_times: &dyn DueTimes, now: UnixMs) -> Self {
+        let Some((started, next)) = self.started.zip(self.next) else {
+            return Self::at(due_times, now);
+        };
+        if started.start <= now && now < next.start {
+            return self;
+        }
+        if now >= next.start
+            && let Some(due) = due_times.next(next.due)
+        {
+            let after = Due { due, start: due_times.start(due) };
+            if now < after.start {
+                return Self { before: Some(started.due), started: Some(next), next: Some(after) };
+            }
+        }
+        Self::at(due_times, now)
+    }
+}
+
+/// One look at a timer: an instant, and the due times around it.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    /// To find others by.
+    pub due_times: &'a dyn DueTimes,
+    /// Those around `now`.
+    pub around: Around,
+    /// When it takes place.
+    pub now: UnixMs,
+}
+
+impl<'a> Look<'a> {
+    /// A look at `now` by somebody who knows no due time yet.
+    pub fn at(due_times: &'a dyn DueTimes, now: UnixMs) -> Self {
+        Self { due_times, around: Around::at(due_times, now), now }
+    }
+
+    /// The distance of the newest due time that has started and the one after it, in milliseconds.
+    pub fn period_ms(&self) -> i64 {
+        let both = self.around.started.zip(self.around.next);
+        both.map_or(i64::MAX, |(started, next)| next.due.ms_since(started.due))
+    }
+
+    /// How late the newest due time that has started may be seen, in milliseconds, without being
+    /// missed: 1 s, or a period.
+    pub(super) fn missed_after_ms(&self) -> i64 {
+        self.period_ms().min(1000)
+    }
+
+    /// The first due time later than `dealt`, up to which all are dealt with.
+    pub(super) fn first_after(&self, dealt: UnixMs) -> Option<Due> {
+        match (self.around.started, self.around.next) {
+            (Some(started), Some(next)) if started.due <= dealt && dealt < next.due => Some(next),
+            _ => {
+                let due = self.due_times.next(dealt)?;
+                Some(Due { due, start: self.due_times.start(due) })
+            }
+        }
+    }
+
+    /// Whether no due time lies between `dealt` and the newest one that has started.
+    pub(super) fn follows(&self, dealt: UnixMs, due: UnixMs) -> bool {
+        let known = self.around.started.is_some_and(|started| started.due == due)
+            && self.around.before.is_some_and(|before| before <= dealt);
+        known || self.due_times.next(dealt).is_none_or(|next| next >= due)
+    }
 }
 
 /// A schedule and its jitter.
@@ -131,22 +237,76 @@ impl Reading {
 
     /// Whether an instant lies so far ahead that the clock must have been set back.
     pub(super) fn is_ahead(&self, due_times: &dyn DueTimes, now: UnixMs) -> bool {
-        let latest = latest_sane(due_times, now);
         if !in_force(Rule::ClockSetBack) {
             return false;
         }
-        let pauses = [self.control.paused, self.header.paused];
-        self.run.watermark.due > latest
-            || pauses.into_iter().flatten().any(|paused| is_to_come(paused.since, now))
-            || control_instants(&mut self.control.clone()).any(|at| *at > latest)
-            || header_instants(&mut self.header.clone()).any(|at| *at > latest)
-            || matches!(self.run.progress, Progress::Waiting(attempt, _)
-                if is_to_come(attempt.started_at, now))
-            || is_to_come(self.control.order.at, now)
-            || self
-                .control
-                .created_at
-                .is_some_and(|at| at > self.run.watermark.due && is_to_come(at, now))
+        let (run, control, header) = (&self.run, &self.control, &self.header);
+        let pauses = [control.paused, header.paused].map(|paused| paused.map(|paused| paused.since));
+        let waits_since = match run.progress {
+            Progress::Waiting(attempt, _) => Some(attempt.started_at),
+            _ => None,
+        };
+        let first_at = control.created_at.filter(|at| *at > run.watermark.due);
+        let soon = [Some(control.order.at), waits_since, first_at];
+        if pauses.iter().chain(&soon).flatten().any(|at| is_to_come(*at, now)) {
+            return true;
+        }
+        let newest = [
+            Some(run.watermark.due),
+            Some(control.order.at),
+            control.created_at,
+            control.last_seen_at,
+            control.not_before,
+            control.left_out_up_to,
+            control.queued,
+            header.not_before,
+        ];
+        // Few lie ahead at all: only of those the bound is looked for.
+        let newest = newest.iter().chain(&pauses).flatten().max().filter(|at| **at > now);
+        newest.is_some_and(|at| *at > latest_sane(due_times, now))
+    }
+
+    /// Whether this may start at `now`, as far as the record tells. Every decision, claim and recovery
+    /// asks this.
+    pub(super) fn may_start(&self, wanted: Wanted, due_times: &dyn DueTimes, now: UnixMs) -> bool {
+        match wanted {
+            Wanted::Due { due, trigger: Trigger::First, .. } => {
+                !self.is_paused(now) && self.first(now, Duration::MAX) == Some(due)
+            }
+            // The clock may have been set back since this was decided.
+            Wanted::Due { due, start, .. } => {
+                !self.is_paused(now) && start <= now && due > self.dealt_with_up_to(now)
+            }
+            Wanted::Next { run, attempt } => match self.run.progress {
+                Progress::Waiting(last, wait) => {
+                    let follows = last.number.checked_add(1) == Some(attempt);
+                    last.run == run
+                        && (follows || !in_force(Rule::AttemptIsClaimed))
+                        && wait.next_at <= now
+                        && self.waiting_ends(due_times, now).is_none()
+                }
+                _ => false,
+            },
+            Wanted::Order { number } => {
+                let pending = self.control.pending_order(self.run.orders_done);
+                self.run.progress == Progress::Nothing
+                    && pending.is_some_and(|order| order.number == number)
+            }
+        }
+    }
+
+    /// Whether there is nothing to be decided but the next due time: the timer has been loaded, nothing
+    /// is in progress, paused, ordered, queued or still to be counted.
+    pub fn is_plain(&self) -> bool {
+        let control = &self.control;
+        control.presence == Presence::Enabled
+            && self.run.progress == Progress::Nothing
+            && control.paused.is_none()
+            && self.header.paused.is_none()
+            && control.queued.is_none_or(|due| due <= self.run.watermark.due)
+            && control.created_at.is_none_or(|at| at <= self.run.watermark.due)
+            && control.pending_order(self.run.orders_done).is_none()
+            && !control.has_uncounted()
     }
 
     /// How the run that waits for its next attempt ends now, if it must: cancelled, paused,
@@ -210,17 +370,7 @@ pub(super) fn header_instants(header: &mut HeaderControl) -> impl Iterator<Item 
 
 /// The newest due time whose start time is not later than `now`.
 pub fn newest_started(due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
-    let newest = due_times.newest(now)?;
-    if due_times.start(newest) <= now {
-        return Some(newest);
-    }
-    // Its start is still to come, and that of the one before lies before it.
-    due_times.newest(UnixMs(newest.0.saturating_sub(1)))
-}
-
-/// How late a due time may be seen, in milliseconds, without being missed: 1 s, or a period.
-pub(super) fn missed_after_ms(due_times: &dyn DueTimes, due: UnixMs) -> i64 {
-    due_times.period_ms(UnixMs(due.0.saturating_sub(1))).min(1000)
+    Around::at(due_times, now).started.map(|started| started.due)
 }
 
 #[cfg(test)]

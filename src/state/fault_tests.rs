@@ -170,10 +170,11 @@ impl Scenario {
             let Ok(reading) = worker.store.read_for(timer) else { return Turn::Rest };
             let within = Duration::from_secs(60);
             let policy = Policy { missed: MissedPolicy::Run { within }, schedule: Scheduled::On };
-            match decide(&reading, every, policy, worker.catch_up_at, now) {
+            let look = Look::at(every, now);
+            match decide(&reading, &look, policy, worker.catch_up_at) {
                 Decision::Claim(wanted) => {
                     self.runs += 1;
-                    worker.attempt = Some(ClaimAttempt::new(wanted, run_id(self.runs)));
+                    worker.attempt = Some(ClaimAttempt::new(wanted, run_id(self.runs), &look));
                     worker.catch_up_at = None;
                 }
                 Decision::CatchUp { run_at, .. } => worker.catch_up_at = Some(run_at),

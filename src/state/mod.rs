@@ -67,7 +67,7 @@ pub use check::check;
 pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
-pub use due::{DueTimes, Jittered, Reading, newest_started};
+pub use due::{Around, Due, DueTimes, Jittered, Look, Reading, newest_started};
 pub use edit::{Edited, Ordered};
 pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};

@@ -94,14 +94,14 @@ impl Store {
         }
         let recovered = match reading.run.progress {
             Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
-                let next_at = retry
-                    .next_at(&attempt, Outcome::Interrupted, timer.due_times, now)
-                    .filter(|_| !reading.is_paused(now))
-                    .filter(|_| reading.control.cancel != Some(attempt.run));
-                if let Some(next_at) = next_at {
-                    let wait = Wait { next_at, last: interrupted() };
+                let next_at =
+                    retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
+                let next_at = next_at.filter(|next_at| {
+                    let wait = Wait { next_at: *next_at, last: interrupted() };
                     reading.run.progress = Progress::Waiting(attempt, wait);
-                } else {
+                    reading.waiting_ends(timer.due_times, now).is_none()
+                });
+                if next_at.is_none() {
                     reading.run.close(attempt, interrupted());
                 }
                 if exclusion.tells_death_of(&attempt) {

@@ -41,6 +41,8 @@ struct Worker {
     claim: Option<Claim>,
     attempt: Option<ClaimAttempt>,
     catch_up_at: Option<UnixMs>,
+    /// Whether its last look found nothing to be done but the next due time.
+    saw_plain: bool,
     /// It finishes what it does and starts nothing more.
     exiting: bool,
 }
@@ -176,6 +178,7 @@ impl World {
             claim: None,
             attempt: None,
             catch_up_at: None,
+            saw_plain: false,
             exiting: false,
         });
     }
@@ -216,6 +219,12 @@ impl World {
         if worker.attempt.is_some() {
             return self.step(worker, timer);
         }
+        let look = Look::at(&due_times, UnixMs(self.now));
+        if std::mem::take(&mut worker.saw_plain) && self.chance.one_in(2) {
+            self.runs += 1;
+            worker.attempt = ClaimAttempt::unseen(&look, run_id(self.runs));
+            return self.step(worker, timer);
+        }
         let retry = self.retry.clone();
         let _ = worker.store.recover(timer, &retry, &mut || self.preempted());
         let now = UnixMs(self.now);
@@ -223,12 +232,14 @@ impl World {
         if reading.control.has_uncounted() {
             let _ = worker.store.count(timer, now);
         }
-        match decide(&reading, &due_times, self.policy, worker.catch_up_at, now) {
-            Decision::Sleep { .. } | Decision::EndWaiting => {}
+        let look = Look::at(&due_times, now);
+        match decide(&reading, &look, self.policy, worker.catch_up_at) {
+            Decision::Sleep { .. } => worker.saw_plain = reading.is_plain(),
+            Decision::EndWaiting => {}
             Decision::CatchUp { run_at, .. } => worker.catch_up_at = Some(run_at),
             Decision::Claim(wanted) => {
                 self.runs += 1;
-                worker.attempt = Some(ClaimAttempt::new(wanted, run_id(self.runs)));
+                worker.attempt = Some(ClaimAttempt::new(wanted, run_id(self.runs), &look));
                 worker.catch_up_at = None;
                 self.step(worker, timer);
             }

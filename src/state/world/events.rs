@@ -155,7 +155,7 @@ impl World {
             let timer = timer(&place, &due_times);
             let reading = worker.store.read(&place).unwrap();
             if let Decision::LeaveOut { up_to, kind } =
-                decide(&reading, &due_times, self.policy, None, now)
+                decide(&reading, &Look::at(&due_times, now), self.policy, None)
             {
                 let _ = worker.store.leave_out(timer, up_to, kind, now);
             }

@@ -14,15 +14,15 @@
 //! is to be done is decided by [`crate::state::decide`], and decided once more under the lock.
 #![forbid(unsafe_code)]
 
-mod attempt;
-mod contest;
+mod claiming;
 mod job;
-mod line;
 mod master;
 mod notices;
 mod panel;
 mod report;
 mod run;
+mod run_queue;
+mod running;
 mod worker;
 
 use std::cell::RefCell;

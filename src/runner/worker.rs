@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::line::Line;
 use super::notices;
+use super::run_queue::RunQueue;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
 use crate::os::memory::fallible;
@@ -18,7 +18,7 @@ use crate::throttle::Throttle;
 /// This worker, attached to the state.
 pub(super) struct Worker {
     pub(super) store: Store,
-    pub(super) line: Rc<Line>,
+    pub(super) queue: Rc<RunQueue>,
     slot: usize,
     workers: usize,
     path: Option<PathBuf>,
@@ -45,7 +45,7 @@ impl Worker {
         let seen = Cell::new(store.order_number());
         Rc::new(Self {
             store,
-            line: Line::new(main.max_running()),
+            queue: RunQueue::new(main.max_running()),
             slot,
             workers,
             path: path.map(Path::to_owned),

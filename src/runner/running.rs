@@ -1,12 +1,13 @@
-//! An attempt: from the claim that was won to the result in the record.
+//! An attempt in progress: from the claim that was won to the result in the record.
 
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::job::Job;
-use super::line;
+use super::job::{Job, State};
 use super::report::Ending;
 use super::run::Run;
+use super::run_queue::Permit;
 use crate::nginx::event::{Hold, Next, Timer};
 use crate::nginx::run::{self, End, InProgress, Request};
 use crate::os::wall_clock;
@@ -14,27 +15,49 @@ use crate::state::{Claim, Ended, Finished, Outcome};
 
 /// An attempt in progress.
 pub(super) struct Running {
-    claim: Claim,
+    /// Taken when the attempt ends.
+    claim: Cell<Option<Claim>>,
     run: Rc<Run>,
     since: Instant,
     /// Why it is being cut off, if it is.
-    cut_off: Option<Outcome>,
+    cut_off: Cell<Option<Outcome>>,
     /// How it has ended, if it has, and how long it took.
-    ended: Option<(Ending, Duration)>,
-    /// `None` while it starts.
-    attempt: Option<Rc<InProgress>>,
+    ended: Cell<Option<(Ending, Duration)>>,
+    /// Unset while it starts.
+    attempt: OnceCell<InProgress>,
     /// Holds an exiting worker until the attempt has ended (HOST-7).
     timeout: Timer,
-    _place: line::Place,
+    /// Whether the record was looked at meanwhile: what was found then may have to wait for the end.
+    looked_at: Cell<bool>,
+    _permit: Permit,
 }
 
 /// An attempt that was cut off is cut off again after this time, for as long as something holds
 /// it.
 const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
 
+impl Running {
+    /// How long it has been in progress.
+    pub(super) fn since(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn is_looked_at(&self) {
+        self.looked_at.set(true);
+    }
+
+    /// Cuts it off because of `why`, unless it is being cut off already.
+    fn cut_off(&self, why: Outcome) {
+        self.cut_off.set(self.cut_off.get().or(Some(why)));
+        if let Some(attempt) = self.attempt.get() {
+            attempt.cut_off();
+        }
+    }
+}
+
 impl Job {
     /// Starts the attempt that `claim` gives the right to.
-    pub(super) fn start(&self, claim: Claim, place: line::Place) {
+    pub(super) fn start(&self, claim: Claim, permit: Permit) {
         let name = self.conf.name.as_str();
         let run = Rc::new(Run::new(name, claim.attempt(), claim.last_success_at()));
         let me = self.me.clone();
@@ -42,16 +65,18 @@ impl Job {
             me.upgrade().map_or(Next::Stop, |job| job.time_out())
         });
         timeout.arm(self.conf.timeout);
-        self.running.replace(Some(Running {
-            claim,
+        let running = Rc::new(Running {
+            claim: Cell::new(Some(claim)),
             run: Rc::clone(&run),
             since: Instant::now(),
-            cut_off: None,
-            ended: None,
-            attempt: None,
+            cut_off: Cell::new(None),
+            ended: Cell::new(None),
+            attempt: OnceCell::new(),
             timeout,
-            _place: place,
-        }));
+            looked_at: Cell::new(false),
+            _permit: permit,
+        });
+        self.enter(State::Running(Rc::clone(&running)));
 
         let request = Request {
             method: &self.conf.method,
@@ -66,93 +91,68 @@ impl Job {
             }
         };
         match run::start(self.conf.location, &request, run, on_end) {
-            Ok(attempt) => {
-                if let Some(running) = self.running.borrow_mut().as_mut() {
-                    running.attempt = Some(Rc::new(attempt));
-                }
-            }
+            Ok(attempt) => drop(running.attempt.set(attempt)),
             Err(why) => self.finish(Ending::NotStarted(why)),
         }
     }
 
     /// Whether an attempt is in progress here.
     pub(super) fn is_running(&self) -> bool {
-        self.running.borrow().is_some()
+        self.running().is_some()
     }
 
     /// The worker is about to end.
     pub(super) fn interrupt(&self) {
-        let attempt = self.running.borrow().as_ref().and_then(|running| running.attempt.clone());
+        let running = self.running();
         self.settle();
         self.finish(Ending::Interrupted);
         // A worker that was told to quit before complains of connections that are open when it ends.
-        if let Some(attempt) = attempt {
+        if let Some(attempt) = running.as_ref().and_then(|running| running.attempt.get()) {
             attempt.cut_off();
         }
     }
 
     /// The attempt has taken too long.
     fn time_out(&self) -> Next {
+        let Some(running) = self.running() else { return Next::Stop };
         // nginx counts from the beginning of the turn in which the timer was armed.
-        let since = self.running.borrow().as_ref().map(|running| running.since.elapsed());
-        let rest = self.conf.timeout.saturating_sub(since.unwrap_or_default());
+        let rest = self.conf.timeout.saturating_sub(running.since());
         if !rest.is_zero() {
             return Next::After(rest);
         }
-        let attempt = self.running.borrow_mut().as_mut().and_then(|running| {
-            running.cut_off.get_or_insert(Outcome::Timeout);
-            running.attempt.clone()
-        });
-        let Some(attempt) = attempt else { return Next::Stop };
-        attempt.cut_off();
+        running.cut_off(Outcome::Timeout);
         Next::After(CUT_OFF_AGAIN)
     }
 
     /// Cuts the attempt off if it was ordered to be cancelled, in a worker that leaves too.
     pub(super) fn follow_cancel(&self) {
-        let run = self.running.borrow().as_ref().map(|running| running.run.id());
-        let Some(run) = run else { return };
-        if !self.worker.store.is_cancelled(&self.place, run) {
-            return;
-        }
-        let attempt = self.running.borrow_mut().as_mut().and_then(|running| {
-            running.cut_off.get_or_insert(Outcome::Cancelled);
+        let Some(running) = self.running() else { return };
+        if self.worker.store.is_cancelled(&self.place, running.run.id()) {
             // Cut off again for as long as something holds it.
             running.timeout.arm(CUT_OFF_AGAIN);
-            running.attempt.clone()
-        });
-        if let Some(attempt) = attempt {
-            attempt.cut_off();
+            running.cut_off(Outcome::Cancelled);
         }
     }
 
     fn end(&self, end: End) {
-        let cut_off = self.running.borrow().as_ref().and_then(|running| running.cut_off);
+        let Some(running) = self.running() else { return };
         let status = end.status;
-        let ending = if cut_off == Some(Outcome::Cancelled) {
-            Ending::Cancelled
-        } else if cut_off.is_some() {
-            Ending::TimedOut
-        } else if end.closed {
-            Ending::Interrupted
-        } else if status == 0 {
-            Ending::NoAnswer
-        } else if !self.conf.success.contains(status) {
-            Ending::Failure { status }
-        } else if end.complete {
-            Ending::Success { status }
-        } else {
-            Ending::Incomplete { status }
+        let ending = match running.cut_off.get() {
+            Some(Outcome::Cancelled) => Ending::Cancelled,
+            Some(_) => Ending::TimedOut,
+            None if end.closed => Ending::Interrupted,
+            None if status == 0 => Ending::NoAnswer,
+            None if !self.conf.success.contains(status) => Ending::Failure { status },
+            None if end.complete => Ending::Success { status },
+            None => Ending::Incomplete { status },
         };
-        if let Some(running) = self.running.borrow_mut().as_mut() {
-            running.ended = Some((ending, running.since.elapsed()));
-        }
-        self.worker.line.post_end(self.member);
+        running.ended.set(Some((ending, running.since())));
+        self.worker.queue.post_end(self.index);
     }
 
     /// Records how the attempt has ended, if it has.
     pub(super) fn settle(&self) {
-        let ended = self.running.borrow().as_ref().and_then(|running| running.ended);
+        let ended = self.running().and_then(|running| running.ended.get());
         if let Some((ending, _)) = ended {
             self.finish(ending);
         }
@@ -160,27 +160,32 @@ impl Job {
 
     /// Records how the attempt ended, and has looked at what comes next.
     fn finish(&self, ending: Ending) {
-        let Some(Running { claim, run, since, ended, .. }) = self.running.take() else { return };
-        let duration = ended.map_or_else(|| since.elapsed(), |(_, duration)| duration);
+        let Some(running) = self.running() else { return };
+        let Some(claim) = running.claim.take() else { return };
+        self.enter(State::Idle);
+        let duration = running.ended.get().map_or_else(|| running.since(), |(_, took)| took);
         let ended = Ended { outcome: ending.outcome(), status: ending.status(), duration };
         let due_times = &self.conf.due_times;
         let next_at =
             self.conf.retry.next_at(claim.attempt(), ended.outcome, due_times, wall_clock());
+        let mut look_on = running.looked_at.get();
         match claim.finish(ended, next_at) {
             Finished::Waiting { .. } => {
-                self.report.attempt(&self.conf, &run, ending, duration);
+                self.report.attempt(&self.conf, &running.run, ending, duration);
+                self.note(|known| known.plain_up_to = None);
+                look_on = true;
                 if self.is_over() {
                     self.worker.leave_work();
                 }
             }
             Finished::Closed { failures_before, .. } => {
-                self.report.end(&self.conf, &run, ending, duration, failures_before);
+                self.report.end(&self.conf, &running.run, ending, duration, failures_before);
             }
         }
         self.worker.report();
         if self.is_over() {
             self.worker.tell_others();
-        } else {
+        } else if look_on || self.known().plain_up_to.is_none() {
             self.post();
         }
     }

@@ -3,13 +3,13 @@
 //! ```text
 //!   an attempt has ended ──────────────┐
 //!   a due time or alarm has come ──────┤     one after the other, until the
-//!   somebody waits and a place is free ┼───> turn's share of time is spent,  ───> the next turn
+//!   somebody waits and a run may start ┼───> turn's share of time is spent,  ───> the next turn
 //!   a record is to be looked at ───────┤     each kind in its turn
 //!   other processes have news ─────────┘
 //! ```
 //!
 //! nginx runs what is posted while posted events are run in the same turn: what is left here is posted
-//! for the next one, so that clients are served in between. Nothing here allocates but [`Line::join`].
+//! for the next one, so that clients are served in between. Nothing here allocates but [`RunQueue::join`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,13 +25,14 @@ use crate::os::Share;
 use crate::os::memory::{self, NoMemory, fallible, push};
 use crate::throttle::Throttle;
 
-/// At most `limit` runs are in progress; who finds no place waits in the line.
+/// What is to be done for each timer of a worker, and when. At most `limit` runs are in progress; who
+/// gets no [`Permit`] waits in a queue.
 ///
 /// # Invariants
 ///
-/// `places` is `limit` less the [`Place`]s that exist.
-pub(super) struct Line {
-    places: Cell<usize>,
+/// `permits` is `limit` less the [`Permit`]s that exist.
+pub(super) struct RunQueue {
+    permits: Cell<usize>,
     jobs: RefCell<Vec<Weak<Job>>>,
     queues: RefCell<[Queue; 4]>,
     /// Two for each job: see [`Wake`].
@@ -45,9 +46,9 @@ pub(super) struct Line {
     no_memory: Throttle,
 }
 
-/// A job's place in the line's tables.
+/// Which of the timers of this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Member(usize);
+pub(super) struct JobIndex(usize);
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,12 @@ pub(super) enum Wake {
     Alarm,
 }
 
-/// A queue, by its place among the line's.
+/// A queue, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     /// Those whose attempt has ended.
     End,
-    /// Those that wait for a place.
+    /// Those that wait for a permit.
     Start,
     /// Those whose record is to be looked at.
     Look,
@@ -77,29 +78,29 @@ const TURNS: [Option<To>; 4] = [Some(To::Start), None, Some(To::Look), Some(To::
 /// Without memory it goes on after this time.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(100);
 
-/// A place among the runs in progress; given back when it is dropped.
-pub(super) struct Place(Rc<Line>);
+/// The right to be one of the runs in progress; given back when it is dropped.
+pub(super) struct Permit(Rc<RunQueue>);
 
-impl Line {
+impl RunQueue {
     pub(super) fn new(limit: usize) -> Rc<Self> {
-        Rc::new_cyclic(|line: &Weak<Self>| {
-            let of_timer = line.clone();
+        Rc::new_cyclic(|queue: &Weak<Self>| {
+            let of_timer = queue.clone();
             let timer = Timer::new(Hold::Cancelable, move || {
-                if let Some(line) = of_timer.upgrade() {
-                    line.timer_at.set(None);
-                    line.posted.post();
+                if let Some(queue) = of_timer.upgrade() {
+                    queue.timer_at.set(None);
+                    queue.posted.post();
                 }
                 Next::Stop
             });
-            let line = line.clone();
+            let queue = queue.clone();
             let posted = Posted::new(move || {
-                if let Some(line) = line.upgrade() {
-                    line.deal();
+                if let Some(queue) = queue.upgrade() {
+                    queue.dispatch();
                 }
             });
-            // INVARIANT: no place is taken yet.
+            // INVARIANT: no permit is given yet.
             Self {
-                places: Cell::new(limit),
+                permits: Cell::new(limit),
                 jobs: RefCell::default(),
                 queues: RefCell::default(),
                 deadlines: RefCell::default(),
@@ -117,74 +118,74 @@ impl Line {
     /// # Errors
     ///
     /// There is no memory.
-    pub(super) fn join(&self) -> Result<Member, NoMemory> {
+    pub(super) fn join(&self) -> Result<JobIndex, NoMemory> {
         let mut jobs = self.jobs.borrow_mut();
         self.queues.borrow_mut().iter_mut().try_for_each(Queue::join)?;
         let mut deadlines = self.deadlines.borrow_mut();
         deadlines.join()?;
         deadlines.join()?;
         push(&mut jobs, Weak::new())?;
-        Ok(Member(jobs.len() - 1))
+        Ok(JobIndex(jobs.len() - 1))
     }
 
-    pub(super) fn seat(&self, member: Member, job: Weak<Job>) {
-        if let Some(seat) = self.jobs.borrow_mut().get_mut(member.0) {
+    pub(super) fn seat(&self, index: JobIndex, job: Weak<Job>) {
+        if let Some(seat) = self.jobs.borrow_mut().get_mut(index.0) {
             *seat = job;
         }
     }
 
     /// Has the job woken `after` this time, instead of when it was to be before.
-    pub(super) fn wake(&self, member: Member, what: Wake, after: Duration) {
+    pub(super) fn wake(&self, job: JobIndex, what: Wake, after: Duration) {
         let at = Instant::now() + after;
-        self.deadlines.borrow_mut().set(number(member, what), at);
+        self.deadlines.borrow_mut().set(number(job, what), at);
         self.arm();
     }
 
-    /// Does not wake the job any more, nor give it a place.
-    pub(super) fn leave(&self, member: Member) {
+    /// Does not wake the job any more, nor give it a permit.
+    pub(super) fn leave(&self, job: JobIndex) {
         let mut deadlines = self.deadlines.borrow_mut();
-        deadlines.clear(number(member, Wake::Clock));
-        deadlines.clear(number(member, Wake::Alarm));
+        deadlines.clear(number(job, Wake::Clock));
+        deadlines.clear(number(job, Wake::Alarm));
     }
 
     /// Has the job look at its record soon.
-    pub(super) fn post(&self, member: Member) {
-        self.put(To::Look, member);
+    pub(super) fn post(&self, job: JobIndex) {
+        self.put(To::Look, job);
     }
 
     /// The same, for what another process may have changed.
-    pub(super) fn post_news(&self, member: Member) {
-        self.put(To::LookAtNews, member);
+    pub(super) fn post_news(&self, job: JobIndex) {
+        self.put(To::LookAtNews, job);
     }
 
     /// Has the job settle the attempt that has ended.
-    pub(super) fn post_end(&self, member: Member) {
-        self.put(To::End, member);
+    pub(super) fn post_end(&self, job: JobIndex) {
+        self.put(To::End, job);
     }
 
-    /// Puts the job at the end of those who wait for a place.
-    pub(super) fn wait(&self, member: Member) {
-        self.put(To::Start, member);
+    /// Puts the job at the end of those who wait for a permit.
+    pub(super) fn wait(&self, job: JobIndex) {
+        self.put(To::Start, job);
     }
 
-    fn put(&self, to: To, member: Member) {
+    fn put(&self, to: To, job: JobIndex) {
         let mut queues = self.queues.borrow_mut();
         if let Some(queue) = queues.get_mut(to as usize) {
-            queue.push(member);
+            queue.push(job);
         }
         self.posted.post_next();
     }
 
-    /// A place, if there is one.
-    pub(super) fn place(self: &Rc<Self>) -> Option<Place> {
-        let left = self.places.get().checked_sub(1)?;
-        // INVARIANT: the place is made with this.
-        self.places.set(left);
-        Some(Place(Rc::clone(self)))
+    /// A permit, if one more run may be in progress.
+    pub(super) fn permit(self: &Rc<Self>) -> Option<Permit> {
+        let left = self.permits.get().checked_sub(1)?;
+        // INVARIANT: the permit is made with this.
+        self.permits.set(left);
+        Some(Permit(Rc::clone(self)))
     }
 
     /// One turn.
-    fn deal(self: &Rc<Self>) {
+    fn dispatch(self: &Rc<Self>) {
         let share = Share::begin();
         if self.has_work() {
             // The next turn comes, whatever becomes of this one.
@@ -194,7 +195,12 @@ impl Line {
             if !memory::enough() {
                 return self.rest();
             }
-            if !self.step() || share.is_spent() {
+            if !self.step() {
+                // Nothing is left for the next turn.
+                self.posted.cancel();
+                break;
+            }
+            if share.is_spent() {
                 break;
             }
         }
@@ -204,14 +210,18 @@ impl Line {
     fn has_work(&self) -> bool {
         let queues = self.queues.borrow();
         let waits = |(n, queue): (usize, &Queue)| {
-            !queue.members.is_empty() && (n != To::Start as usize || self.may_start())
+            !queue.jobs.is_empty() && (n != To::Start as usize || self.may_start())
         };
         let first = self.deadlines.borrow().first();
         queues.iter().enumerate().any(waits) || first.is_some_and(|first| first <= Instant::now())
     }
 
+    fn waits(&self, to: To) -> bool {
+        self.queues.borrow().get(to as usize).is_some_and(|queue| !queue.jobs.is_empty())
+    }
+
     fn may_start(&self) -> bool {
-        self.places.get() > 0 && !process::is_leaving()
+        self.permits.get() > 0 && !process::is_leaving()
     }
 
     /// Does one thing; `false` if there is none.
@@ -227,7 +237,7 @@ impl Line {
             match TURNS.get(turn).copied().flatten() {
                 None => self.wake_one(),
                 Some(To::Start) => self.start_one(),
-                Some(to) => self.next(to).inspect(|job| job.deal()).is_some(),
+                Some(to) => self.next(to).inspect(|job| job.dispatch()).is_some(),
             }
         })
     }
@@ -237,8 +247,8 @@ impl Line {
             return false;
         }
         let Some(job) = self.next(To::Start) else { return false };
-        if let Some(place) = self.place() {
-            job.leave_line(place);
+        if let Some(permit) = self.permit() {
+            job.start_queued(permit);
         }
         true
     }
@@ -257,8 +267,8 @@ impl Line {
     /// The next job of a queue that is still there.
     fn next(&self, to: To) -> Option<Rc<Job>> {
         loop {
-            let member = self.queues.borrow_mut().get_mut(to as usize)?.pop()?;
-            let job = self.jobs.borrow().get(member.0).and_then(Weak::upgrade);
+            let index = self.queues.borrow_mut().get_mut(to as usize)?.pop()?;
+            let job = self.jobs.borrow().get(index.0).and_then(Weak::upgrade);
             if job.is_some() {
                 return job;
             }
@@ -288,44 +298,46 @@ impl Line {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        // INVARIANT: the place is gone with this.
-        self.0.places.set(self.0.places.get() + 1);
-        self.0.posted.post_next();
+        // INVARIANT: the permit is gone with this.
+        self.0.permits.set(self.0.permits.get() + 1);
+        if self.0.waits(To::Start) {
+            self.0.posted.post_next();
+        }
     }
 }
 
-fn number(member: Member, what: Wake) -> usize {
-    2 * member.0 + what as usize
+fn number(job: JobIndex, what: Wake) -> usize {
+    2 * job.0 + what as usize
 }
 
 /// Jobs in the order in which they came, each at most once.
 #[derive(Default)]
 struct Queue {
-    members: VecDeque<usize>,
+    jobs: VecDeque<JobIndex>,
     has: Vec<bool>,
 }
 
 impl Queue {
     /// Room for one more job.
     fn join(&mut self) -> Result<(), NoMemory> {
-        let more = self.has.len() + 1 - self.members.len();
-        fallible(|| self.members.try_reserve(more))?;
+        let more = self.has.len() + 1 - self.jobs.len();
+        fallible(|| self.jobs.try_reserve(more))?;
         push(&mut self.has, false)
     }
 
-    fn push(&mut self, member: Member) {
-        if self.has.get_mut(member.0).is_some_and(|has| !std::mem::replace(has, true)) {
-            self.members.push_back(member.0);
+    fn push(&mut self, job: JobIndex) {
+        if self.has.get_mut(job.0).is_some_and(|has| !std::mem::replace(has, true)) {
+            self.jobs.push_back(job);
         }
     }
 
-    fn pop(&mut self) -> Option<Member> {
-        let member = self.members.pop_front()?;
-        if let Some(has) = self.has.get_mut(member) {
+    fn pop(&mut self) -> Option<JobIndex> {
+        let job = self.jobs.pop_front()?;
+        if let Some(has) = self.has.get_mut(job.0) {
             *has = false;
         }
-        Some(Member(member))
+        Some(job)
     }
 }

@@ -1,0 +1,146 @@
+//! Claiming: from what is wanted to the attempt that was won, or to whoever was first.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::job::{Job, LATER, MUCH_LATER, NextStep, State};
+use super::run::new_run_id;
+use super::run_queue::Permit;
+use super::running::Running;
+use crate::conf::WorkerChoice;
+use crate::os::wall_clock;
+use crate::state::{ClaimAttempt, Look, Step, Trigger, Wanted};
+
+/// A claim that is contested, between two steps.
+pub(super) struct PendingClaim {
+    claim: ClaimAttempt,
+    permit: Permit,
+    /// The next step is not taken before this.
+    not_before: Instant,
+}
+
+impl Job {
+    /// Claims a due time that has just started, if the record was plain when it was looked at last: it
+    /// is looked at under the lock only.
+    pub(super) fn claim_unseen(&self) -> Option<NextStep> {
+        // What others may have taken already is looked at before it is locked.
+        let others_take_part = self.conf.worker == WorkerChoice::Any;
+        let plain_up_to = self.known().plain_up_to.filter(|_| !others_take_part)?;
+        let look = self.look_now();
+        look.around.started.filter(|started| started.due > plain_up_to)?;
+        if !self.is_idle() {
+            return None;
+        }
+        let claim = ClaimAttempt::unseen(&look, new_run_id(self.conf.name.as_str()))?;
+        let permit = self.worker.queue.permit()?;
+        Some(self.contend(PendingClaim { claim, permit, not_before: Instant::now() }))
+    }
+
+    /// Claims what a look at the record has shown, once it is this worker's turn.
+    pub(super) fn stand_back_or_claim(&self, wanted: Wanted, look: &Look<'_>) -> NextStep {
+        if let Wanted::Due { start, trigger: Trigger::Schedule, .. } = wanted {
+            let period_ms = u64::try_from(look.period_ms()).unwrap_or(0);
+            let period = Duration::from_millis(period_ms);
+            let at = start.plus(self.worker.stands_back(&self.conf, period));
+            if look.now < at {
+                return NextStep::LookAfter(at.since(look.now));
+            }
+        }
+        if let Some(running) = self.running() {
+            return self.overlap(wanted, &running);
+        }
+        match self.worker.queue.permit() {
+            Some(permit) => self.claim(wanted, permit, look),
+            None => {
+                if !matches!(self.enter(State::Queued(wanted)), State::Queued(_)) {
+                    self.worker.queue.wait(self.index);
+                }
+                NextStep::Rest
+            }
+        }
+    }
+
+    pub(super) fn claim(&self, wanted: Wanted, permit: Permit, look: &Look<'_>) -> NextStep {
+        let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()), look);
+        self.contend(PendingClaim { claim, permit, not_before: Instant::now() })
+    }
+
+    /// Takes the next step of a contested claim, once its time has come.
+    pub(super) fn go_on(&self, pending: PendingClaim) -> NextStep {
+        let left = pending.not_before.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return self.contend(pending);
+        }
+        self.enter(State::Claiming(pending));
+        NextStep::LookAfter(left)
+    }
+
+    /// Tries to claim; an attempt that is won is started.
+    fn contend(&self, mut pending: PendingClaim) -> NextStep {
+        let store = &self.worker.store;
+        let wanted = pending.claim.wanted();
+        let plain_up_to = self.known().plain_up_to;
+        self.note(|known| known.plain_up_to = None);
+        match pending.claim.step(store, self.timer(), &mut wall_clock) {
+            Step::Won(claim) => {
+                let dealt_with = match wanted {
+                    Wanted::Due { due, .. } => Some(due),
+                    Wanted::Next { .. } | Wanted::Order { .. } => None,
+                };
+                self.note(|known| {
+                    known.catch_up_at = None;
+                    known.plain_up_to = plain_up_to.and(dealt_with);
+                });
+                self.report.no_overlap();
+                if claim.attempt().trigger == Trigger::Missed {
+                    let others = self.worker.report_but_left_out().missed;
+                    if claim.is_counted() {
+                        self.report.missed(&self.conf, others.saturating_add(1));
+                    } else {
+                        self.note(|known| known.tells_missed = true);
+                    }
+                }
+                self.start(claim, pending.permit);
+                NextStep::Rest
+            }
+            Step::DealtWith => {
+                self.note(|known| known.catch_up_at = None);
+                NextStep::LookAgain
+            }
+            Step::Overlap(running) => {
+                self.note(|known| known.watched = true);
+                self.leave_out_overlap(wanted, wall_clock().since(running.started_at))
+            }
+            Step::Again { after } => {
+                pending.not_before = Instant::now() + after;
+                self.enter(State::Claiming(pending));
+                NextStep::LookAfter(after)
+            }
+            Step::GaveUp => {
+                self.report.contested(&self.conf);
+                NextStep::LookAfter(LATER)
+            }
+            Step::Unwritable => NextStep::LookAfter(MUCH_LATER),
+            Step::LeftToOwner => NextStep::Rest,
+        }
+    }
+
+    /// The attempt in progress here is in the way.
+    fn overlap(&self, wanted: Wanted, running: &Rc<Running>) -> NextStep {
+        self.note(|known| known.watched = false);
+        self.leave_out_overlap(wanted, running.since())
+    }
+
+    /// Leaves a due time out, or queues it, as a run has been in progress for `since`.
+    fn leave_out_overlap(&self, wanted: Wanted, since: Duration) -> NextStep {
+        let Wanted::Due { due, .. } = wanted else { return NextStep::LookAfter(LATER) };
+        let store = &self.worker.store;
+        let edited = store.overlap(self.timer(), due, self.conf.overlap, wall_clock());
+        let left_out = self.worker.report_but_left_out();
+        self.report_missed(left_out.missed);
+        if left_out.overlaps > 0 {
+            self.report.overlap(&self.conf, left_out.overlaps, since);
+        }
+        self.edited(edited)
+    }
+}

@@ -19,31 +19,21 @@ pub fn wall_clock() -> UnixMs {
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     began: Instant,
-    cpu: Duration,
 }
 
-/// Of this thread's own processor time.
+/// With all that the processor did otherwise, and what a disk took: its clock costs no system call.
 const SHARE: Duration = Duration::from_millis(5);
-/// With all that the processor did otherwise, and what a disk took.
-const LONGEST: Duration = Duration::from_millis(20);
 
 impl Share {
     /// It begins now.
     pub fn begin() -> Self {
-        Self { began: Instant::now(), cpu: thread_cpu_time() }
+        Self { began: Instant::now() }
     }
 
     /// Whether it is used up.
     pub fn is_spent(&self) -> bool {
-        let took = self.began.elapsed();
-        // The processor's clock, which costs a system call, is never ahead of the other.
-        took >= LONGEST || (took >= SHARE && thread_cpu_time().saturating_sub(self.cpu) >= SHARE)
+        self.began.elapsed() >= SHARE
     }
-}
-
-/// How long this thread has run by the clock `CLOCK_THREAD_CPUTIME_ID`.
-fn thread_cpu_time() -> Duration {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// The time since some instant that is the same for all processes of this boot; nobody sets it.
@@ -66,14 +56,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_of_work_not_of_sleep() {
+    fn a_share_ends() {
         let share = Share::begin();
-        assert!(!share.is_spent());
-        let began = thread_cpu_time();
-        while thread_cpu_time().saturating_sub(began) < SHARE {}
+        sleep(SHARE);
         assert!(share.is_spent());
-        let share = Share::begin();
-        sleep(LONGEST);
-        assert!(share.is_spent(), "but it ends");
     }
 }

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::job::{Job, LATER, MUCH_LATER, NextStep, State};
+use super::job::{Job, State};
+use super::look::{LATER, MUCH_LATER, NextStep};
 use super::run::new_run_id;
 use super::run_queue::Permit;
 use super::running::Running;
@@ -49,15 +50,13 @@ impl Job {
         if let Some(running) = self.running() {
             return self.overlap(wanted, &running);
         }
-        match self.worker.queue.permit() {
-            Some(permit) => self.claim(wanted, permit, look),
-            None => {
-                if !matches!(self.enter(State::Queued(wanted)), State::Queued(_)) {
-                    self.worker.queue.wait(self.index);
-                }
-                NextStep::Rest
-            }
+        if let Some(permit) = self.worker.queue.permit() {
+            return self.claim(wanted, permit, look);
         }
+        if !matches!(self.enter(State::Queued(wanted)), State::Queued(_)) {
+            self.worker.queue.wait(self.index);
+        }
+        NextStep::Rest
     }
 
     pub(super) fn claim(&self, wanted: Wanted, permit: Permit, look: &Look<'_>) -> NextStep {

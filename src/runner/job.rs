@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::claiming::PendingClaim;
+use super::look::NextStep;
 use super::report::Report;
 use super::run_queue::{JobIndex, Permit, Wake};
 use super::running::Running;
@@ -15,10 +16,7 @@ use crate::nginx::process;
 use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
-use crate::state::{
-    self, Around, Decision, Edited, Look, Place, Policy, Progress, Reading, Recovered, Scheduled,
-    Steps, Trigger, Unread, Wanted, decide,
-};
+use crate::state::{self, Around, Look, Place, Scheduled, Steps, Wanted};
 
 /// A timer in a worker that may run it.
 ///
@@ -35,6 +33,8 @@ pub(super) struct Job {
     pub(super) report: Report,
     state: RefCell<State>,
     known: Cell<Known>,
+    /// The short waits for a lock or a torn read that are left.
+    pub(super) waits: Cell<Steps>,
     over: Cell<bool>,
 }
 
@@ -63,49 +63,25 @@ pub(super) enum State {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Known {
     /// The due times around it; the next of them is what the clock is set to.
-    around: Around,
+    pub(super) around: Around,
     /// If the record was plain: up to where due times are dealt with. What comes due later may be
     /// claimed without a look before the lock.
     pub(super) plain_up_to: Option<UnixMs>,
     /// When the run that makes up for missed due times may start.
     pub(super) catch_up_at: Option<UnixMs>,
-    /// The short waits so far for a lock or a torn read.
-    steps: Steps,
     /// Whether the record needs a look each second: something is in progress elsewhere.
     pub(super) watched: bool,
     /// Whether due times that were left out are still to be counted.
-    uncounted: bool,
+    pub(super) uncounted: bool,
     /// Whether one run made up for them, of which the log tells once their number is known.
     pub(super) tells_missed: bool,
 }
 
-/// What comes after a look at the record and one action on it.
-pub(super) enum NextStep {
-    /// Another look, at once.
-    LookAgain,
-    /// Another look, then.
-    LookAt(UnixMs),
-    /// Another look, after this time.
-    LookAfter(Duration),
-    /// Nothing until something happens.
-    Rest,
-}
-
 /// The longest wait before the wall clock is read again: an nginx timer counts monotonic time, due
 /// times lie on the wall clock.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The first look is made from the event loop, never from inside `init_process`.
 const AT_ONCE: Duration = Duration::from_millis(1);
-/// An attempt elsewhere that exceeds its timeout by this is one that nobody will cut off.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
-/// After so many looks in a row it goes on after [`LATER`].
-const LOOKS: usize = 8;
-pub(super) const LATER: Duration = Duration::from_millis(100);
-/// Where the file fails, the next look comes after this time.
-pub(super) const MUCH_LATER: Duration = Duration::from_secs(1);
-/// Where due times are still to be counted, the next look comes after this time at the latest.
-const COUNT_ON: Duration = Duration::from_millis(50);
-
 impl Job {
     /// Arms the timer.
     ///
@@ -127,6 +103,7 @@ impl Job {
             report: Report::default(),
             state: RefCell::new(State::Idle),
             known: Cell::default(),
+            waits: Cell::default(),
             over: Cell::new(false),
         });
         job.worker.queue.seat(index, Rc::downgrade(&job));
@@ -183,14 +160,14 @@ impl Job {
         }
     }
 
-    fn queued(&self) -> Option<Wanted> {
+    pub(super) fn queued(&self) -> Option<Wanted> {
         match &*self.state.borrow() {
             State::Queued(wanted) => Some(*wanted),
             _ => None,
         }
     }
 
-    fn take_claim(&self) -> Option<PendingClaim> {
+    pub(super) fn take_claim(&self) -> Option<PendingClaim> {
         let mut state = self.state.borrow_mut();
         match mem::replace(&mut *state, State::Idle) {
             State::Claiming(claim) => Some(claim),
@@ -233,45 +210,6 @@ impl Job {
         self.worker.queue.post(self.index);
     }
 
-    /// Looks at the record and does what is to be done.
-    pub(super) fn dispatch(&self) {
-        if self.is_over() {
-            return;
-        }
-        if let Some(running) = self.running() {
-            running.is_looked_at();
-        }
-        let mut next = match self.take_claim() {
-            Some(claim) => self.go_on(claim),
-            None => self.claim_unseen().unwrap_or(NextStep::LookAgain),
-        };
-        for _ in 0..LOOKS {
-            if !matches!(next, NextStep::LookAgain) {
-                break;
-            }
-            next = self.look_at_record();
-        }
-        self.report_left_out();
-        let scheduled = self.conf.scheduled == Scheduled::On;
-        let Known { around, uncounted, .. } = self.known();
-        let after = match next {
-            NextStep::Rest => None,
-            NextStep::LookAgain => Some(LATER),
-            NextStep::LookAfter(after) => Some(after),
-            // The clock comes by itself at the next due time.
-            NextStep::LookAt(at)
-                if scheduled && around.next.is_none_or(|next| at >= next.start) =>
-            {
-                None
-            }
-            NextStep::LookAt(at) => Some(at.since(wall_clock()).min(LONGEST_WAIT)),
-        };
-        let count_on = uncounted.then_some(COUNT_ON);
-        if let Some(after) = after.into_iter().chain(count_on).min() {
-            self.set_alarm(after);
-        }
-    }
-
     /// What waited in the queue has got its permit.
     pub(super) fn start_queued(&self, permit: Permit) {
         let Some(wanted) = self.queued() else { return };
@@ -310,7 +248,7 @@ impl Job {
         }
     }
 
-    fn report_left_out(&self) {
+    pub(super) fn report_left_out(&self) {
         let left_out = self.worker.report_but_left_out();
         self.report_missed(left_out.missed);
         self.report.more_overlaps(left_out.overlaps);
@@ -330,159 +268,7 @@ impl Job {
         }
     }
 
-    fn set_alarm(&self, after: Duration) {
+    pub(super) fn set_alarm(&self, after: Duration) {
         self.worker.queue.wake(self.index, Wake::Alarm, after);
-    }
-
-    /// One look at the record, and one action on it.
-    fn look_at_record(&self) -> NextStep {
-        let store = &self.worker.store;
-        let reading = store.read_for(self.timer());
-        // Read after the record: what another process wrote is not taken for a step of the clock.
-        let look = self.look_now();
-        let reading = match reading {
-            Ok(reading) => reading,
-            Err(Unread::Torn) => {
-                return self.wait_a_step(|| {
-                    store.repair(&self.place, look.now);
-                });
-            }
-            // It falls to its owner.
-            Err(Unread::Lost) => return NextStep::Rest,
-        };
-        let elsewhere = !self.is_running();
-        self.note(|known| {
-            known.watched = elsewhere && reading.run.progress != Progress::Nothing;
-            known.uncounted = reading.control.has_uncounted();
-            known.plain_up_to =
-                reading.is_plain().then(|| reading.dealt_with_up_to(look.now));
-        });
-        if let Progress::Running(_) = reading.run.progress
-            && elsewhere
-        {
-            match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
-                Recovered::HeldElsewhere(attempt) => {
-                    let since = look.now.since(attempt.started_at);
-                    if since > self.conf.timeout.saturating_add(STUCK_AFTER) {
-                        self.report.stuck(&self.conf, attempt.pid, since);
-                    }
-                }
-                Recovered::Again => return self.wait_a_step(|| {}),
-                Recovered::LeftToOwner => return NextStep::Rest,
-                Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
-                    return NextStep::LookAgain;
-                }
-            }
-        }
-        if reading.control.has_uncounted() {
-            // What is not counted now is counted at the next look.
-            let (Edited::Done(()) | Edited::NotWritten(()) | Edited::Again | Edited::Failed) =
-                store.count(self.timer(), look.now);
-        }
-        let pauses = [reading.control.paused, reading.header.paused];
-        if pauses.into_iter().flatten().any(|paused| paused.has_expired(look.now)) {
-            store.end_pauses(self.timer(), look.now);
-        }
-        self.follow(&reading, &look)
-    }
-
-    /// Does what is decided on what was read.
-    fn follow(&self, reading: &Reading, look: &Look<'_>) -> NextStep {
-        let (store, now) = (&self.worker.store, look.now);
-        let policy = Policy { missed: self.conf.missed, schedule: self.conf.scheduled };
-        let decision = decide(reading, look, policy, self.known().catch_up_at);
-        if let Some(queued) = self.queued()
-            && !replaces(decision, queued)
-        {
-            return NextStep::Rest;
-        }
-        match decision {
-            Decision::Sleep { until } => until.map_or(NextStep::Rest, NextStep::LookAt),
-            Decision::Claim(wanted) => self.stand_back_or_claim(wanted, look),
-            Decision::CatchUp { run_at, until } => {
-                self.note(|known| known.catch_up_at = Some(run_at));
-                NextStep::LookAt(until)
-            }
-            Decision::LeaveOut { up_to, kind } => {
-                self.edited(store.leave_out(self.timer(), up_to, kind, now))
-            }
-            Decision::EndWaiting => {
-                let recovered = store.recover(self.timer(), &self.conf.retry, &mut wall_clock);
-                self.recovered(recovered)
-            }
-            Decision::DropOrder { number, .. } => {
-                self.edited(store.drop_order(self.timer(), number, now))
-            }
-            Decision::ClockSetBack => match store.set_back(self.timer(), &mut wall_clock) {
-                Recovered::Again => self.set_back_later(reading, look),
-                recovered => self.recovered(recovered),
-            },
-        }
-    }
-
-    /// Others keep locked what is to be pulled back. After the short waits it is left out of account, and
-    /// the timer goes on.
-    fn set_back_later(&self, reading: &Reading, look: &Look<'_>) -> NextStep {
-        if let Some(after) = self.next_wait() {
-            return NextStep::LookAfter(after);
-        }
-        self.report.contested(&self.conf);
-        let reading = reading.clone().without_ahead(look.due_times, look.now);
-        match self.follow(&reading, look) {
-            NextStep::LookAgain => NextStep::LookAfter(LATER),
-            next => next,
-        }
-    }
-
-    pub(super) fn edited<T: Copy>(&self, edited: Edited<T>) -> NextStep {
-        match edited {
-            Edited::Done(_) | Edited::NotWritten(_) => {
-                self.note(|known| known.steps = Steps::default());
-                NextStep::LookAgain
-            }
-            Edited::Again => self.wait_a_step(|| self.report.contested(&self.conf)),
-            Edited::Failed => NextStep::LookAfter(MUCH_LATER),
-        }
-    }
-
-    fn recovered(&self, recovered: Recovered) -> NextStep {
-        match recovered {
-            Recovered::Again => self.wait_a_step(|| {}),
-            Recovered::LeftToOwner => NextStep::Rest,
-            _ => NextStep::LookAgain,
-        }
-    }
-
-    /// Waits for a lock or a torn read; after the last of the short waits `give_up`.
-    fn wait_a_step(&self, give_up: impl FnOnce()) -> NextStep {
-        let after = self.next_wait().unwrap_or_else(|| {
-            give_up();
-            LATER
-        });
-        NextStep::LookAfter(after)
-    }
-
-    /// The next of the short waits; after the last one they begin anew.
-    fn next_wait(&self) -> Option<Duration> {
-        let mut after = None;
-        self.note(|known| {
-            after = known.steps.next();
-            if after.is_none() {
-                known.steps = Steps::default();
-            }
-        });
-        after
-    }
-}
-
-/// Whether `decision` is for a newer due time than the one that waits for a permit.
-fn replaces(decision: Decision, queued: Wanted) -> bool {
-    match (decision, queued) {
-        (
-            Decision::Claim(Wanted::Due { due, trigger: Trigger::Schedule, .. }),
-            Wanted::Due { due: queued, .. },
-        ) => due > queued,
-        (Decision::Claim(Wanted::Due { .. }), Wanted::Next { .. }) => true,
-        _ => false,
     }
 }

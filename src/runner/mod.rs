@@ -16,6 +16,7 @@
 
 mod claiming;
 mod job;
+mod look;
 mod master;
 mod notices;
 mod panel;
@@ -74,6 +75,7 @@ const EACH: usize = 2048;
 
 /// Arms the timers that belong to this process, if any do; later, if there is no memory now.
 pub fn begin(main: &MainConf, process: Process) {
+    run::forget_random();
     let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
     LATER.set(later.then(|| begin_later(process, "no memory")));
     if later {

@@ -1,6 +1,8 @@
 //! A run, as its request's variables and log lines tell of it.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::nginx::run::Origin;
@@ -64,15 +66,58 @@ impl Origin for Run {
     }
 }
 
+thread_local! {
+    /// Random bytes for the next ids: one system call for many.
+    static RANDOM: RefCell<Random> = const { RefCell::new(Random { bytes: [0; 256], used: 256 }) };
+}
+
+/// Random bytes, of which the first `used` are.
+struct Random {
+    bytes: [u8; 256],
+    used: usize,
+}
+
+impl Random {
+    fn take(&mut self) -> io::Result<[u8; 16]> {
+        if self.used >= self.bytes.len() {
+            self.bytes = random_bytes()?;
+            self.used = 0;
+        }
+        let id = self.bytes.get(self.used..).and_then(<[u8]>::first_chunk).copied();
+        self.used += 16;
+        Ok(id.unwrap_or_default())
+    }
+}
+
+/// Random bytes that were had before the process was forked are not used by both.
+pub(super) fn forget_random() {
+    RANDOM.with_borrow_mut(|random| random.used = random.bytes.len());
+}
+
 /// An id that no other run has: 128 random bits.
 pub fn new_run_id(timer: &str) -> RunId {
     // Early after boot the kernel may have no random bytes yet; what sets this run apart on this
     // host will do then.
-    RunId(random_bytes().unwrap_or_else(|_| {
+    RunId(RANDOM.with_borrow_mut(Random::take).unwrap_or_else(|_| {
         let pid = std::process::id().to_le_bytes();
         let now = wall_clock().0.to_le_bytes();
         let high = stable_hash(&[timer.as_bytes(), &pid, &now]);
         let low = stable_hash(&[&high.to_le_bytes(), timer.as_bytes(), &now]);
         (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_differ_also_where_the_buffer_is_filled_again() {
+        let ids: HashSet<RunId> = (0..1000).map(|_| new_run_id("a")).collect();
+        assert_eq!(ids.len(), 1000);
+        forget_random();
+        assert!(!ids.contains(&new_run_id("a")));
+    }
 }

@@ -161,7 +161,8 @@ fn an_order_that_is_to_come_again_was_not_given() {
     let timer = timer(place, &every);
     let now = UnixMs(1_000_500);
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    let wanted = |now| match decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None) {
+    let wanted = |now| match decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None)
+    {
         Decision::Claim(wanted @ Wanted::Order { .. }) => Some(wanted),
         _ => None,
     };
@@ -339,5 +340,8 @@ fn a_run_does_not_wait_for_who_keeps_locked_what_lies_ahead() {
     drop(elsewhere);
     assert_eq!(one.set_back(timer, &mut || now), Recovered::Nothing);
     let reading = one.read(timer.place).unwrap();
-    assert!(!matches!(decide(&reading, &Look::at(&every, now), policy, None), Decision::ClockSetBack));
+    assert!(!matches!(
+        decide(&reading, &Look::at(&every, now), policy, None),
+        Decision::ClockSetBack
+    ));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::schedule::{UnixMs, stable_hash};
 
 use super::control::{LeftOut, Presence};
-use super::due::{Due, DueTimes, Look, Reading, newest_started};
+use super::due::{DueTimes, Reading};
+use super::look::{Due, Look, newest_started};
 use super::run::{Outcome, Progress, RunId, Trigger};
 
 /// What `timer_missed` says.
@@ -168,8 +169,7 @@ pub fn decide(
     };
     let retry = match reading.run.progress {
         Progress::Waiting(attempt, wait) => {
-            let next =
-                Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
+            let next = Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
             let may_start = reading.may_start(next, due_times, now);
             let until = Some(wait.next_at);
             Some(if may_start { Decision::Claim(next) } else { Decision::Sleep { until } })

@@ -6,10 +6,11 @@ use crate::schedule::UnixMs;
 
 use super::control::{Control, LeftOut, Order, Paused};
 use super::decide::OverlapPolicy;
-use super::due::{Reading, newest_started};
+use super::due::Reading;
 use super::format::CONTROL;
 use super::header::HeaderControl;
 use super::left_out::Counted;
+use super::look::newest_started;
 use super::notice::Notice;
 use super::run::{Progress, RunId};
 use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread, Written};

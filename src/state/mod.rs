@@ -39,6 +39,7 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 mod local;
+mod look;
 #[cfg(test)]
 mod make_tests;
 mod master;
@@ -67,13 +68,14 @@ pub use check::check;
 pub use claim::{Claim, Finished};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
-pub use due::{Around, Due, DueTimes, Jittered, Look, Reading, newest_started};
+pub use due::{DueTimes, Jittered, Reading};
 pub use edit::{Edited, Ordered};
 pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
 pub use left_out::Counted;
 pub use load::{Before, First, Loaded};
+pub use look::{Around, Due, Look, newest_started};
 pub use master::{Backing, Master, Opened, State, open};
 pub use notice::{Action, Notice};
 pub use path::{PathError, StatePath};

@@ -94,8 +94,7 @@ impl Store {
         }
         let recovered = match reading.run.progress {
             Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
-                let next_at =
-                    retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
+                let next_at = retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
                 let next_at = next_at.filter(|next_at| {
                     let wait = Wait { next_at: *next_at, last: interrupted() };
                     reading.run.progress = Progress::Waiting(attempt, wait);

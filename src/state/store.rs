@@ -96,7 +96,7 @@ pub enum Unread {
 }
 
 /// The waits of a reader or of a refused lock: 1, 2, 4 ... 64 ms.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Steps(u32);
 
 impl Iterator for Steps {

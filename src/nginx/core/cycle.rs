@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
 
-use ngx::ffi::ngx_pool_t;
+use ngx::ffi::{ngx_cycle, ngx_cycle_t, ngx_pool_t};
 
 use super::pool::{self, Cleanup};
 
@@ -68,12 +68,17 @@ impl Cycle {
 
     /// Whether it is the one in use.
     pub(in crate::nginx) fn is_current(self) -> bool {
-        // SAFETY: HOST-1: one thread.
-        let cycle = unsafe { ngx::ffi::ngx_cycle };
-        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-        let current = unsafe { (*cycle).pool };
-        look(|alive| alive.contains(&(self, current))).unwrap_or(false)
+        let pool = in_use(|cycle| cycle.pool);
+        look(|alive| alive.contains(&(self, pool))).unwrap_or(false)
     }
+}
+
+/// What `look` reads of the cycle in use, of which it keeps nothing.
+pub(in crate::nginx) fn in_use<T: Copy>(look: impl FnOnce(&ngx_cycle_t) -> T) -> T {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: HOST-21: it always points to a complete cycle; `look` calls nothing of nginx's.
+    look(unsafe { &*cycle })
 }
 
 /// Whether nginx has what timers and connections are in: not when the values of the thread are dropped at

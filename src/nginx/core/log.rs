@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use ngx::ffi::{ngx_err_t, ngx_log_t, ngx_uint_t};
 
-use super::cycle::Cycle;
+use super::cycle::{self, Cycle};
 use super::text::Text;
 
 /// The severity of a line, as in `error_log`.
@@ -65,10 +65,7 @@ impl Log {
         {
             return log.as_ptr();
         }
-        // SAFETY: HOST-1: one thread; nginx sets `ngx_cycle` before it loads modules.
-        let cycle = unsafe { ngx::ffi::ngx_cycle };
-        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-        let log = unsafe { (*cycle).log };
+        let log = cycle::in_use(|cycle| cycle.log);
         if log.is_null() { silent() } else { log }
     }
 

@@ -34,10 +34,7 @@ impl Notifier {
     /// Has `callback` called when `eventfd` was signalled, with the number of times; `None` if there
     /// is no free connection or descriptor.
     pub fn new(eventfd: &EventFd, callback: impl FnMut(NonZeroU64) + 'static) -> Option<Self> {
-        // SAFETY: HOST-1: one thread.
-        let cycle = unsafe { ngx::ffi::ngx_cycle };
-        // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-        if unsafe { (*cycle).free_connection_n } == 0 {
+        if cycle::in_use(|cycle| cycle.free_connection_n) == 0 {
             // `ngx_get_connection` would write an alert, or close somebody's (RUN-1).
             return None;
         }

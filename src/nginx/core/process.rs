@@ -2,6 +2,7 @@
 
 use ngx::ffi::ngx_cycle_t;
 
+use super::cycle;
 use super::module::core_conf;
 use super::string::bytes;
 
@@ -66,10 +67,8 @@ pub fn is_reload() -> bool {
 /// # Safety
 ///
 /// A complete cycle.
-pub(in crate::nginx) unsafe fn worker_count(cycle: *mut ngx_cycle_t) -> usize {
-    // SAFETY: the caller's promise; ends here.
-    let cycle = unsafe { &*cycle };
-    // SAFETY: as above.
+pub(in crate::nginx) unsafe fn worker_count(cycle: &ngx_cycle_t) -> usize {
+    // SAFETY: the caller's promise.
     let Some(conf) = (unsafe { core_conf(cycle) }) else { return 1 };
     // SAFETY: complete once the configuration was read.
     let conf = unsafe { conf.as_ref() };
@@ -92,10 +91,7 @@ pub fn nginx_version() -> &'static str {
 
 /// This host's name, as nginx has it.
 pub fn host_name() -> String {
-    // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { ngx::ffi::ngx_cycle };
-    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-    let name = unsafe { (*cycle).hostname };
+    let name = cycle::in_use(|cycle| cycle.hostname);
     // SAFETY: it lives in the cycle's pool.
     String::from_utf8_lossy(unsafe { bytes(name) }).into_owned()
 }

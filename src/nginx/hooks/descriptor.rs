@@ -12,7 +12,7 @@ use crate::nginx::conf::location::Location;
 use crate::nginx::conf::opening::Purpose;
 use crate::nginx::conf::parsing::{Parsing, Refused};
 use crate::nginx::conf::wholly_read::WhollyRead;
-use crate::nginx::core::cycle::Cycle;
+use crate::nginx::core::cycle::{self, Cycle};
 use crate::nginx::core::guard::{guard, guard_else};
 use crate::nginx::core::log::Log;
 use crate::nginx::core::module::{Module, main_of};
@@ -51,10 +51,8 @@ pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
 /// # Safety
 ///
 /// A complete cycle, which lives for `'a`.
-unsafe fn main_of_cycle<'a, M: Module>(cycle: *const ngx_cycle_t) -> Option<&'a M::Main> {
-    // SAFETY: the caller's promise; ends here.
-    let cycle = unsafe { &*cycle };
-    // SAFETY: as above.
+unsafe fn main_of_cycle<'a, M: Module>(cycle: &ngx_cycle_t) -> Option<&'a M::Main> {
+    // SAFETY: the caller's promise.
     let main = unsafe { main_of::<M>(cycle) };
     // SAFETY: made by `create_main_conf`, lives as long as the cycle, changes no more.
     main.map(|main| unsafe { main.as_ref() })
@@ -63,11 +61,10 @@ unsafe fn main_of_cycle<'a, M: Module>(cycle: *const ngx_cycle_t) -> Option<&'a 
 /// Shows the module's main configuration of the cycle in use to `look`; `None` where there is no
 /// `http` block.
 pub fn with_main<M: Module, T>(look: impl FnOnce(&M::Main) -> T) -> Option<T> {
-    // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { ngx::ffi::ngx_cycle };
     // The reference ends with the call, in the course of which no cycle comes or goes.
-    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-    unsafe { main_of_cycle::<M>(cycle) }.map(look)
+    // SAFETY: HOST-21.
+    let main = cycle::in_use(|cycle| unsafe { main_of_cycle::<M>(cycle) });
+    main.map(look)
 }
 
 /// A value on the heap that is dropped with `pool`; null without memory.
@@ -181,14 +178,14 @@ fn hook(
 unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard((), || {
         // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
+        let cycle = unsafe { &*cycle };
+        // SAFETY: as above.
         if let Some(main) = unsafe { main_of_cycle::<M>(cycle) } {
             // SAFETY: as above; it has an `http` block.
             unsafe { phases::put_first(cycle) };
             if Purpose::current() == Purpose::Use {
-                // SAFETY: HOST-21: the cycle that is taken up.
-                let log = unsafe { (*cycle).log };
-                // SAFETY: as above; it is the newest.
-                let log = unsafe { Log::of(log, Cycle::newest()) };
+                // SAFETY: as above; it is the newest, which is taken up.
+                let log = unsafe { Log::of(cycle.log, Cycle::newest()) };
                 // SAFETY: as above.
                 let workers = unsafe { process::worker_count(cycle) };
                 M::loaded(main, workers, log);
@@ -202,11 +199,13 @@ unsafe extern "C" fn init_module<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_
 unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard((), || {
         // SAFETY: HOST-21: nginx passes a complete cycle to its hooks.
+        let cycle = unsafe { &*cycle };
+        // SAFETY: as above.
         if let Some(main) = unsafe { main_of_cycle::<M>(cycle) } {
-            process::update_time();
-            connect::prepare();
             // SAFETY: as above.
             let workers = unsafe { process::worker_count(cycle) };
+            process::update_time();
+            connect::prepare();
             M::process_begins(main, Process { role: Role::current(), workers });
         }
     });

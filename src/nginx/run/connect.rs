@@ -15,7 +15,7 @@ use super::request::StartError;
 use super::state::RunState;
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::log::Log;
-use crate::nginx::core::{gauges, pool};
+use crate::nginx::core::{cycle, gauges, pool};
 use crate::os::SocketPair;
 
 thread_local! {
@@ -42,18 +42,17 @@ pub(super) fn socket_is_open() -> bool {
     SOCKETS.with(|sockets| sockets.get().is_some_and(SocketPair::is_open))
 }
 
+/// How many connections nginx has left.
+pub(super) fn free_connections() -> usize {
+    cycle::in_use(|cycle| cycle.free_connection_n)
+}
+
 /// A connection that leads nowhere, furnished for `location`.
 pub(super) fn connect(
     location: Location,
     state: Rc<RunState>,
 ) -> Result<*mut ngx_connection_t, StartError> {
-    // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { ngx::ffi::ngx_cycle };
-    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-    let free = unsafe { (*cycle).free_connection_n };
-    // SAFETY: as above.
-    let reusable = unsafe { (*cycle).reusable_connections_n };
-    if free == 0 && reusable == 0 {
+    if free_connections() == 0 && cycle::in_use(|cycle| cycle.reusable_connections_n) == 0 {
         // `ngx_get_connection` would write an alert (RUN-1).
         return Err(StartError::NoFreeConnection);
     }

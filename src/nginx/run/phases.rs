@@ -46,30 +46,21 @@ pub(in crate::nginx) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {
 /// # Safety
 ///
 /// A complete cycle that has an `http` block.
-pub(in crate::nginx) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
-    // SAFETY: the caller's promise; ends here.
-    let cycle = unsafe { &*cycle };
-    // SAFETY: as above.
+pub(in crate::nginx) unsafe fn put_first(cycle: &ngx_cycle_t) {
+    // SAFETY: the caller's promise.
     let Some(main) = (unsafe { core_main(cycle) }) else { return };
     // SAFETY: the core module's configuration.
     let first = unsafe { main.as_ref() }.phase_engine.handlers;
 
-    let is = |entry: ngx_http_phase_handler_t, handler: Handler| {
-        entry.handler.is_some_and(|other| ptr::fn_addr_eq(other, handler))
+    let is_own = |entry: ngx_http_phase_handler_t| {
+        entry.handler.is_some_and(|handler| ptr::fn_addr_eq(handler, HANDLER))
     };
-    let mut at = first;
+    // SAFETY: those of the cycle.
+    let Some(index) = unsafe { entries(first) }.position(is_own) else { return };
+    let mut at = first.wrapping_add(index);
+    // SAFETY: an entry of the array.
+    let own = unsafe { at.read() };
     // The way on tells phases apart: it is the index behind the phase.
-    let own = loop {
-        // SAFETY: the array is closed by an entry without a checker.
-        let entry = unsafe { at.read() };
-        if entry.checker.is_none() {
-            return;
-        }
-        if is(entry, HANDLER) {
-            break entry;
-        }
-        at = at.wrapping_add(1);
-    };
     while at > first {
         let before = at.wrapping_sub(1);
         // SAFETY: not before the array's first entry.
@@ -83,6 +74,19 @@ pub(in crate::nginx) unsafe fn put_first(cycle: *mut ngx_cycle_t) {
     }
     // SAFETY: an entry of the same phase.
     unsafe { (*at).handler = own.handler };
+}
+
+/// The entries from `first` to the end of the last phase.
+///
+/// # Safety
+///
+/// `first` is an entry of a phase engine's, which is there while the answer is.
+unsafe fn entries(
+    first: *const ngx_http_phase_handler_t,
+) -> impl Iterator<Item = ngx_http_phase_handler_t> {
+    // SAFETY: the array is closed by an entry without a checker, the last one that is read.
+    let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
+    entries.take_while(|entry| entry.checker.is_some())
 }
 
 /// The phases of the configuration that `r` is in.
@@ -129,19 +133,15 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
 /// # Safety
 ///
 /// The handlers of a phase engine.
-pub(in crate::nginx) unsafe fn content_phase(
-    handlers: *const ngx_http_phase_handler_t,
-) -> ngx_int_t {
-    let (mut index, mut first, mut last) = (0, 0, None);
-    loop {
-        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
-        let entry = unsafe { *handlers.wrapping_offset(index) };
-        let Some(checker) = entry.checker else { return first };
+pub(super) unsafe fn content_phase(handlers: *const ngx_http_phase_handler_t) -> ngx_int_t {
+    let (mut first, mut last) = (0, None);
+    // SAFETY: the caller's promise.
+    for (index, checker) in (0..).zip(unsafe { entries(handlers) }.filter_map(|it| it.checker)) {
         if last.is_none_or(|last: Checker| !ptr::fn_addr_eq(last, checker)) {
             (first, last) = (index, Some(checker));
         }
-        index += 1;
     }
+    first
 }
 
 /// The index of the first handler behind the access phase; without an access phase, behind the
@@ -157,17 +157,15 @@ unsafe fn behind_access(r: *mut ngx_http_request_t) -> ngx_int_t {
     let handlers = unsafe { engine(r) }.handlers;
     // SAFETY: as above.
     let current = unsafe { (*r).phase_handler };
-    let mut index = current;
-    loop {
-        // SAFETY: the array is closed by an entry without a checker, which ends the loop.
-        let entry = unsafe { *handlers.wrapping_offset(index) };
-        let Some(checker) = entry.checker else { break };
-        index += 1;
-        if ptr::fn_addr_eq(checker, POST_ACCESS) {
-            return index;
-        }
-    }
+    let entry = handlers.wrapping_offset(current);
     // SAFETY: the entry that is being run.
-    let next = unsafe { (*handlers.wrapping_offset(current)).next };
+    let checkers = unsafe { entries(entry) }.filter_map(|entry| entry.checker);
+    let behind = (current + 1..).zip(checkers);
+    let mut behind = behind.filter(|(_, checker)| ptr::fn_addr_eq(*checker, POST_ACCESS));
+    if let Some((index, _)) = behind.next() {
+        return index;
+    }
+    // SAFETY: as above.
+    let next = unsafe { (*entry).next };
     ngx_int_t::try_from(next).unwrap_or(current + 1)
 }

@@ -14,8 +14,9 @@ use std::ffi::c_void;
 use std::rc::Rc;
 
 use ngx::ffi::{
-    ngx_connection_t, ngx_http_close_connection, ngx_http_create_request, ngx_http_free_request,
-    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_update_location_config, ngx_int_t,
+    ngx_connection_t, ngx_http_close_connection, ngx_http_core_run_phases, ngx_http_create_request,
+    ngx_http_free_request, ngx_http_request_t, ngx_http_run_posted_requests,
+    ngx_http_update_location_config, ngx_int_t,
 };
 
 use super::connect::connect;
@@ -154,15 +155,13 @@ unsafe extern "C" fn on_request_end(r: *mut c_void) {
     let Some(state) = (unsafe { RunConnection::state(run) }) else { return };
     guard_else(
         || {
-            // SAFETY: as above.
-            let status = unsafe { (*r).headers_out.status };
-            // SAFETY: as above.
-            let error = unsafe { (*r).err_status };
+            // SAFETY: as above; ends here.
+            let request = unsafe { &*r };
             // SAFETY: as above.
             let closed = unsafe { (*c).close() } != 0;
             // As `$status` has it (`ngx_http_variable_status`).
-            let status = if error == 0 { status } else { error };
-            let status = u16::try_from(status).unwrap_or(0);
+            let (status, error) = (request.headers_out.status, request.err_status);
+            let status = u16::try_from(if error == 0 { status } else { error }).unwrap_or(0);
             state.end(status, closed);
         },
         || state.end(0, false),
@@ -175,21 +174,33 @@ unsafe extern "C" fn on_request_end(r: *mut c_void) {
 ///
 /// An open request of ours that has not begun; the location's configuration is there.
 unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
+    // SAFETY: an open request.
+    let index = unsafe { engine(r) }.location_rewrite_index;
+    // SAFETY: `start` has seen that it is there.
+    let confs = unsafe { location.conf() }.loc_conf;
+    // SAFETY: the caller's promise.
+    unsafe { enter(r, confs, ngx_int_t::try_from(index).unwrap_or(0)) };
+    // SAFETY: the request is ready to be run; it may end inside.
+    unsafe { ngx_http_core_run_phases(r) };
+}
+
+/// Sets the request's location, and with which handler its phases begin.
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the configurations of a location, and the index of a
+/// handler of its phases.
+pub(super) unsafe fn enter(r: *mut ngx_http_request_t, confs: *mut *mut c_void, index: ngx_int_t) {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
-        // SAFETY: `start` has seen that it is there.
-        request.loc_conf = unsafe { location.conf() }.loc_conf;
+        request.loc_conf = confs;
         bits::set_valid_location(request, 1);
     }
     // SAFETY: the location's configuration is set.
     unsafe { ngx_http_update_location_config(r) };
-    // SAFETY: an open request.
-    let index = unsafe { engine(r) }.location_rewrite_index;
     // SAFETY: as before.
     let request = unsafe { &mut *r };
-    request.phase_handler = ngx_int_t::try_from(index).unwrap_or(0);
-    request.write_event_handler = Some(ngx::ffi::ngx_http_core_run_phases);
-    // SAFETY: the request is ready to be run; it may end inside.
-    unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
+    request.phase_handler = index;
+    request.write_event_handler = Some(ngx_http_core_run_phases);
 }

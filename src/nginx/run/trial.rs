@@ -12,14 +12,14 @@ use std::rc::Rc;
 
 use ngx::ffi::{
     ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_update_location_config, ngx_http_write_filter, ngx_int_t,
+    ngx_http_write_filter, ngx_int_t,
 };
 
-use super::connect::{connect, socket_is_open};
+use super::connect::{connect, free_connections, socket_is_open};
 use super::connection::cut_off;
 use super::phases::{content_phase, engine};
 use super::request::{Access, Method, Request, StartError, Uri};
-use super::start::{create, watch_end};
+use super::start::{create, enter, watch_end};
 use super::state::{Origin, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard;
@@ -119,22 +119,15 @@ unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
     let handlers = unsafe { engine(r) }.handlers;
     // SAFETY: as above.
     let index = unsafe { content_phase(handlers) };
+    // SAFETY: `make` has seen that it is there.
+    let confs = unsafe { location.confs() };
+    // SAFETY: a request of ours.
+    unsafe { enter(r, confs, index) };
     {
-        // SAFETY: a request of ours; ends before nginx is called.
-        let request = unsafe { &mut *r };
-        // SAFETY: `make` has seen that it is there.
-        request.loc_conf = unsafe { location.confs() };
-        bits::set_valid_location(request, 1);
-    }
-    // SAFETY: the server's configuration is set.
-    unsafe { ngx_http_update_location_config(r) };
-    {
-        // SAFETY: as before.
+        // SAFETY: as above; ends before nginx is called.
         let request = unsafe { &mut *r };
         bits::set_logged(request, 1);
         request.content_handler = Some(content);
-        request.phase_handler = index;
-        request.write_event_handler = Some(ngx::ffi::ngx_http_core_run_phases);
     }
     // SAFETY: the request is ready to be run; it may end inside.
     unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
@@ -200,11 +193,4 @@ unsafe fn wrong(c: *mut ngx_connection_t, state: &RunState, free: usize) -> Opti
         return Some("event");
     }
     None
-}
-
-fn free_connections() -> usize {
-    // SAFETY: HOST-1: one thread.
-    let cycle = unsafe { ngx::ffi::ngx_cycle };
-    // SAFETY: HOST-21: `ngx_cycle` always points to a complete cycle.
-    unsafe { (*cycle).free_connection_n }
 }

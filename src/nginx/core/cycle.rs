@@ -77,7 +77,7 @@ impl Cycle {
 pub(in crate::nginx) fn in_use<T: Copy>(look: impl FnOnce(&ngx_cycle_t) -> T) -> T {
     // SAFETY: HOST-1: one thread.
     let cycle = unsafe { ngx_cycle };
-    // SAFETY: HOST-21: it always points to a complete cycle; `look` calls nothing of nginx's.
+    // SAFETY: HOST-21: it always points to a cycle; `look` calls nothing of nginx's.
     look(unsafe { &*cycle })
 }
 

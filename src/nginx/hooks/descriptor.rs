@@ -46,20 +46,23 @@ pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
     }
 }
 
-/// The module's main configuration in a complete cycle; `None` where there is no `http` block.
+/// The module's main configuration in a cycle; `None` where there is no `http` block, and in a cycle
+/// that has no configurations.
 ///
 /// # Safety
 ///
-/// A complete cycle, which lives for `'a`.
+/// A cycle that has been read and lives for `'a`, or one without configurations (HOST-21).
 unsafe fn main_of_cycle<'a, M: Module>(cycle: &ngx_cycle_t) -> Option<&'a M::Main> {
+    if cycle.conf_ctx.is_null() {
+        return None;
+    }
     // SAFETY: the caller's promise.
     let main = unsafe { main_of::<M>(cycle) };
     // SAFETY: made by `create_main_conf`, lives as long as the cycle, changes no more.
     main.map(|main| unsafe { main.as_ref() })
 }
 
-/// Shows the module's main configuration of the cycle in use to `look`; `None` where there is no
-/// `http` block.
+/// Shows the module's main configuration of the cycle in use to `look`; `None` if there is none.
 pub fn with_main<M: Module, T>(look: impl FnOnce(&M::Main) -> T) -> Option<T> {
     // The reference ends with the call, in the course of which no cycle comes or goes.
     // SAFETY: HOST-21.

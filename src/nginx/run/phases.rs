@@ -84,9 +84,11 @@ pub(in crate::nginx) unsafe fn put_first(cycle: &ngx_cycle_t) {
 unsafe fn entries(
     first: *const ngx_http_phase_handler_t,
 ) -> impl Iterator<Item = ngx_http_phase_handler_t> {
-    // SAFETY: the array is closed by an entry without a checker, the last one that is read.
-    let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
-    entries.take_while(|entry| entry.checker.is_some())
+    let entries = (0..).map(move |index| first.wrapping_add(index));
+    // SAFETY: RUN-9: the array is closed by a checker alone, the last one that is read.
+    let entries = entries.take_while(|entry| unsafe { (**entry).checker }.is_some());
+    // SAFETY: what has a checker is an entry.
+    entries.map(|entry| unsafe { entry.read() })
 }
 
 /// The phases of the configuration that `r` is in.

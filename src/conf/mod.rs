@@ -20,6 +20,7 @@ mod worker;
 
 use std::cell::{OnceCell, RefCell};
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,11 +92,41 @@ pub struct MainConf {
     max_running: Option<NonZeroUsize>,
     state: Option<StatePath>,
     zones: OnceCell<Rc<Zones>>,
-    timers: Vec<Rc<TimerConf>>,
+    timers: Rc<Vec<TimerConf>>,
     opened: RefCell<Option<OpenedState>>,
     api: Option<Write>,
     bells: RefCell<Rc<Vec<EventFd>>>,
     at_end: RefCell<AtEnd>,
+}
+
+/// A timer of a configuration.
+///
+/// A worker keeps as many of them as there are timers: a count in each timer would give each worker a
+/// copy of the memory that the master has filled.
+///
+/// # Invariants
+///
+/// `index` is one of `timers`.
+#[derive(Clone)]
+pub struct Timer {
+    timers: Rc<Vec<TimerConf>>,
+    index: usize,
+}
+
+impl Timer {
+    /// Which of the timers it is, in the order in which they are configured.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Deref for Timer {
+    type Target = TimerConf;
+
+    #[expect(clippy::indexing_slicing, reason = "the invariant")]
+    fn deref(&self) -> &TimerConf {
+        &self.timers[self.index]
+    }
 }
 
 /// What is to be done when the configuration goes, which is with the pool of its cycle.
@@ -125,8 +156,19 @@ pub struct OpenedState {
 
 impl MainConf {
     /// The timers, in the order in which they are configured.
-    pub fn timers(&self) -> &[Rc<TimerConf>] {
+    pub fn timers(&self) -> &[TimerConf] {
         &self.timers
+    }
+
+    /// The same, to be kept.
+    pub fn shared_timers(&self) -> Rc<Vec<TimerConf>> {
+        Rc::clone(&self.timers)
+    }
+
+    /// Each of them, to be kept.
+    pub fn each_timer(&self) -> impl Iterator<Item = Timer> {
+        let timers = &self.timers;
+        (0..timers.len()).map(|index| Timer { timers: Rc::clone(timers), index })
     }
 
     /// The time zones, opened once for each configuration.

@@ -24,15 +24,18 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
     }
     memory::enough_for(main.definitions.len().saturating_mul(EACH))?;
     let host_name = read.parsing().host_name();
-    let mut seen: HashMap<TimerName, Rc<TimerConf>> = HashMap::new();
+    let mut seen: HashMap<TimerName, usize> = HashMap::new();
+    let mut timers: Vec<TimerConf> = Vec::new();
     for definition in std::mem::take(&mut main.definitions) {
-        let timer = Rc::new(timer(definition, read, &host_name)?);
-        if let Some(first) = seen.insert(timer.name.clone(), Rc::clone(&timer)) {
+        let timer = timer(definition, read, &host_name)?;
+        let first = seen.insert(timer.name.clone(), timers.len());
+        if let Some(first) = first.and_then(|first| timers.get(first)) {
             let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.place);
             return Err(Refused::At(timer.place.clone(), why));
         }
-        main.timers.push(timer);
+        timers.push(timer);
     }
+    main.timers = Rc::new(timers);
     Ok(())
 }
 

@@ -70,7 +70,7 @@ impl Job {
         if left.is_zero() {
             return self.contend(pending);
         }
-        self.enter(State::Claiming(pending));
+        self.enter(State::Claiming(Box::new(pending)));
         NextStep::LookAfter(left)
     }
 
@@ -112,7 +112,7 @@ impl Job {
             }
             Step::Again { after } => {
                 pending.not_before = Instant::now() + after;
-                self.enter(State::Claiming(pending));
+                self.enter(State::Claiming(Box::new(pending)));
                 NextStep::LookAfter(after)
             }
             Step::GaveUp => {

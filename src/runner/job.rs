@@ -11,7 +11,7 @@ use super::report::Report;
 use super::run_queue::{JobIndex, Permit, Wake};
 use super::running::Running;
 use super::worker::Worker;
-use crate::conf::TimerConf;
+use crate::conf::Timer;
 use crate::nginx::process;
 use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
@@ -25,7 +25,7 @@ use crate::state::{self, Around, Look, Place, Scheduled, Steps, Wanted};
 /// While the timer runs by schedule and the worker does not leave, its clock in the run queue is set:
 /// the first thing that is done when it runs out is to find out when the next due time starts.
 pub(super) struct Job {
-    pub(super) conf: Rc<TimerConf>,
+    pub(super) conf: Timer,
     pub(super) place: Place,
     pub(super) worker: Rc<Worker>,
     pub(super) index: JobIndex,
@@ -52,7 +52,7 @@ pub(super) enum State {
     /// Nothing.
     Idle,
     /// A claim is contested.
-    Claiming(PendingClaim),
+    Claiming(Box<PendingClaim>),
     /// This waits for a permit.
     Queued(Wanted),
     /// An attempt is in progress.
@@ -89,7 +89,7 @@ impl Job {
     ///
     /// There is no memory.
     pub(super) fn begin(
-        conf: Rc<TimerConf>,
+        conf: Timer,
         place: Place,
         worker: Rc<Worker>,
     ) -> Result<Rc<Self>, NoMemory> {
@@ -167,7 +167,7 @@ impl Job {
         }
     }
 
-    pub(super) fn take_claim(&self) -> Option<PendingClaim> {
+    pub(super) fn take_claim(&self) -> Option<Box<PendingClaim>> {
         let mut state = self.state.borrow_mut();
         match mem::replace(&mut *state, State::Idle) {
             State::Claiming(claim) => Some(claim),

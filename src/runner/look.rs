@@ -42,7 +42,7 @@ impl Job {
             running.is_looked_at();
         }
         let mut next = match self.take_claim() {
-            Some(claim) => self.go_on(claim),
+            Some(claim) => self.go_on(*claim),
             None => self.claim_unseen().unwrap_or(NextStep::LookAgain),
         };
         for _ in 0..LOOKS {

@@ -131,12 +131,12 @@ fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<
     let slot = worker.slot();
     let opened = main.opened().borrow();
     let places = opened.iter().flat_map(|opened| &opened.state.places);
-    let timers = main.timers().iter().zip(places).filter(|(timer, _)| {
+    let timers = main.each_timer().zip(places).filter(|(timer, _)| {
         timer.worker == WorkerChoice::Any || timer.worker.slot(&timer.name, process.workers) == slot
     });
     let mut jobs = Vec::new();
     for (timer, place) in timers {
-        let job = Job::begin(Rc::clone(timer), place.clone(), Rc::clone(worker));
+        let job = Job::begin(timer.clone(), place.clone(), Rc::clone(worker));
         if job.and_then(|job| push(&mut jobs, job)).is_err() {
             let message = format_args!("timer \"{}\": no memory", timer.name);
             Log::cycle().write(Level::Crit, message);
@@ -211,19 +211,15 @@ fn tick() -> Timer {
 
 /// Looks at what other processes have changed.
 fn look(heard: Heard) {
-    let here = RUNNER.with_borrow(|runner| {
-        let runner = runner.as_ref()?;
-        Some((Rc::clone(&runner.panel), runner.worker.clone()?))
-    });
-    let Some((panel, worker)) = here else { return };
+    let Some(worker) = RUNNER.with_borrow(|runner| runner.as_ref()?.worker.clone()) else { return };
     let rung = match heard {
-        Heard::Rung(concern) => Some(concern.timer(&panel)),
+        Heard::Rung(concern) => concern.timer(),
         Heard::Tick => None,
     };
-    let news = worker.has_news() || rung.is_some();
+    let news = worker.has_news() || matches!(heard, Heard::Rung(_));
     let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
     for job in (0..).map_while(job) {
-        if rung.flatten().is_some_and(|timer| Rc::ptr_eq(timer, &job.conf)) {
+        if rung == Some(job.conf.index()) {
             job.look();
         } else {
             job.tick(news);
@@ -242,10 +238,10 @@ enum Here {
 }
 
 /// Looks at the record of this timer, if this worker may run it and does not leave.
-fn look_at(name: &str) -> Here {
+fn look_at(timer: usize) -> Here {
     let job = RUNNER.with_borrow(|runner| {
         let mut jobs = runner.as_ref()?.jobs.iter();
-        jobs.find(|job| job.conf.name.as_str() == name).map(Rc::clone)
+        jobs.find(|job| job.conf.index() == timer).map(Rc::clone)
     });
     let Some(job) = job else { return Here::NotSeen };
     job.look();

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::ptr;
-use std::rc::Rc;
 
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::{Level, Log};
@@ -26,12 +25,7 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
 /// Writes what opening or loading the state has to tell; of failures the first, which is the cause
 /// of the others, and of records that are locked the first and how many more there are. `path` is
 /// that of the state file.
-pub(super) fn write_all(
-    log: Log,
-    timers: &[Rc<TimerConf>],
-    path: Option<&Path>,
-    notices: &[Notice],
-) {
+pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, notices: &[Notice]) {
     let is_failure = |notice: &Notice| matches!(notice, Notice::Failed { .. });
     let is_locked = |notice: &Notice| matches!(notice, Notice::NotLoaded { .. });
     let failed = notices.iter().find(|notice| is_failure(notice));
@@ -53,7 +47,7 @@ pub(super) fn write_all(
 }
 
 /// The log of the location whose timer a notice tells of, if it is one of `timers`.
-pub(super) fn log_of(timers: &[Rc<TimerConf>], notice: &Notice) -> Option<Log> {
+pub(super) fn log_of(timers: &[TimerConf], notice: &Notice) -> Option<Log> {
     let name = notice.timer()?;
     let timer = timers.iter().find(|timer| timer.name.as_str() == name)?;
     Some(timer.location.log())

@@ -13,7 +13,7 @@ use crate::state::{self, HeaderControl, Health, Reading, Store};
 
 /// All timers of the configuration that this process serves, whoever runs them.
 pub struct Panel {
-    timers: Vec<Rc<TimerConf>>,
+    timers: Rc<Vec<TimerConf>>,
     /// One for each timer; none where nothing could be opened.
     places: Vec<state::Place>,
     /// `None`: this process runs no timers, or there is no state.
@@ -52,7 +52,7 @@ impl Panel {
         let opened = main.opened().borrow();
         let places = opened.as_ref().map(|opened| opened.state.places.clone()).unwrap_or_default();
         Rc::new(Self {
-            timers: main.timers().to_vec(),
+            timers: main.shared_timers(),
             places,
             worker,
             bells: Rc::clone(&main.bells().borrow()),
@@ -68,7 +68,7 @@ impl Panel {
     }
 
     /// The timers, in the order in which they are configured.
-    pub fn timers(&self) -> &[Rc<TimerConf>] {
+    pub fn timers(&self) -> &[TimerConf] {
         &self.timers
     }
 
@@ -130,7 +130,7 @@ impl Panel {
     /// configuration.
     pub fn wake(&self, number: usize, whom: Wake) {
         let Some(timer) = self.timers.get(number) else { return };
-        let here = super::look_at(timer.name.as_str());
+        let here = super::look_at(number);
         match (timer.worker, whom, here) {
             (WorkerChoice::Any, Wake::One, Here::Seen) => {}
             (WorkerChoice::Any, ..) => self.ring_all(Concern::of(number)),
@@ -174,8 +174,8 @@ impl Concern {
         Self(u64::try_from(number).map_or(NonZeroU64::MIN, |it| NonZeroU64::MIN.saturating_add(it)))
     }
 
-    /// That timer, among those of the configuration.
-    pub(super) fn timer(self, panel: &Panel) -> Option<&Rc<TimerConf>> {
-        panel.timers.get(usize::try_from(self.0.get() - 1).ok()?)
+    /// The number of that timer among those of the configuration.
+    pub(super) fn timer(self) -> Option<usize> {
+        usize::try_from(self.0.get() - 1).ok()
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Worker {
     seen: Cell<u64>,
     /// Whether something was left behind that another worker is to take up.
     leaves_work: Cell<bool>,
-    timers: Vec<Rc<TimerConf>>,
+    timers: Rc<Vec<TimerConf>>,
     /// What lasts is found again with each due time, and told once a minute.
     lines: RefCell<HashMap<Lasting, Throttle>>,
 }
@@ -51,7 +51,7 @@ impl Worker {
             path: path.map(Path::to_owned),
             seen,
             leaves_work: Cell::new(false),
-            timers: main.timers().to_vec(),
+            timers: main.shared_timers(),
             lines: RefCell::default(),
         })
     }

@@ -164,14 +164,12 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         running: reading.and_then(|reading| Running::of(reading.run.progress)),
         paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
         queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
-        last: reading.and_then(|reading| reading.run.results.first()).map(Run::of),
+        last: view.last().map(Run::of),
         last_success: reading.and_then(|reading| reading.run.last_success_at),
         consecutive_failures: reading.map_or(0, |reading| reading.run.consecutive_failures),
-        recent: reading.map(recent).unwrap_or_default(),
+        recent: recent(view.results()),
         counters: reading.map(Counters::of),
-        history: (history == History::Told).then(|| {
-            reading.map_or_else(Vec::new, |it| it.run.results.iter().map(Run::of).collect())
-        }),
+        history: (history == History::Told).then(|| view.results().iter().map(Run::of).collect()),
     };
     write(&timer, out);
 }
@@ -183,7 +181,7 @@ pub(super) fn write(value: &impl Serialize, out: &mut Vec<u8>) {
 }
 
 /// The outcomes of the last runs by their first letters, oldest first.
-fn recent(reading: &Reading) -> String {
+fn recent(results: &[RunResult]) -> String {
     let letter = |result: &RunResult| match result.ended.outcome {
         Outcome::Success => 'S',
         Outcome::Failure => 'F',
@@ -192,7 +190,7 @@ fn recent(reading: &Reading) -> String {
         Outcome::Interrupted => 'I',
         Outcome::Error => 'E',
     };
-    reading.run.results.iter().rev().map(letter).collect()
+    results.iter().rev().map(letter).collect()
 }
 
 impl Running {

@@ -1,94 +1,36 @@
 //! Prometheus' text format 0.0.4.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::io::{self, Write};
 use std::time::Duration;
 
-use super::view::View;
-use crate::schedule::{Schedule, UnixMs};
-use crate::state::{Outcome, Progress, Scheduled};
+use super::piece::{Then, Timers};
+use super::samples::{OUTCOMES, Sample};
+use crate::schedule::UnixMs;
 
-/// What the metrics tell of a timer.
+/// What the configuration says of a timer.
 #[derive(Debug)]
-pub(super) struct Sample {
-    /// Escaped, as all strings here.
-    name: String,
-    schedule: String,
-    timezone: String,
-    server: String,
-    ended: [u64; 6],
-    retries: u64,
-    unscheduled: u64,
-    overlaps: u64,
-    missed: u64,
-    running: bool,
-    paused: bool,
-    enabled: bool,
-    last_start: UnixMs,
-    last_success: UnixMs,
-    next_due: UnixMs,
-    duration_sum: UnixMs,
-    durations: u64,
-    last_duration: UnixMs,
-    last_lateness: UnixMs,
-    consecutive_failures: u32,
-    timeout: UnixMs,
-}
-
-const OUTCOMES: [Outcome; 6] = [
-    Outcome::Success,
-    Outcome::Failure,
-    Outcome::Timeout,
-    Outcome::Cancelled,
-    Outcome::Interrupted,
-    Outcome::Error,
-];
-
-impl Sample {
-    /// `None` if the record cannot be read: a counter that is absent once is no harm, one that goes
-    /// back is.
-    pub(super) fn of(view: &View<'_>) -> Option<Self> {
-        let reading = view.reading.as_ref()?;
-        let (run, control) = (&reading.run, &reading.control);
-        let schedule = &view.timer.due_times.schedule;
-        Some(Self {
-            name: escape(&view.timer.name),
-            schedule: escape(&schedule.to_string()),
-            timezone: match schedule {
-                Schedule::Every(_) => String::new(),
-                Schedule::Cron(cron) => escape(cron.zone().name()),
-            },
-            server: escape(&view.timer.server),
-            ended: OUTCOMES.map(|outcome| run.counters.ended_with(outcome)),
-            retries: run.counters.retries,
-            unscheduled: run.counters.unscheduled,
-            overlaps: control.overlaps,
-            missed: control.missed,
-            running: run.progress != Progress::Nothing,
-            paused: reading.is_paused(view.now),
-            enabled: view.timer.scheduled == Scheduled::On,
-            last_start: run.last_start_at.unwrap_or_default(),
-            last_success: run.last_success_at.unwrap_or_default(),
-            next_due: view.next_due().unwrap_or_default(),
-            duration_sum: UnixMs(i64::try_from(run.duration_sum_ms).unwrap_or(i64::MAX)),
-            durations: run.counters.ended(),
-            last_duration: run.results.first().map_or(UnixMs(0), |it| seconds(it.ended.duration)),
-            last_lateness: UnixMs(run.last_lateness_ms),
-            consecutive_failures: run.consecutive_failures,
-            timeout: seconds(view.timer.timeout),
-        })
-    }
-}
-
-/// A duration, to be shown in seconds with milliseconds.
-fn seconds(duration: Duration) -> UnixMs {
-    UnixMs(0).plus(duration)
+pub(super) struct Info {
+    pub(super) schedule: String,
+    /// Empty for a fixed rate.
+    pub(super) timezone: String,
+    pub(super) server: String,
 }
 
 struct Family {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
-    write: fn(&Sample, &mut String) -> std::fmt::Result,
+    write: Lines,
+}
+
+/// Writes the lines of a timer, whose name is escaped.
+#[derive(Clone, Copy)]
+enum Lines {
+    /// From its record.
+    Sample(fn(&str, &Sample, &mut Vec<u8>) -> io::Result<()>),
+    /// From its configuration.
+    Info(fn(&str, &Info, &mut Vec<u8>) -> io::Result<()>),
 }
 
 /// A family of which each timer has one sample.
@@ -98,9 +40,9 @@ macro_rules! family {
             name: $name,
             kind: $kind,
             help: $help,
-            write: |$sample, out| {
-                writeln!(out, concat!($name, "{{timer=\"{}\"}} {}"), $sample.name, $value)
-            },
+            write: Lines::Sample(|name, $sample, out| {
+                writeln!(out, concat!($name, "{{timer=\"{}\"}} {}"), name, $value)
+            }),
         }
     };
 }
@@ -110,13 +52,12 @@ const FAMILIES: &[Family] = &[
         name: "nginx_timer_runs_total",
         kind: "counter",
         help: "Runs that have ended, by the outcome of their last attempt.",
-        write: |sample, out| {
+        write: Lines::Sample(|name, sample, out| {
             OUTCOMES.iter().zip(sample.ended).try_for_each(|(outcome, count)| {
-                let name = &sample.name;
                 let series = "nginx_timer_runs_total";
                 writeln!(out, "{series}{{timer=\"{name}\",outcome=\"{outcome}\"}} {count}")
             })
-        },
+        }),
     },
     family!(
         "nginx_timer_retries_total",
@@ -173,18 +114,19 @@ const FAMILIES: &[Family] = &[
         name: "nginx_timer_run_duration_seconds",
         kind: "summary",
         help: "Durations of the last attempts of runs.",
-        write: |sample, out| {
-            let (name, sum, count) = (&sample.name, sample.duration_sum, sample.durations);
+        write: Lines::Sample(|name, sample, out| {
+            let sum = sample.duration_sum;
+            let count = sample.ended.iter().fold(0_u64, |sum, ended| sum.saturating_add(*ended));
             let series = "nginx_timer_run_duration_seconds";
             writeln!(out, "{series}_sum{{timer=\"{name}\"}} {sum}")?;
             writeln!(out, "{series}_count{{timer=\"{name}\"}} {count}")
-        },
+        }),
     },
     family!(
         "nginx_timer_last_duration_seconds",
         "gauge",
         "Duration of the last attempt of the last run.",
-        |sample| sample.last_duration
+        |sample| seconds(sample.last_duration)
     ),
     family!(
         "nginx_timer_last_lateness_seconds",
@@ -199,73 +141,93 @@ const FAMILIES: &[Family] = &[
         |sample| sample.consecutive_failures
     ),
     family!("nginx_timer_timeout_seconds", "gauge", "How long an attempt may take.", |sample| {
-        sample.timeout
+        seconds(sample.timeout)
     }),
     Family {
         name: "nginx_timer_info",
         kind: "gauge",
         help: "What the configuration says, always 1.",
-        write: |sample, out| {
-            let Sample { name, schedule, timezone, server, .. } = sample;
+        write: Lines::Info(|name, info, out| {
+            let [schedule, timezone, server] =
+                [&info.schedule, &info.timezone, &info.server].map(|value| escape(value));
             writeln!(
                 out,
                 "nginx_timer_info{{timer=\"{name}\",schedule=\"{schedule}\",\
                  timezone=\"{timezone}\",server=\"{server}\"}} 1"
             )
-        },
+        }),
     },
 ];
 
-/// The metrics, written in pieces.
+/// The metrics, one family after the other as the format has it.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    samples: Vec<Sample>,
-    state_ok: bool,
     family: usize,
-    sample: usize,
+    has_head: bool,
+    next: usize,
 }
 
-/// How many samples a piece has.
-const SAMPLES: usize = 16;
+/// How many timers are written at a time.
+const TIMERS: usize = 16;
 
 impl Metrics {
-    pub(super) fn new(samples: Vec<Sample>, state_ok: bool) -> Self {
-        Self { samples, state_ok, family: 0, sample: 0 }
+    pub(super) fn new() -> Self {
+        Self { family: 0, has_head: false, next: 0 }
     }
 
-    /// Appends the next piece; `None` if there is none.
-    pub(super) fn write(&mut self, out: &mut String) -> Option<()> {
+    /// Appends what comes next.
+    pub(super) fn write(&mut self, timers: &mut impl Timers, out: &mut Vec<u8>) -> Then {
         let Some(family) = FAMILIES.get(self.family) else {
-            if self.family > FAMILIES.len() {
-                return None;
-            }
-            self.family += 1;
             head(out, "nginx_timer_state_ok", "gauge", "Whether the state can be relied on.");
-            let _ = writeln!(out, "nginx_timer_state_ok {}", u8::from(self.state_ok));
-            return Some(());
+            let _ = writeln!(out, "nginx_timer_state_ok {}", u8::from(timers.state_ok()));
+            return Then::End;
         };
-        if self.sample == 0 {
+        if !self.has_head {
             head(out, family.name, family.kind, family.help);
+            self.has_head = true;
         }
-        for sample in self.samples.iter().skip(self.sample).take(SAMPLES) {
-            let _ = (family.write)(sample, out);
+        for number in (self.next..timers.count()).take(TIMERS) {
+            match timers.sample(number) {
+                Err(after) => return Then::MoreAfter(after),
+                Ok(None) => {}
+                Ok(Some(sample)) => family.write_lines(timers, number, &sample, out),
+            }
+            self.next = number + 1;
         }
-        self.sample += SAMPLES;
-        if self.sample >= self.samples.len() {
-            self.sample = 0;
-            self.family += 1;
+        if self.next >= timers.count() {
+            (self.family, self.has_head, self.next) = (self.family + 1, false, 0);
         }
-        Some(())
+        Then::More
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+impl Family {
+    fn write_lines(&self, timers: &impl Timers, number: usize, sample: &Sample, out: &mut Vec<u8>) {
+        let name = escape(timers.name(number));
+        // Writing to memory cannot fail.
+        let _ = match self.write {
+            Lines::Sample(write) => write(&name, sample, out),
+            Lines::Info(write) => write(&name, &timers.info(number), out),
+        };
+    }
+}
+
+/// A duration, to be shown in seconds with milliseconds.
+fn seconds(duration: Duration) -> UnixMs {
+    UnixMs(0).plus(duration)
+}
+
+fn head(out: &mut Vec<u8>, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// A label's value, as it stands between quotes.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+fn escape(value: &str) -> Cow<'_, str> {
+    if value.contains(['\\', '"', '\n']) {
+        value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into()
+    } else {
+        value.into()
+    }
 }
 
 #[cfg(test)]
@@ -275,14 +237,5 @@ mod tests {
     #[test]
     fn labels_are_escaped() {
         assert_eq!(escape("a\\b\"c\nd"), "a\\\\b\\\"c\\nd");
-    }
-
-    #[test]
-    fn without_timers_there_are_families_only() {
-        let mut metrics = Metrics::new(Vec::new(), true);
-        let mut text = String::new();
-        while metrics.write(&mut text).is_some() {}
-        assert_eq!(text.matches("# TYPE ").count(), FAMILIES.len() + 1);
-        assert!(text.ends_with("\nnginx_timer_state_ok 1\n"));
     }
 }

@@ -17,7 +17,9 @@ mod json;
 mod metrics;
 mod origin;
 mod page;
+mod piece;
 mod route;
+mod samples;
 mod table;
 mod view;
 
@@ -32,6 +34,8 @@ mod lists;
 mod next;
 #[cfg(feature = "nginx")]
 mod response;
+#[cfg(feature = "nginx")]
+mod seen;
 #[cfg(feature = "nginx")]
 mod serve;
 

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use serde::Serialize;
 
 use super::arguments::{Arguments, Plus};
-use super::response::{self, By, response};
-use crate::nginx::response::{Answer, Body, More};
+use super::piece::Then;
+use super::response::{self, body_by, response};
+use crate::nginx::http::response::Answer;
 use crate::os::wall_clock;
 use crate::runner::Panel;
 use crate::schedule::{Cron, Schedule, UnixMs, Zone};
@@ -74,13 +75,13 @@ fn list(
 
     let mut from: UnixMs = after;
     let mut first = true;
-    let pieces = By(move |piece: &mut Vec<u8>| {
+    let body = body_by(move |piece| {
         piece.append(&mut start);
         let due = if left == 0 { None } else { schedule.next(from) };
         let due = due.filter(|due| due.is_in_calendar());
         let Some(due) = due else {
             piece.extend_from_slice(b"]}\n");
-            return More::No;
+            return Then::End;
         };
         if !first {
             piece.push(b',');
@@ -89,7 +90,7 @@ fn list(
         left -= 1;
         from = due;
         super::json::write(&due.rfc3339().to_string(), piece);
-        More::Yes
+        Then::More
     });
-    Ok(Answer::Now(response(200, response::JSON, Body::Pieces(Box::new(pieces)))))
+    Ok(Answer::Now(response(200, response::JSON, body)))
 }

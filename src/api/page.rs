@@ -4,6 +4,9 @@
 //! rows of the table that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
+use std::time::Duration;
+
+use super::piece::Then;
 use super::view::{Status, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::RunPart;
@@ -35,7 +38,7 @@ impl Row {
         let shown =
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
         let run = view.reading.as_ref().map(|reading| &reading.run);
-        let last = run.and_then(|run| run.results.first());
+        let last = view.last();
         let schedule = &view.timer.due_times.schedule;
         Self {
             name: view.timer.name.clone(),
@@ -72,25 +75,95 @@ pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-qSpva/6oWRXuwEfy3LASxyvdjpV4Bf5ixWjasyLj7pA='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Appends the page up to the first row; `remarks` are what a browser without scripts says of all
-/// timers.
-pub(super) fn write_head(buttons: Buttons, remarks: &[String], out: &mut String) {
-    out.push_str(BUTTONS.0);
-    out.push_str(match buttons {
-        Buttons::Shown => "data-write=\"on\"",
-        Buttons::LeftOut => "data-write=\"off\"",
-    });
-    out.push_str(REMARKS.0);
-    for remark in remarks {
-        out.push_str("<p>");
-        escape(remark, out);
-        out.push_str("</p>\n");
-    }
-    out.push_str(ROWS.0);
+/// The page, written a little at a time.
+#[derive(Debug)]
+pub(super) struct Page {
+    buttons: Buttons,
+    /// What a browser without scripts says of all timers.
+    remarks: Vec<String>,
+    rows: usize,
+    /// How many timers more there are than rows.
+    left_out: usize,
+    /// What is to be written before the next part.
+    fixed: &'static str,
+    next: Part,
 }
 
-/// Appends a row.
-pub(super) fn write_row(row: &Row, out: &mut String) {
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Buttons,
+    Remarks,
+    Row(usize),
+    End,
+}
+
+/// How much of what is the same for everybody is written at a time.
+const CHUNK: usize = 4096;
+
+impl Page {
+    pub(super) fn new(
+        buttons: Buttons,
+        remarks: Vec<String>,
+        rows: usize,
+        left_out: usize,
+    ) -> Self {
+        Self { buttons, remarks, rows, left_out, fixed: BUTTONS.0, next: Part::Buttons }
+    }
+
+    /// Appends what comes next; `row` is asked for the rows.
+    pub(super) fn write(
+        &mut self,
+        mut row: impl FnMut(usize) -> Result<Option<Row>, Duration>,
+        out: &mut Vec<u8>,
+    ) -> Then {
+        if !self.fixed.is_empty() {
+            let end = (0..=CHUNK).rev().find(|at| self.fixed.is_char_boundary(*at)).unwrap_or(0);
+            let (chunk, rest) =
+                self.fixed.split_at_checked(end).filter(|_| end > 0).unwrap_or((self.fixed, ""));
+            out.extend_from_slice(chunk.as_bytes());
+            self.fixed = rest;
+            return Then::More;
+        }
+        let mut text = String::new();
+        match self.next {
+            Part::Buttons => {
+                text.push_str(match self.buttons {
+                    Buttons::Shown => "data-write=\"on\"",
+                    Buttons::LeftOut => "data-write=\"off\"",
+                });
+                (self.fixed, self.next) = (REMARKS.0, Part::Remarks);
+            }
+            Part::Remarks => {
+                for remark in &self.remarks {
+                    text.push_str("<p>");
+                    escape(remark, &mut text);
+                    text.push_str("</p>\n");
+                }
+                (self.fixed, self.next) = (ROWS.0, Part::Row(0));
+            }
+            Part::Row(number) if number < self.rows => {
+                match row(number) {
+                    Err(after) => return Then::MoreAfter(after),
+                    Ok(row) => row.iter().for_each(|row| write_row(row, &mut text)),
+                }
+                self.next = Part::Row(number + 1);
+            }
+            Part::Row(_) => {
+                if self.left_out > 0 {
+                    text.push_str("<tr><td colspan=\"7\">and ");
+                    text.push_str(&self.left_out.to_string());
+                    text.push_str(" more</tr>\n");
+                }
+                (self.fixed, self.next) = (ROWS.1, Part::End);
+            }
+            Part::End => return Then::End,
+        }
+        out.extend_from_slice(text.as_bytes());
+        Then::More
+    }
+}
+
+fn write_row(row: &Row, out: &mut String) {
     let Row { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
     out.push_str("<tr><th scope=\"row\">");
     escape(name, out);
@@ -101,16 +174,6 @@ pub(super) fn write_row(row: &Row, out: &mut String) {
     out.push_str("<td>");
     out.push_str(&runs.to_string());
     out.push_str("</tr>\n");
-}
-
-/// Appends what comes after the last row; says so if there are `left_out` timers more.
-pub(super) fn write_tail(left_out: usize, out: &mut String) {
-    if left_out > 0 {
-        out.push_str("<tr><td colspan=\"7\">and ");
-        out.push_str(&left_out.to_string());
-        out.push_str(" more</tr>\n");
-    }
-    out.push_str(ROWS.1);
 }
 
 /// What comes before and after the first `mark`, when the module is compiled.
@@ -144,8 +207,6 @@ fn escape(text: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use sha2::{Digest as _, Sha256};
@@ -198,13 +259,11 @@ mod tests {
     }
 
     fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {
-        let mut page = String::new();
-        write_head(buttons, &["the state is <b>".to_owned()], &mut page);
-        for row in rows {
-            write_row(row, &mut page);
-        }
-        write_tail(left_out, &mut page);
-        page
+        let remarks = vec!["the state is <b>".to_owned()];
+        let mut page = Page::new(buttons, remarks, rows.len(), left_out);
+        let mut text = Vec::new();
+        while page.write(|number| Ok(rows.get(number).cloned()), &mut text) != Then::End {}
+        String::from_utf8(text).unwrap()
     }
 
     /// What stands between the only `<name>` and its end.

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::json;
-use crate::nginx::response::{Answer, Body, More, Pieces, Response};
+use super::piece::Then;
+use crate::nginx::http::response::{Answer, Body, More, Pieces, Response};
 
 /// The types of what is sent.
 pub(super) const JSON: &str = "application/json";
@@ -57,10 +58,18 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response {
 }
 
 /// A body made piece by piece, by a function that appends one.
-pub(super) struct By<F>(pub(super) F);
+pub(super) fn body_by(write: impl FnMut(&mut Vec<u8>) -> Then + 'static) -> Body {
+    Body::Pieces(Box::new(By(write)))
+}
 
-impl<F: FnMut(&mut Vec<u8>) -> More> Pieces for By<F> {
+struct By<F>(F);
+
+impl<F: FnMut(&mut Vec<u8>) -> Then> Pieces for By<F> {
     fn write(&mut self, piece: &mut Vec<u8>) -> More {
-        (self.0)(piece)
+        match (self.0)(piece) {
+            Then::More => More::Yes,
+            Then::MoreAfter(after) => More::After(after),
+            Then::End => More::No,
+        }
     }
 }

@@ -8,8 +8,8 @@ use super::route::Route;
 use super::{act, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, Write};
+use crate::nginx::http::response::{Answer, Response};
 use crate::nginx::http::{ClientRequest, Handler};
-use crate::nginx::response::{Answer, Response};
 use crate::runner::Panel;
 
 /// The content handler of `timer_api`.

@@ -1,119 +1,208 @@
 //! The table for the terminal, as `systemctl list-timers` has it.
 
-use std::fmt::Write;
+use std::cmp::Ordering;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
 
-use super::view::{Status, View};
+use super::piece::{Then, Timers};
+use super::samples::Sample;
+use super::view::Status;
+use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 
 /// A line of the table.
-#[derive(Debug)]
-pub(super) struct Row {
-    next: Option<UnixMs>,
-    cells: [String; 6],
-}
+struct Row([String; 6]);
 
 const HEAD: [&str; 6] = ["NEXT", "LEFT", "LAST", "TOOK", "OUTCOME", "NAME"];
 
 impl Row {
-    pub(super) fn of(view: &View<'_>) -> Self {
-        let next = view.next_due();
-        let last = view.reading.as_ref().and_then(|reading| reading.run.results.first());
-        let (last_at, took, outcome) = match last {
-            Some(result) => (
-                seconds(result.attempt.started_at),
-                span(i64::try_from(result.ended.duration.as_millis()).unwrap_or(i64::MAX)),
-                match result.ended.status {
-                    0 => result.ended.outcome.to_string(),
-                    status => format!("{} {status}", result.ended.outcome),
+    fn of(name: &str, sample: Option<&Sample>, now: UnixMs) -> Self {
+        let next = next_due(sample);
+        let none = || "-".to_owned();
+        let (last_at, took, outcome) = match sample.and_then(|it| it.last.zip(Some(it))) {
+            Some(((started_at, outcome, status), sample)) => (
+                seconds(started_at),
+                span(sample.last_duration),
+                match status {
+                    0 => outcome.to_string(),
+                    status => format!("{outcome} {status}"),
                 },
             ),
-            None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
+            None => (none(), none(), none()),
         };
-        let cells = [
-            next.map_or_else(|| "-".to_owned(), seconds),
-            left(view, next),
-            last_at,
-            took,
-            outcome,
-            view.timer.name.clone(),
-        ];
-        Self { next, cells }
+        let left = sample.map_or_else(|| Status::Unknown.to_string(), |it| left(it, next, now));
+        let next = next.map_or_else(none, seconds);
+        Self([next, left, last_at, took, outcome, name.to_owned()])
     }
 }
 
+/// Its next due time, if it has one that is known.
+fn next_due(sample: Option<&Sample>) -> Option<UnixMs> {
+    sample.map(|sample| sample.next_due).filter(|due| *due != UnixMs::default())
+}
+
 /// What becomes of it next: how long until then, or why not.
-fn left(view: &View<'_>, next: Option<UnixMs>) -> String {
-    let late = || span(i64::try_from(view.late_by().as_millis()).unwrap_or(i64::MAX));
-    match view.status() {
+fn left(sample: &Sample, next: Option<UnixMs>, now: UnixMs) -> String {
+    match sample.status {
         Status::Idle => match next {
-            Some(next) if next > view.now => span(next.ms_since(view.now)),
+            Some(next) if next > now => span(next.since(now)),
             Some(_) => "now".to_owned(),
             None => "never".to_owned(),
         },
-        Status::Late => format!("late {}", late()),
-        Status::Running if view.is_late() => format!("running, late {}", late()),
+        status @ (Status::Late | Status::Running) => match (status, sample.late) {
+            (Status::Late, Some(late)) => format!("late {}", span(late)),
+            (_, Some(late)) => format!("{status}, late {}", span(late)),
+            (_, None) => status.to_string(),
+        },
         other => other.to_string(),
     }
 }
 
-/// The table, written in pieces.
+/// The table: the next due time comes first, what has none last.
+///
+/// So that it is no larger for many timers, it does not hold their lines: it looks how wide these are, and then, again
+/// and again, for those that come next among the timers that were not written yet.
 #[derive(Debug)]
 pub(super) struct Table {
-    rows: Vec<Row>,
     widths: [usize; 6],
-    remarks: Vec<String>,
-    next: usize,
+    /// A bit for each timer that was written.
+    written: Vec<u64>,
+    /// What comes next, in no order while it is looked for.
+    chosen: Vec<Key>,
+    now: Now,
 }
 
-/// How many rows a piece has.
-const ROWS: usize = 64;
+/// What the table is ordered by: the next due time, and the timer for its name.
+type Key = (UnixMs, usize);
+
+/// What is being done; with the number of the timer, or of the line among the chosen ones.
+#[derive(Clone, Copy, Debug)]
+enum Now {
+    Measures(usize),
+    Chooses(usize),
+    Writes(usize),
+}
+
+/// How many timers are looked at, or written, at a time.
+const ROWS: usize = 16;
+/// How many lines are chosen at a time.
+const CHOSEN: usize = 640;
+/// How many come into question meanwhile.
+const CANDIDATES: usize = CHOSEN + CHOSEN / 2;
 
 impl Table {
-    /// The next due time comes first, what has none last.
-    pub(super) fn new(mut rows: Vec<Row>, remarks: Vec<String>) -> Self {
-        rows.sort_unstable_by(|one, other| {
-            let key = |row: &Row| row.next.map_or(i64::MAX, |next| next.0);
-            key(one).cmp(&key(other)).then_with(|| one.cells[5].cmp(&other.cells[5]))
-        });
-        let mut widths = HEAD.map(str::len);
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(&row.cells) {
-                *width = (*width).max(cell.len());
-            }
-        }
-        Self { rows, widths, remarks, next: 0 }
+    pub(super) fn new(timers: usize) -> Result<Self, NoMemory> {
+        let (mut written, mut chosen) = (Vec::new(), Vec::new());
+        let words = timers.div_ceil(64);
+        fallible(|| written.try_reserve_exact(words))?;
+        written.resize(words, 0);
+        fallible(|| chosen.try_reserve_exact(CANDIDATES.min(timers)))?;
+        Ok(Self { widths: HEAD.map(str::len), written, chosen, now: Now::Measures(0) })
     }
 
-    /// Appends the next piece; `None` if there is none.
-    pub(super) fn write(&mut self, out: &mut String) -> Option<()> {
-        if self.next > self.rows.len() {
-            return None;
+    /// Appends what comes next.
+    pub(super) fn write(&mut self, timers: &mut impl Timers, out: &mut Vec<u8>) -> Then {
+        let count = timers.count();
+        match self.now {
+            Now::Measures(from) => {
+                for number in (from..count).take(ROWS) {
+                    let Row(cells) = match row(timers, number) {
+                        Ok(row) => row,
+                        Err(after) => return Then::MoreAfter(after),
+                    };
+                    for (width, cell) in self.widths.iter_mut().zip(&cells) {
+                        *width = (*width).max(cell.len());
+                    }
+                    self.now = Now::Measures(number + 1);
+                }
+                if from + ROWS >= count {
+                    line(&HEAD, self.widths, out);
+                    self.now = Now::Chooses(0);
+                }
+            }
+            Now::Chooses(from) => {
+                for number in (from..count).take(ROWS) {
+                    self.now = Now::Chooses(number);
+                    if is_set(&self.written, number) {
+                        continue;
+                    }
+                    let next = match timers.sample(number) {
+                        Ok(sample) => next_due(sample.as_ref()).unwrap_or(UnixMs(i64::MAX)),
+                        Err(after) => return Then::MoreAfter(after),
+                    };
+                    self.chosen.push((next, number));
+                    if self.chosen.len() == CANDIDATES {
+                        let order = |one: &Key, other: &Key| order(&*timers, *one, *other);
+                        self.chosen.select_nth_unstable_by(CHOSEN, order);
+                        self.chosen.truncate(CHOSEN);
+                    }
+                }
+                self.now = Now::Chooses(from + ROWS);
+                if from + ROWS >= count {
+                    self.chosen.sort_unstable_by(|one, other| order(&*timers, *one, *other));
+                    // Behind these others may come that were given up.
+                    self.chosen.truncate(CHOSEN);
+                    self.now = Now::Writes(0);
+                }
+            }
+            Now::Writes(from) => {
+                for (at, (_, number)) in self.chosen.iter().enumerate().skip(from).take(ROWS) {
+                    match row(timers, *number) {
+                        Ok(Row(cells)) => line(&cells, self.widths, out),
+                        Err(after) => return Then::MoreAfter(after),
+                    }
+                    set(&mut self.written, *number);
+                    self.now = Now::Writes(at + 1);
+                }
+                if from + ROWS >= self.chosen.len() {
+                    self.chosen.clear();
+                    self.now = Now::Chooses(0);
+                    let left: usize = self.written.iter().map(|it| it.count_ones() as usize).sum();
+                    if left >= count {
+                        write_end(count, &timers.remarks(), out);
+                        return Then::End;
+                    }
+                }
+            }
         }
-        if self.next == 0 {
-            line(&HEAD, self.widths, out);
-        }
-        for row in self.rows.iter().skip(self.next).take(ROWS) {
-            line(&row.cells, self.widths, out);
-        }
-        self.next += ROWS;
-        if self.next <= self.rows.len() {
-            return Some(());
-        }
-        let s = if self.rows.len() == 1 { "" } else { "s" };
-        let _ = write!(out, "\n{} timer{s}\n", self.rows.len());
-        for remark in &self.remarks {
-            let _ = writeln!(out, "{remark}");
-        }
-        Some(())
+        Then::More
     }
 }
 
-fn line<T: AsRef<str>>(cells: &[T; 6], widths: [usize; 6], text: &mut String) {
+fn row(timers: &mut impl Timers, number: usize) -> Result<Row, Duration> {
+    let sample = timers.sample(number)?;
+    Ok(Row::of(timers.name(number), sample.as_ref(), timers.now()))
+}
+
+fn write_end(count: usize, remarks: &[String], out: &mut Vec<u8>) {
+    let s = if count == 1 { "" } else { "s" };
+    // Writing to memory cannot fail.
+    let _ = write!(out, "\n{count} timer{s}\n");
+    for remark in remarks {
+        let _ = writeln!(out, "{remark}");
+    }
+}
+
+fn order(timers: &impl Timers, one: Key, other: Key) -> Ordering {
+    one.0.cmp(&other.0).then_with(|| timers.name(one.1).cmp(timers.name(other.1)))
+}
+
+fn is_set(bits: &[u64], at: usize) -> bool {
+    bits.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+}
+
+fn set(bits: &mut [u64], at: usize) {
+    if let Some(word) = bits.get_mut(at / 64) {
+        *word |= 1 << (at % 64);
+    }
+}
+
+fn line<T: AsRef<str>>(cells: &[T; 6], widths: [usize; 6], text: &mut Vec<u8>) {
     for (cell, width) in cells.iter().zip(widths).take(5) {
         let _ = write!(text, "{:width$}  ", cell.as_ref());
     }
-    text.push_str(cells[5].as_ref());
-    text.push('\n');
+    let _ = writeln!(text, "{}", cells[5].as_ref());
 }
 
 fn seconds(at: UnixMs) -> String {
@@ -125,11 +214,11 @@ fn seconds(at: UnixMs) -> String {
 }
 
 /// A time in its two largest units: `1h 5min`, `12s`, `450ms`.
-fn span(ms: i64) -> String {
-    const UNITS: [(i64, &str); 5] =
+fn span(time: Duration) -> String {
+    const UNITS: [(u128, &str); 5] =
         [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms")];
 
-    let ms = ms.max(0);
+    let ms = time.as_millis();
     let Some(at) = UNITS.iter().position(|(unit, _)| ms >= *unit) else { return "0ms".to_owned() };
     let mut text = String::new();
     let mut rest = ms;
@@ -153,7 +242,6 @@ mod tests {
     #[test]
     fn spans_have_two_units() {
         for (ms, shown) in [
-            (-5, "0ms"),
             (0, "0ms"),
             (450, "450ms"),
             (1_450, "1s"),
@@ -161,9 +249,9 @@ mod tests {
             (61_000, "1min 1s"),
             (3_600_000 + 59_000, "1h"),
             (90_000_000, "1d 1h"),
-            (i64::MAX, "106751991167d 7h"),
+            (i64::MAX as u64, "106751991167d 7h"),
         ] {
-            assert_eq!(span(ms), shown, "{ms}");
+            assert_eq!(span(Duration::from_millis(ms)), shown, "{ms}");
         }
     }
 }

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use super::health::complaint;
 use super::json::{self, History, Host, Pause};
-use super::metrics::{Metrics, Sample};
-use super::table::{Row, Table};
+use super::metrics::{Info, Metrics};
+use super::piece::{Then, Timers};
+use super::samples::Sample;
+use super::table::Table;
 use super::view::{Configured, Status, View, Worker};
 use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
 use crate::state::{
@@ -209,6 +211,70 @@ fn complaints() {
     );
 }
 
+/// Timers with a record each, of which some cannot be read at first.
+struct Fixture<'a> {
+    timers: Vec<&'a Configured>,
+    now: UnixMs,
+    torn: u32,
+}
+
+impl<'a> Fixture<'a> {
+    fn of(timers: &[&'a Configured]) -> Self {
+        Self { timers: timers.to_vec(), now: at(1), torn: 0 }
+    }
+
+    fn view(&mut self, number: usize) -> Result<View<'a>, Duration> {
+        self.torn += 1;
+        // Each third look finds it being written.
+        if self.torn.is_multiple_of(3) {
+            return Err(Duration::from_millis(1));
+        }
+        Ok(view(self.timers[number], Some(reading()), self.now))
+    }
+
+    /// All that is written, without the waits.
+    fn all(&mut self, mut write: impl FnMut(&mut Self, &mut Vec<u8>) -> Then) -> String {
+        let mut text = Vec::new();
+        while write(self, &mut text) != Then::End {}
+        String::from_utf8(text).unwrap()
+    }
+}
+
+impl Timers for Fixture<'_> {
+    fn count(&self) -> usize {
+        self.timers.len()
+    }
+
+    fn name(&self, number: usize) -> &str {
+        &self.timers[number].name
+    }
+
+    fn sample(&mut self, number: usize) -> Result<Option<Sample>, Duration> {
+        Ok(Sample::of(&self.view(number)?))
+    }
+
+    fn info(&self, number: usize) -> Info {
+        let timer = self.timers[number];
+        Info {
+            schedule: timer.due_times.schedule.to_string(),
+            timezone: "UTC".to_owned(),
+            server: timer.server.clone(),
+        }
+    }
+
+    fn now(&self) -> UnixMs {
+        self.now
+    }
+
+    fn state_ok(&self) -> bool {
+        false
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        vec!["the state is degraded".to_owned()]
+    }
+}
+
 #[test]
 fn metrics_keep_families_together() {
     let timer = timer();
@@ -218,12 +284,8 @@ fn metrics_keep_families_together() {
         due_times: Jittered { schedule: Schedule::Cron(cron), ..timer.due_times.clone() },
         ..self::timer()
     };
-    let samples = [&timer, &other]
-        .map(|timer| Sample::of(&view(timer, Some(reading()), at(1))).unwrap())
-        .into();
-    let mut metrics = Metrics::new(samples, false);
-    let mut text = String::new();
-    while metrics.write(&mut text).is_some() {}
+    let mut metrics = Metrics::new();
+    let text = Fixture::of(&[&timer, &other]).all(|timers, out| metrics.write(timers, out));
     let mut families = Vec::new();
     for line in text.lines() {
         match line.split_once(' ') {
@@ -255,13 +317,52 @@ fn the_table_begins_with_what_comes_next() {
         ..self::timer()
     };
     let off = Configured { name: "off".to_owned(), scheduled: Scheduled::Off, ..self::timer() };
-    let rows: Vec<_> =
-        [&off, &later, &timer].map(|timer| Row::of(&view(timer, Some(reading()), at(1)))).into();
-    let mut table = Table::new(rows, vec!["the state is degraded".to_owned()]);
-    let mut text = String::new();
-    while table.write(&mut text).is_some() {}
+    let mut table = Table::new(3).unwrap();
+    let text = Fixture::of(&[&off, &later, &timer]).all(|timers, out| table.write(timers, out));
     let names: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
     assert_eq!(names, ["NAME", "sync", "later", "off", "", "timers", "degraded"]);
     assert!(text.contains("2025-11-24 16:01:00Z  59s "), "{text}");
     assert!(text.contains(" disabled "), "{text}");
+}
+
+#[test]
+fn without_timers_there_are_families_only() {
+    let mut metrics = Metrics::new();
+    let text = Fixture::of(&[]).all(|timers, out| metrics.write(timers, out));
+    assert_eq!(text.matches("# TYPE ").count(), 18);
+    assert!(text.ends_with("\nnginx_timer_state_ok 0\n"));
+    let mut table = Table::new(0).unwrap();
+    let text = Fixture::of(&[]).all(|timers, out| table.write(timers, out));
+    assert!(text.starts_with("NEXT  LEFT") && text.contains("\n0 timers\n"), "{text}");
+}
+
+#[test]
+fn a_table_of_many_timers_has_each_once_and_in_order() {
+    let timers: Vec<_> = (0_u64..5000)
+        .map(|number| {
+            // Many of them at the same instant.
+            let offset = Duration::from_secs(number * 7919 % 1000);
+            let every = Every::new(Duration::from_secs(3600), offset).unwrap();
+            let jitter = Jitter::new(Duration::ZERO, b"host", "x");
+            Configured {
+                name: format!("t{number}"),
+                due_times: Jittered { schedule: Schedule::Every(every), jitter },
+                ..timer()
+            }
+        })
+        .collect();
+    let all: Vec<_> = timers.iter().collect();
+    let mut table = Table::new(all.len()).unwrap();
+    let text = Fixture::of(&all).all(|timers, out| table.write(timers, out));
+    let lines: Vec<_> = text.lines().skip(1).take(5000).collect();
+    let key = |line: &&str| {
+        let name = line.rsplit(' ').next().unwrap_or_default().to_owned();
+        (line.split("Z ").next().unwrap_or_default().to_owned(), name)
+    };
+    assert!(lines.is_sorted_by_key(key));
+    let mut names: Vec<_> = lines.iter().map(|line| key(line).1).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 5000);
+    assert_eq!(text.lines().nth(5002), Some("5000 timers"));
 }

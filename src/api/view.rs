@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::schedule::UnixMs;
-use crate::state::{DueTimes, Jittered, Progress, Reading, Scheduled};
+use crate::state::{DueTimes, Jittered, Progress, Reading, RunResult, Scheduled};
 
 /// A timer, as the configuration has it.
 #[derive(Clone, Debug)]
@@ -66,6 +66,16 @@ const LATE_AFTER: Duration = Duration::from_secs(5);
 const FAILING: u32 = 3;
 
 impl View<'_> {
+    /// The results of its last runs, newest first.
+    pub(super) fn results(&self) -> &[RunResult] {
+        self.reading.as_ref().map_or(&[], |reading| &reading.run.results)
+    }
+
+    /// The newest of them.
+    pub(super) fn last(&self) -> Option<&RunResult> {
+        self.results().first()
+    }
+
     /// How it is.
     pub(super) fn status(&self) -> Status {
         let Some(reading) = &self.reading else { return Status::Unknown };

@@ -19,14 +19,7 @@ pub mod conf;
 mod core;
 pub mod hooks;
 pub mod http;
-mod reply;
-pub mod response;
 pub mod run;
 
 pub use self::core::string::escaped;
 pub use self::core::{event, log, module, notifier, process, text};
-
-// Until reply.rs and response.rs are in "http".
-use self::core::string::borrowed;
-use self::core::{bits, guard, pool, rc};
-use self::http::handler;

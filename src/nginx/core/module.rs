@@ -10,9 +10,6 @@ use ngx::ffi::{
 };
 use ngx::http::{HttpModule as _, HttpModuleConfExt, NgxHttpCoreModule};
 
-// Until reply.rs is in "http".
-pub(in crate::nginx) use self::Module as HttpModule;
-
 /// An http module: what it is known by, and what it keeps.
 ///
 /// # Safety

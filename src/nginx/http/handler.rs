@@ -2,13 +2,14 @@
 
 use ngx::ffi::{ngx_http_handler_pt, ngx_http_request_t, ngx_int_t};
 
+use super::client_request::ClientRequest;
+use super::response::Answer;
+use super::{reply, turn};
 use crate::nginx::conf::location::Location;
 use crate::nginx::conf::parsing::Parsing;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::Module;
 use crate::nginx::core::rc;
-use crate::nginx::reply;
-use crate::nginx::response::Answer;
 use crate::os::memory;
 
 /// What answers the requests of a location.
@@ -77,20 +78,10 @@ unsafe extern "C" fn handle<H: Handler>(r: *mut ngx_http_request_t) -> ngx_int_t
     if !memory::enough() {
         return rc::SERVICE_UNAVAILABLE;
     }
+    turn::begin_slot();
     // SAFETY: as above; the view ends before nginx is called.
     let answer = guard(None, || Some(H::answer(&unsafe { ClientRequest::new(r) })));
     let Some(answer) = answer else { return rc::INTERNAL_SERVER_ERROR };
     // SAFETY: as above; the request is in its content handler.
     unsafe { reply::begin::<H::Module>(r, answer) }
-}
-
-// Until reply.rs and response.rs are in "http".
-pub(in crate::nginx) use super::client_request::ClientRequest;
-pub(in crate::nginx) unsafe fn core_location(
-    confs: *mut *mut std::ffi::c_void,
-) -> *const ngx::ffi::ngx_http_core_loc_conf_t {
-    let confs = crate::nginx::core::module::context_of_location(confs);
-    // SAFETY: the caller's promise.
-    let conf = unsafe { crate::nginx::core::module::core_location(&confs) };
-    conf.map_or(std::ptr::null(), |conf| conf.as_ptr().cast_const())
 }

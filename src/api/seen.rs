@@ -1,0 +1,198 @@
+//! The timers as an answer sees them: their records are read when it needs them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::json;
+use super::metrics::Info;
+use super::piece::Timers;
+use super::samples::{Moment, Read, Sample, Samples};
+use super::view::{Configured, View, Worker};
+use crate::conf::{TimerConf, WorkerChoice};
+use crate::nginx::event::{Hold, Next, Timer};
+use crate::os::wall_clock;
+use crate::runner::Panel;
+use crate::schedule::{Schedule, UnixMs};
+use crate::state::{Health, Steps};
+
+/// The timers of a configuration, as one answer sees them.
+pub(super) struct Seen {
+    pub(super) panel: Rc<Panel>,
+    /// What holds at this instant is shown, however long it takes.
+    now: UnixMs,
+    shared: Rc<Shared>,
+    began: Moment,
+    /// The waits for records that somebody is writing.
+    steps: Steps,
+}
+
+/// What the answers of this worker share.
+struct Shared {
+    panel: Rc<Panel>,
+    samples: RefCell<Samples>,
+    is_used: Cell<bool>,
+    is_armed: Cell<bool>,
+    timer: Timer,
+}
+
+thread_local! {
+    /// For as long as an answer needs it.
+    static SHARED: RefCell<Weak<Shared>> = const { RefCell::new(Weak::new()) };
+}
+
+/// What no answer has needed for so long is given up.
+const UNUSED: Duration = Duration::from_secs(1);
+
+impl Shared {
+    fn of(panel: &Rc<Panel>) -> Rc<Self> {
+        let current = SHARED.with_borrow(Weak::upgrade);
+        if let Some(shared) = current.filter(|shared| Rc::ptr_eq(&shared.panel, panel)) {
+            return shared;
+        }
+        let shared = Rc::new_cyclic(|weak: &Weak<Self>| {
+            let weak = Weak::clone(weak);
+            let look = move || weak.upgrade().map_or(Next::Stop, |shared| shared.give_up());
+            Self {
+                panel: Rc::clone(panel),
+                samples: RefCell::new(Samples::new(panel.timers().len())),
+                is_used: Cell::new(false),
+                is_armed: Cell::new(false),
+                timer: Timer::new(Hold::Cancelable, look),
+            }
+        });
+        SHARED.set(Rc::downgrade(&shared));
+        shared
+    }
+
+    fn get(&self, number: usize, began: Moment) -> Option<Read> {
+        self.is_used.set(true);
+        self.samples.borrow().get(number, began)
+    }
+
+    fn put(&self, number: usize, read: Read) {
+        self.is_used.set(true);
+        self.samples.borrow_mut().put(number, read);
+        if !self.is_armed.replace(true) {
+            self.timer.arm(UNUSED);
+        }
+    }
+
+    /// Unless it was used since the last time.
+    fn give_up(&self) -> Next {
+        if self.is_used.replace(false) {
+            return Next::After(UNUSED);
+        }
+        self.samples.borrow_mut().forget();
+        self.is_armed.set(false);
+        Next::Stop
+    }
+}
+
+impl Seen {
+    /// As they are now.
+    pub(super) fn now(panel: &Rc<Panel>) -> Self {
+        let shared = Shared::of(panel);
+        let began = shared.samples.borrow_mut().begin();
+        let (panel, now) = (Rc::clone(panel), wall_clock());
+        Self { panel, now, shared, began, steps: Steps::default() }
+    }
+
+    /// Shows one timer to `look`; `None` if there is none of this number.
+    ///
+    /// # Errors
+    ///
+    /// Somebody is writing its record: to be asked again after this time.
+    pub(super) fn look<T>(
+        &mut self,
+        number: usize,
+        look: impl FnOnce(&View<'_>) -> T,
+    ) -> Result<Option<T>, Duration> {
+        let Some(conf) = self.panel.timers().get(number) else { return Ok(None) };
+        let reading = self.panel.read(number);
+        if reading.is_none()
+            && let Some(after) = self.steps.next()
+        {
+            return Err(after);
+        }
+        let timer = configured(conf, self.panel.workers());
+        Ok(Some(look(&View { timer: &timer, reading, now: self.now })))
+    }
+
+    /// What is to be said of all timers, and of the state.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let panel = &self.panel;
+        if let Some(paused) = panel.header().paused.filter(|paused| paused.holds(self.now)) {
+            remarks.push(format!("all timers are paused since {}", paused.since.rfc3339()));
+        }
+        if panel.health() != Health::Ok {
+            remarks.push(format!("the state is {}", json::health(panel.health())));
+        }
+        remarks
+    }
+}
+
+impl Timers for Seen {
+    fn count(&self) -> usize {
+        self.panel.timers().len()
+    }
+
+    fn name(&self, number: usize) -> &str {
+        self.panel.timers().get(number).map_or("", |timer| timer.name.as_str())
+    }
+
+    fn sample(&mut self, number: usize) -> Result<Option<Sample>, Duration> {
+        if let Some(Read(sample)) = self.shared.get(number, self.began) {
+            return Ok(sample);
+        }
+        let sample = self.look(number, Sample::of)?.flatten();
+        self.shared.put(number, Read(sample));
+        Ok(sample)
+    }
+
+    fn info(&self, number: usize) -> Info {
+        let timer = self.panel.timers().get(number);
+        let schedule = timer.map(|timer| &timer.due_times.schedule);
+        Info {
+            schedule: schedule.map(ToString::to_string).unwrap_or_default(),
+            timezone: match schedule {
+                Some(Schedule::Cron(cron)) => cron.zone().name().to_owned(),
+                Some(Schedule::Every(_)) | None => String::new(),
+            },
+            server: timer.map(server_of).unwrap_or_default(),
+        }
+    }
+
+    fn now(&self) -> UnixMs {
+        self.now
+    }
+
+    fn state_ok(&self) -> bool {
+        self.panel.health() != Health::Degraded
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.remarks()
+    }
+}
+
+fn configured(timer: &TimerConf, workers: usize) -> Configured {
+    Configured {
+        name: timer.name.as_str().to_owned(),
+        due_times: timer.due_times.clone(),
+        scheduled: timer.scheduled,
+        worker: match timer.worker {
+            WorkerChoice::Any => Worker::Any,
+            choice => Worker::Slot(choice.slot(&timer.name, workers)),
+        },
+        server: server_of(timer),
+        location: String::from_utf8_lossy(&timer.location.name()).into_owned(),
+        config: timer.place.to_string(),
+        timeout: timer.timeout,
+    }
+}
+
+fn server_of(timer: &TimerConf) -> String {
+    String::from_utf8_lossy(&timer.location.first_server_name()).into_owned()
+}

@@ -240,7 +240,18 @@ none_of { $_ <= $until } 'not before', dues_after( 'tick', $since );
 for my $for ( '0', '', 'x', '-1s', '1y1', '%zz', '999999999d', '9223372036854775s' ) {
     is( ( order("/timers/tick/pause?for=$for") )[0], 400, "for=$for: 400" );
 }
+# A mistyped argument is not what was asked for.
+for my $path ( 'timers/tick/pause?fro=2h', 'timers/tick/pause?for=1h&for=2h', 'timers/tick/pause?_=1', 'pause?fro=2h', 'resume?for=2h', 'timers/tick/resume?x',
+    'timers/tick/run?at=1', 'timers/hangs/cancel?for=1h' )
+{
+    my ($wrong) = $path =~ /.*[?&](\w+)/;
+    ( $status, $said ) = order("/$path");
+    is( $status, 400, "$path: 400" );
+    like( $said->{error} // '', qr/"$wrong" argument/, 'and it is named' );
+}
 is( show('tick')->{paused}, undef, 'it is not paused' );
+is( json( $nginx->get('/status/timers') )->{paused}, undef, 'nor are all' );
+is( $nginx->get('/status/timers?_=123')->{status}, 200, 'who reads may have others' );
 
 # All.
 is( ( order('/timers/tick/pause') )[0], 200, 'one is paused' );

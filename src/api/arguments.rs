@@ -16,6 +16,8 @@ pub(super) enum Plus {
 /// How many due times are told of if nothing else is asked for, and at most.
 const COUNT: usize = 5;
 const LARGEST_COUNT: usize = 100;
+/// So much of an unknown name is told.
+const LONGEST_NAME: usize = 64;
 /// A longer value is none.
 const LONGEST: usize = 4096;
 
@@ -38,6 +40,28 @@ impl Arguments<'_> {
                 .ok_or_else(|| format!("invalid \"{name}\" argument"))
         };
         value.map(decoded).transpose()
+    }
+
+    /// Refuses all arguments but one each of these: who mistypes a name wants something else than what
+    /// would be done without.
+    ///
+    /// # Errors
+    ///
+    /// There is another one, or one of them twice.
+    pub(super) fn only(self, names: &[&str]) -> Result<(), String> {
+        let mut seen = Vec::new();
+        for argument in self.0.split(|byte| *byte == b'&').filter(|it| !it.is_empty()) {
+            let name = argument.split(|byte| *byte == b'=').next().unwrap_or_default();
+            if !names.iter().any(|known| known.as_bytes() == name) {
+                let name = name.get(..LONGEST_NAME).unwrap_or(name);
+                return Err(format!("unknown \"{}\" argument", String::from_utf8_lossy(name)));
+            }
+            if seen.contains(&name) {
+                return Err(format!("duplicate \"{}\" argument", String::from_utf8_lossy(name)));
+            }
+            seen.push(name);
+        }
+        Ok(())
     }
 
     /// `after`: an instant as RFC 3339 or as Unix seconds; `now` if it is not given.
@@ -111,6 +135,26 @@ mod tests {
         for bad in ["x=%", "x=%2", "x=%zz", "x=%ff", "x=%+1"] {
             assert!(get(bad, "x").is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_unknown_or_there_twice_is_named() {
+        let only = |arguments: &str| Arguments(arguments.as_bytes()).only(&["for", "by"]);
+        for good in ["", "&", "for", "for=", "for=1h", "by=x&for=1h&"] {
+            assert_eq!(only(good), Ok(()), "{good}");
+        }
+        for (bad, name) in [
+            ("fro=2h", "unknown \"fro\""),
+            ("for=1h&_=123", "unknown \"_\""),
+            ("For=1h", "unknown \"For\""),
+            ("=1h", "unknown \"\""),
+            ("for%3d1h", "unknown \"for%3d1h\""),
+            ("for=1h&for=2h", "duplicate \"for\""),
+        ] {
+            assert_eq!(only(bad), Err(format!("{name} argument")), "{bad}");
+        }
+        let long = only(&"x".repeat(10_000)).unwrap_err();
+        assert!(long.len() < 100, "{long}");
     }
 
     #[test]

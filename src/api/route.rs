@@ -80,6 +80,14 @@ impl<'a> Route<'a> {
         })
     }
 
+    /// The arguments that a `POST` may have.
+    pub(super) fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Act(_, Action::Pause) | Self::ActOnAll(ActionOnAll::Pause) => &["for"],
+            _ => &[],
+        }
+    }
+
     /// Whether it changes something, and so is there for `POST` alone.
     pub(super) fn acts(self) -> bool {
         matches!(self, Self::Act(..) | Self::ActOnAll(_))
@@ -139,5 +147,14 @@ mod tests {
         assert!(Route::of(b"/timers/a/run").is_some_and(Route::acts));
         assert!(Route::of(b"/pause").is_some_and(Route::acts));
         assert!(!Route::of(b"/timers/a/next").is_some_and(Route::acts));
+    }
+
+    #[test]
+    fn only_a_pause_has_arguments() {
+        let has = |path: &[u8]| Route::of(path).map(Route::arguments);
+        assert_eq!(has(b"/timers/a/pause"), Some(&["for"][..]));
+        assert_eq!(has(b"/pause"), Some(&["for"][..]));
+        assert_eq!(has(b"/timers/a/run"), Some(&[][..]));
+        assert_eq!(has(b"/resume"), Some(&[][..]));
     }
 }

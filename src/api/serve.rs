@@ -41,7 +41,12 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
         }
         b"POST" if write == Write::On => {
             may_act(request)?;
-            match route.ok_or_else(not_found)? {
+            let route = route.ok_or_else(not_found)?;
+            if route.acts() {
+                let known = Arguments(request.arguments()).only(route.arguments());
+                known.map_err(|why| error(400, &why))?;
+            }
+            match route {
                 Route::Act(name, action) => Ok(act::act(request, &panel()?, name, action)),
                 Route::ActOnAll(action) => Ok(act::act_on_all(request, &panel()?, action)),
                 _ => Err(not_allowed(READ)),

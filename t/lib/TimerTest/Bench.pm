@@ -5,7 +5,7 @@ package TimerTest::Bench;
 #     my $subject = TimerTest::Bench->timers( 100, '10ms' );            # ours: return 204, state in a file
 #     my $subject = TimerTest::Bench->lua_timers( 100, 0.01 );          # ngx.timer.every, whose callback counts
 #     my ( $calls, $runs ) = $subject->system_calls(2);                 # by strace, over two seconds
-#     my $instructions     = TimerTest::Bench->timers( 100, '1s', callgrind => 1 )->instructions_per_run(5);
+#     my $instructions     = TimerTest::Bench->timers( 100, '1s', callgrind => 'all' )->instructions_per_run(5);
 #
 # CPU time is that of the worker, without strace or valgrind.  Counts are exact: system calls between two
 # answers of the worker itself, instructions between two of its dumps.
@@ -16,25 +16,28 @@ use warnings;
 use Carp qw( croak );
 use File::Basename qw( basename );
 use IO::Socket::INET ();
-use List::Util qw( sum0 );
+use List::Util qw( min sum0 );
 use Time::HiRes qw( sleep time );
 use TimerTest;
 use TimerTest::Nginx;
 
-# Options: server, http, main, no_module, binary; runs ("stub_status" or "number": what /count answers),
-# callgrind (a true value: the nginx runs under it), state, workers.
+# Options: idle (there are no runs), runs ("stub_status" or "number": what /count answers),
+# callgrind ("all": nginx runs under it; "requests": and only what it does for clients' requests, from the
+# end of their headers on, is counted); and those of TimerTest::Nginx.
 sub new {
     my ( $class, %option ) = @_;
 
     my $self = bless { runs => 'stub_status', requests => 0 }, $class;
-    $self->{$_} = delete $option{$_} for grep { exists $option{$_} } qw( runs callgrind );
-    if ( $self->{callgrind} ) {
+    $self->{$_} = delete $option{$_} for grep { exists $option{$_} } qw( runs callgrind idle );
+    if ( my $how = $self->{callgrind} ) {
         # Dumped by the worker.
         $self->{dumps} = scratch_dir();
         chmod 0777, $self->{dumps};
         # nginx calls this function for a file, and neither for a run of "return" nor for /count.
         $option{wrapper} = "valgrind --quiet --tool=callgrind --callgrind-out-file=$self->{dumps}/of.%p"
             . ' --dump-before=ngx_http_map_uri_to_path';
+        # A run does not come by this one.
+        $option{wrapper} .= ' --toggle-collect=ngx_http_process_request' if $how eq 'requests';
     }
     my $server = delete $option{server} // '';
     $server .= 'location = /count { stub_status; }' if $self->{runs} eq 'stub_status';
@@ -67,19 +70,32 @@ sub locations {
     return join '', map {"location \@t$_ { return 204; }\n"} 1 .. $count;
 }
 
-# What load_module needs for the distribution's Lua module in this nginx; nothing where there is none.
-sub lua_module {
-    my ($folder) = grep { -e "$_/ngx_http_lua_module.so" } qw( /usr/lib/nginx/modules /usr/share/nginx/modules );
+# What load_module needs for a module of the distribution's in this nginx; nothing where there is none, or one
+# for another nginx.
+sub _load {
+    my (@files) = @_;
+    my ($folder) = grep { -e "$_/$files[-1]" } qw( /usr/lib/nginx/modules /usr/share/nginx/modules );
     return if !$folder;
-    my $load = join ' ', map {"load_module $_;"} grep {-e} map {"$folder/$_"} qw( ndk_http_module.so ngx_http_lua_module.so );
+    my $load = join ' ', map {"load_module $_;"} grep {-e} map {"$folder/$_"} @files;
     my ($fits) = TimerTest::Nginx->new( main => $load, no_module => 1 )->test_conf;
     return $fits ? $load : ();
 }
 
-# So many of OpenResty's timers, whose callback counts; /count answers with the number.
+sub lua_module { return _load(qw( ndk_http_module.so ngx_http_lua_module.so )) }
+
+# The same of njs, if it is one that knows js_periodic.
+sub js_module {
+    my $load = _load('ngx_http_js_module.so') // return;
+    my ( undef, $says ) = TimerTest::Nginx->new( main => $load, no_module => 1, server => 'location @x { js_periodic; }' )->test_conf;
+    return $says =~ /unknown directive/ ? () : $load;
+}
+
+# So many of OpenResty's timers, whose callback counts; /count answers with the number. With times => 1 it
+# takes the time, too, for drift().
 sub lua_timers {
     my ( $class, $count, $seconds, %option ) = @_;
     my $load = lua_module() // croak 'the Lua module is missing';
+    my $take = delete $option{times} ? 'ngx.update_time() last = ngx.now() first = first or last' : '';
     return $class->new(
         %option,
         main      => $load,
@@ -89,13 +105,42 @@ sub lua_timers {
     lua_max_running_timers 20000;
     lua_max_pending_timers 20000;
     init_worker_by_lua_block {
-        count = 0
-        local function tick() count = count + 1 end
+        count, first, last = 0, nil, nil
+        local function tick() count = count + 1 $take end
         for i = 1, $count do assert(ngx.timer.every($seconds, tick)) end
     }
 CONF
-        server => 'location = /count { content_by_lua_block { ngx.say(count) } }',
+        server => 'location = /count { content_by_lua_block { ngx.say(count) } }'
+            . 'location = /times { content_by_lua_block { ngx.say(count, " ", first, " ", last) } }',
     );
+}
+
+# So many of njs'. Each call has variables of its own: the callback counts in a shared dictionary.
+sub js_timers {
+    my ( $class, $count, $seconds, %option ) = @_;
+    my $load   = js_module() // croak 'no njs that has js_periodic';
+    my $script = spew( scratch_dir() . '/timers.js', <<'JS' );
+function tick() { ngx.shared.runs.incr('count', 1, 0); }
+function count(r) { r.return(200, `${ngx.shared.runs.get('count') || 0}\n`); }
+export default { tick, count };
+JS
+    my $every = 1000 * $seconds . 'ms';
+    return $class->new(
+        %option,
+        main      => $load,
+        no_module => 1,
+        runs      => 'number',
+        http      => "js_import timers from $script; js_shared_dict_zone zone=runs:32k type=number;",
+        server    => 'location = /count { js_content timers.count; }'
+            . join( '', map {"location \@t$_ { js_periodic timers.tick interval=$every; }\n"} 1 .. $count ),
+    );
+}
+
+# Seconds by which the last callback of a timer came later than its period says, counted from the first.
+sub drift {
+    my ( $self, $period ) = @_;
+    my ( $count, $first, $last ) = split ' ', $self->get('/times')->{body};
+    return $last - $first - ( $count - 1 ) * $period;
 }
 
 # The objects of which callgrind tells, by their names in mark().
@@ -146,19 +191,37 @@ sub resume { my ($self) = @_; kill 'CONT', $self->{worker}; return $self }
 # Seconds of the processor that the worker has had, to the nanosecond.
 sub cpu { my ($self) = @_; return cpu_of( $self->{worker} ) }
 
+# The same of the master and the worker.
+sub cpu_of_all { my ($self) = @_; return cpu_of( $self->{nginx}->pid ) + $self->cpu }
+
 sub cpu_of {
     my ($pid) = @_;
     my ($ns) = slurp("/proc/$pid/schedstat") =~ /\A(\d+) / or croak "process $pid is gone";
     return $ns / 1e9;
 }
 
-# For so many seconds: { cpu, runs, seconds }.
+# The worker's memory in bytes: what it shares with no other process, and all that is resident.
+sub memory {
+    my ($self) = @_;
+    my $rollup = slurp("/proc/$self->{worker}/smaps_rollup");
+    return {
+        private  => 1024 * sum0( $rollup =~ /^Private_(?:Clean|Dirty): +(\d+) kB/mg ),
+        resident => 1024 * sum0( $rollup =~ /^Rss: +(\d+) kB/m ),
+    };
+}
+
+# For so many seconds, and until there was a run: { cpu, runs, seconds }.
 sub window {
     my ( $self, $seconds ) = @_;
     my ( $runs, $cpu, $began ) = ( $self->runs, $self->cpu, time );
-    sleep $seconds;
+    my $had = 0;
+    do {
+        sleep $seconds;
+        $had = $self->runs - $runs;
+    } while !$had && !$self->{idle} && time < $began + 30 * $TimerTest::SLOW;
     my ( $spent, $took ) = ( $self->cpu - $cpu, time - $began );
-    return { cpu => $spent, seconds => $took, runs => $self->runs - $runs };
+    croak 'no runs' if !$had && !$self->{idle};
+    return { cpu => $spent, seconds => $took, runs => $had };
 }
 
 # System calls of the worker between two of its answers to us, without those of these two connections:
@@ -203,21 +266,29 @@ sub system_calls {
 sub mark {
     my ($self) = @_;
     $self->get('/mark')->{status} == 200 or croak 'no /mark';
-    return _instructions_in( "$self->{dumps}/of.$self->{worker}." . ++$self->{dumped} );
+    $self->{dumped}++;
+    return _instructions_in( $self->_dump );
 }
 
-# What a file of callgrind's says.  A line of costs after "calls=" tells of what was called, again.
+sub _dump { my ($self) = @_; return "$self->{dumps}/of.$self->{worker}.$self->{dumped}" }
+
+# Of the runs that instructions_per_run() has counted: instructions per run, by function.
+sub functions { return $_[0]{functions} }
+
+# What a file of callgrind's says, by object or by function (which => "fn").  A line of costs after "calls="
+# tells of what was called, again.
 sub _instructions_in {
-    my ($dump) = @_;
-    my ( %name, %instructions, $object, $called );
+    my ( $dump, $which ) = @_;
+    $which //= 'ob';
+    my ( %name, %instructions, $of, $called );
     for ( split /\n/, slurp($dump) ) {
-        if ( my ( $c, $id, $path ) = /\A(c?)ob=\((\d+)\)(?: (.*))?/ ) {
-            $name{$id} = basename($path) if defined $path;
-            $object = $name{$id} if !$c;
+        if ( my ( $c, $id, $name ) = /\A(c?)$which=\((\d+)\)(?: (.*))?/ ) {
+            $name{$id} = $which eq 'ob' ? basename($name) : $name if defined $name;
+            $of = $name{$id} if !$c;
         }
-        elsif (/\Acalls=/)              { $called = 1 }
+        elsif (/\Acalls=/) { $called = 1 }
         elsif (/\A[-+*\d]\S* (\d+)\z/) {
-            $instructions{$object} += $1 if !$called;
+            $instructions{$of} += $1 if !$called;
             $called = 0;
         }
         elsif (/\Atotals: (\d+)/) { $instructions{all} = $1 }
@@ -243,6 +314,7 @@ sub instructions_per_run {
     $self->_await_quiet;
     my $runs = $self->runs - $first;
     my $all  = $self->mark;
+    $self->{functions} = _difference( _instructions_in( $self->_dump, 'fn' ), {}, $runs );
     # The same again, and no runs meanwhile.
     $self->_await_quiet;
     $self->mark;
@@ -279,17 +351,22 @@ sub client_window {
     return { cpu => $self->cpu - $cpu, seconds => time - $began, runs => $requests };
 }
 
-# Instructions per request of a client, from the difference between few and many.
+# Instructions per request of a client, by object: the difference between few and many, each the least of
+# several times, as now and then a worker does something of its own meanwhile.
 sub instructions_per_request {
-    my ( $self, $path, $count ) = @_;
+    my ( $self, $path, $count, $times ) = @_;
     my $client = $self->client;
     $client->($path) for 1 .. 20;
-    my @all = map {
-        $self->mark;
-        $client->($path) for 1 .. $_;
-        $self->mark;
-    } 20, 20 + $count;
-    return _difference( @all[ 1, 0 ], $count );
+    my @least = ( {}, {} );
+    for ( 1 .. $times ) {
+        for my $many ( 0, 1 ) {
+            $self->mark;
+            $client->($path) for 1 .. 10 + $many * $count;
+            my $cost = $self->mark;
+            $least[$many]{$_} = min grep {defined} $least[$many]{$_}, $cost->{$_} for keys %$cost;
+        }
+    }
+    return _difference( @least[ 1, 0 ], $count );
 }
 
 # A client with one connection that is kept: a function that requests a path, and waits for the answer.

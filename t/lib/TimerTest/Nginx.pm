@@ -125,7 +125,8 @@ sub _environment {
     return $self->{faults} ? $self->{faults}->environment : ();
 }
 
-sub _command {
+# What starts it.
+sub command {
     my ( $self, @more ) = @_;
     return (
         split( ' ', $self->{wrapper} ),
@@ -137,7 +138,7 @@ sub _command {
 # nginx -t: answers (true if accepted, what it printed).
 sub test_conf {
     my ($self) = @_;
-    my ( $status, $out ) = run_command( $self->_command('-t') );
+    my ( $status, $out ) = run_command( $self->command('-t') );
     return ( $status eq '0', $out );
 }
 
@@ -153,7 +154,7 @@ sub start {
         open STDIN,  '<',  '/dev/null';
         open STDOUT, '>>', $stderr;
         open STDERR, '>>', $stderr;
-        my @command = $self->_command( '-g', "daemon $how;" );
+        my @command = $self->command( '-g', "daemon $how;" );
         %ENV = ( %ENV, $self->_environment );
         exec {$command[0]} @command or POSIX::_exit(127);
     }

@@ -1,0 +1,54 @@
+#!/usr/bin/perl
+
+# The short form of "make bench": it works, and what does not depend on the machine's pace keeps to its
+# limits: system calls per run, and the instructions that a client's request costs with timers and without.
+
+use strict;
+use warnings;
+
+use File::Basename qw( dirname );
+use Test::More;
+use TimerTest;
+
+# System calls per run of "return 204", state in a file, but for those whose number depends on how many
+# runs come together in one turn of the event loop: epoll_wait(), and the clock that bounds a turn.
+my $CALLS = 15;
+
+# Of one: how much more a request may cost with the module than without, and with 1,000 timers that wait.
+my $MORE = 0.01;
+
+plan skip_all => 'nginx is watched: its instructions and memory are not its own' if nginx_is_watched();
+
+my $file = scratch_dir() . '/benchmarks.md';
+my @groups = qw( run proxied client lateness scale takeover );
+$TimerTest::DEADLINE = 280;
+my ( $status, $out ) = run_command( $^X, dirname(__FILE__) . '/../../tools/bench.pl',
+    '--short', '--only', join( ',', @groups ), '--write', '--file', $file );
+is( $status, 0, 'it ends well' ) or diag $out;
+
+my %numbers = map { /\A([\w.]+): ([-\d. e+]+)\z/ ? ( $1 => [ split ' ', $2 ] ) : () } split /\n/, slurp($file);
+my $median = sub {
+    my ($key) = @_;
+    my @sorted = sort { $a <=> $b } @{ $numbers{$key} // [] };
+    return @sorted ? $sorted[ $#sorted / 2 ] : fail("there is no $key");
+};
+
+for my $key ( qw( cpu.file cpu.memory calls.file instructions.file proxied.cpu.run proxied.cpu.client client.all.without
+    lateness.start.median scale.100.test.timers scale.100.start.timers scale.100.memory.private scale.100.cpu takeover.KILL takeover.HUP takeover.STOP ) )
+{
+    cmp_ok( $median->($key), '>', 0, "$key is measured" );
+}
+like( $out, qr/^\| CPU time per run of .* \| *\| \d+(?:\.\d+)? \|$/m, 'a table' );
+like( slurp($file), qr/^\| CPU time per run of .* \| *\| \d+(?:\.\d+)? \|$/m, 'the same in the file' );
+
+my @calls = grep { !/epoll_wait|clock_gettime/ } map { /\Acalls\.file\.(\w+)\z/ ? $1 : () } sort keys %numbers;
+my $calls = 0;
+$calls += $median->("calls.file.$_") for @calls;
+cmp_ok( $calls, '<=', $CALLS, sprintf 'system calls per run: %.2f', $calls )
+    or diag join ' ', map { sprintf '%s=%.2f', $_, $median->("calls.file.$_") } @calls;
+
+my ( $without, $with, $idle ) = map { $median->("client.all.$_.nginx") } qw( without with idle );
+cmp_ok( $with, '<=', $without * ( 1 + $MORE ), "instructions per request: $with with the module, $without without" );
+cmp_ok( $idle, '<=', $without * ( 1 + $MORE ), "and $idle with 1,000 timers that wait" );
+
+done_testing;

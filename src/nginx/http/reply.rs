@@ -235,15 +235,11 @@ impl Reply {
             Todo::Nothing => {}
             Todo::Ask(_) if !memory::enough() => self.finalize(open, rc::SERVICE_UNAVAILABLE),
             Todo::Ask(ask) => {
-                let answer = {
-                    // SAFETY: an open request; the view ends with the call.
-                    let request = unsafe { ClientRequest::new(open.as_ptr()) };
-                    guard(None, || Some(ask(&request)))
-                };
+                // SAFETY: an open request; the view ends with the call.
+                let answer = ask(&unsafe { ClientRequest::new(open.as_ptr()) });
                 match answer {
-                    Some(Answer::Later(after, ask)) => self.go_on_after(after, Todo::Ask(ask)),
-                    Some(Answer::Now(response)) => self.respond(open, response),
-                    None => self.finalize(open, rc::INTERNAL_SERVER_ERROR),
+                    Answer::Later(after, ask) => self.go_on_after(after, Todo::Ask(ask)),
+                    Answer::Now(response) => self.respond(open, response),
                 }
             }
             Todo::Respond(response) => self.respond(open, response),
@@ -301,7 +297,7 @@ impl Reply {
         let made = self.room(&open).and_then(|mut bytes| {
             let mut todo = self.todo.borrow_mut();
             let Todo::Send(pieces) = &mut *todo else { return Ok((bytes, More::No)) };
-            guard(Err(NoMemory), || fill(&mut **pieces, &mut bytes).map(|more| (bytes, more)))
+            fill(&mut **pieces, &mut bytes).map(|more| (bytes, more))
         });
         let Ok((bytes, more)) = made else { return self.finalize(open, rc::ERROR) };
         match (self.send(&open, bytes, more), more) {

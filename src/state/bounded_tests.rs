@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::os::fault::{Effect, Fault, Repeat, fired, with};
 use crate::os::file::with_suffix;
@@ -15,6 +15,16 @@ use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
     bench.configured.path().unwrap().into()
+}
+
+/// Locks a byte. What was closed just now may be locked until a process that another test has forked
+/// meanwhile has begun its program.
+fn take(file: &File, byte: u64) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while try_lock(file, Holder::Description, byte, Kind::Exclusive).unwrap() != Tried::Taken {
+        assert!(Instant::now() < end, "byte {byte} is locked");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Lets the header claim so many pages, behind a right checksum.
@@ -91,10 +101,7 @@ fn a_lock_on_the_whole_file_costs_two_seconds_in_all() {
     let pages = u32::try_from(other.metadata().unwrap().len() / PAGE_BYTES as u64).unwrap();
     let of_pages = (1..pages).flat_map(|page| [RUN.offset(page), CONTROL.offset(page)]);
     for byte in of_pages.chain([USE_LOCK, HEADER_LOCK]) {
-        assert_eq!(
-            try_lock(&other, Holder::Description, byte, Kind::Exclusive).unwrap(),
-            Tried::Taken
-        );
+        take(&other, byte);
     }
     bench.hash = 2;
     let more: Vec<&str> = names.iter().copied().chain(["new"]).collect();
@@ -113,10 +120,7 @@ fn locks_that_nobody_can_take_let_the_file_grow_once_only() {
     let before = fs::metadata(path(&bench)).unwrap().len();
     let file = crate::os::file::open_existing(&path(&bench)).unwrap();
     for page in 1..200 {
-        assert_eq!(
-            try_lock(&file, Holder::Description, RUN.offset(page), Kind::Exclusive).unwrap(),
-            Tried::Taken
-        );
+        take(&file, RUN.offset(page));
     }
     let cycle = bench.open(&["a", "b", "c"]).unwrap();
     assert_eq!(cycle.places.iter().filter(|place| place.page.is_none()).count(), 2);

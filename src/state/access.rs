@@ -133,15 +133,25 @@ impl Inner {
 
     /// Writes the control part; the caller holds the edit lock.
     pub(super) fn write_control(&self, place: &Place, control: &mut Control) -> Written {
+        let written = self.try_write_control(place, control);
+        self.keep_control(place, control, written);
+        written
+    }
+
+    /// The same; what could not be written is not remembered.
+    pub(super) fn try_write_control(&self, place: &Place, control: &mut Control) -> Written {
         control.serial = control.serial.saturating_add(1);
-        let written = self.write(CONTROL, place.page, &control.encode());
+        self.write(CONTROL, place.page, &control.encode())
+    }
+
+    /// Remembers a control part that was written, or could not be.
+    pub(super) fn keep_control(&self, place: &Place, control: &Control, written: Written) {
         self.mine(place, |mine| {
             mine.control = (written == Written::No).then(|| Box::new(control.clone()));
             if let Some(known) = &mut mine.known {
                 known.1 = control.clone();
             }
         });
-        written
     }
 
     /// Writes the header's control part; the caller holds its lock.

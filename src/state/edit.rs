@@ -13,7 +13,10 @@ use super::left_out::Counted;
 use super::look::newest_started;
 use super::notice::Notice;
 use super::run::{Progress, RunId};
-use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread, Written};
+use super::store::{
+    Claimed, Inner, Mine, Owner, Place, Store, Timer, UNREAD_EDIT_TRIES, UNWRITTEN_EDIT_TRIES,
+    Unread, Written,
+};
 use super::under_lock::Blocked;
 
 /// What came of an edit.
@@ -283,21 +286,35 @@ impl Store {
         let (place, mut reading) = match self.read_for_edit(place, now) {
             Ok(reading) => (place, reading),
             Err(Blocked::Again | Blocked::Repaired) => return Edited::Again,
-            Err(Blocked::Lost) if timer.owner == Owner::This => (&lost, inner.local_reading(place)),
-            Err(Blocked::Lost) => return Edited::Failed,
+            Err(Blocked::Lost) if timer.owner == Owner::Other => return Edited::Failed,
+            Err(Blocked::Lost) if inner.tries_edit_again(place, UNREAD_EDIT_TRIES) => {
+                return Edited::Again;
+            }
+            Err(Blocked::Lost) => (&lost, inner.local_reading(place)),
         };
         match change(&mut reading) {
             Change::Again => Edited::Again,
             Change::Leave(answer) => Edited::Done(answer),
             Change::Write(answer) => {
-                match (inner.write_control(place, &mut reading.control), timer.owner) {
-                    (Written::Yes, _) => Edited::Done(answer),
-                    (Written::No, Owner::This) => Edited::NotWritten(answer),
+                let control = &mut reading.control;
+                let written = inner.try_write_control(place, control);
+                match (written, timer.owner) {
                     (Written::No, Owner::Other) => {
                         inner.forget_control(place);
-                        Edited::Failed
+                        return Edited::Failed;
                     }
+                    (Written::No, Owner::This)
+                        if inner.tries_edit_again(place, UNWRITTEN_EDIT_TRIES) =>
+                    {
+                        return Edited::Again;
+                    }
+                    _ => inner.keep_control(place, control, written),
                 }
+                if written == Written::No {
+                    return Edited::NotWritten(answer);
+                }
+                inner.mine(place, Mine::edit_is_done);
+                Edited::Done(answer)
             }
         }
     }
@@ -335,6 +352,11 @@ impl Store {
 }
 
 impl Inner {
+    /// Whether an edit of a record that has failed is to be tried again in a moment.
+    fn tries_edit_again(&self, place: &Place, tries: u32) -> bool {
+        place.page.is_some() && self.mine(place, |mine| mine.tries_edit_again(tries))
+    }
+
     /// Whether another process has locked a record in which nothing is in progress.
     fn is_locked(&self, timer: Timer<'_>) -> bool {
         self.claimed(timer.place) == Claimed::No

@@ -369,3 +369,31 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
     assert_eq!(counters.ended_with(Outcome::Success), 3);
     assert_eq!(counters.ended_with(Outcome::Interrupted), 0);
 }
+
+#[test]
+fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too() {
+    for call in [Call::Read, Call::Write] {
+        let bench = Bench::file(&["a"]);
+        let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+        let timer = timer(&bench.places[0], &every);
+        let first = won(&one, timer, due(1_001_000), 1_001_000);
+        let at = UnixMs(1_002_000);
+        let overlap = || one.overlap(timer, at, OverlapPolicy::Skip, at);
+        let effect = Effect::Errno(errno::EIO);
+        let fault = Fault { call: Some(call), after: 0, repeat: Repeat::FromThenOn, effect };
+        with(fault, || assert_eq!(overlap(), Edited::Again));
+        assert_eq!(overlap(), Edited::Done(true));
+        first.finish(ended(Outcome::Success), None);
+        assert!(matches!(claim(&two, timer, due(1_002_000), 1_002_100), Step::DealtWith));
+        assert_eq!(two.read(&bench.places[0]).unwrap().control.overlaps, 1);
+        // What lasts is not waited for.
+        let _second = won(&one, timer, due(1_003_000), 1_003_000);
+        let at = UnixMs(1_004_000);
+        let overlap = || one.overlap(timer, at, OverlapPolicy::Skip, at);
+        with(fault, || {
+            let tries = (0..9).take_while(|_| overlap() == Edited::Again).count();
+            assert!((1..9).contains(&tries));
+        });
+        assert_eq!(one.read_for(timer).unwrap().control.overlaps, 2);
+    }
+}

@@ -143,6 +143,12 @@ pub(super) struct Inner {
     order_number: Cell<u64>,
 }
 
+/// An edit whose read fails is tried so often before this worker alone remembers it: others do not know of
+/// it then, and may take or count the same due times.
+pub(super) const UNREAD_EDIT_TRIES: u32 = 5;
+/// The same of one whose write fails. A full disk is no matter of a moment, and an order does not wait long.
+pub(super) const UNWRITTEN_EDIT_TRIES: u32 = 2;
+
 /// What this worker alone knows of a timer.
 #[derive(Default)]
 pub(super) struct Mine {
@@ -155,6 +161,8 @@ pub(super) struct Mine {
     /// What has happened while there was no record, or it could not be read; its counters and
     /// results are those of this time.
     pub(super) local: Option<Box<RunPart>>,
+    /// How many edits in a row have failed.
+    failed_edits: u32,
 }
 
 /// An entry of the table of claims.
@@ -210,6 +218,19 @@ impl Drop for Locked<'_> {
         if let Some(page) = self.page {
             self.inner.unlock(self.part, page);
         }
+    }
+}
+
+impl Mine {
+    /// Whether an edit that has failed is to be tried again in a moment.
+    pub(super) fn tries_edit_again(&mut self, tries: u32) -> bool {
+        self.failed_edits = self.failed_edits.saturating_add(1);
+        self.failed_edits < tries
+    }
+
+    /// An edit has not failed.
+    pub(super) fn edit_is_done(&mut self) {
+        self.failed_edits = 0;
     }
 }
 

@@ -20,7 +20,7 @@ use TimerTest::Backend;
 use TimerTest::Nginx;
 
 my $module = $ENV{TEST_NGINX_TIMER_PANICS};
-plan skip_all => 'there is no build that panics: tools/test makes it for the first nginx' if !$module;
+plan skip_all => 'there is no build that panics: tools/test makes it' if !$module;
 
 # All guards, by the function they stand in.
 my ( %guards, %called_by_nginx );

@@ -89,7 +89,7 @@ sub connect_all {
     return;
 }
 
-# One test: whichever worker is asked, health answers this, after no more than so many seconds.
+# One test: whichever worker is asked, health answers this, and nothing else to who asks after so many seconds.
 sub all_say {
     my ( $title, $status, $since, $seconds ) = @_;
     my @left = map { my $name = $_; map { [ $name, $_ ] } @{ $cases{$name}{apis} } } @names;
@@ -102,7 +102,7 @@ sub all_say {
                 $said = $api->ask('/health');
                 my $by = max( $since, $cases{$name}{failed} // 0 );
                 push @late, sprintf '%s: after %.1fs', $name, $asked - $by
-                    if $said->{status} == $status && $asked - $by > $seconds + $beat->still( $by, $asked );
+                    if $said->{status} != $status && $asked - $by > $seconds + $beat->still( $by, $asked );
                 $said->{status} != $status;
             } @left;
             !@left;

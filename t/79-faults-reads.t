@@ -37,7 +37,7 @@ sub new_nginx {
     return { nginx => $nginx, faults => $faults, apis => \@apis, api => TimerTest::Api->new( $nginx, port => $port ), file => $nginx->prefix . "/$STATE" };
 }
 
-# One test: each worker's health is this within so many seconds.
+# One test: each worker's health is this, and nothing else to who asks after so many seconds.
 sub all_say {
     my ( $title, $status, $since, $seconds, @of ) = @_;
     my @left = map { my $of = $_; map { [ $of->{title}, $_ ] } @{ $of->{apis} } } @of;
@@ -48,7 +48,7 @@ sub all_say {
                 my $asked = time;
                 my $said  = $_->[1]->ask('/health');
                 my $took  = $asked - $since - $beat->still( $since, $asked );
-                push @late, sprintf '%s: %.1fs', $_->[0], $took if $said->{status} == $status && $took > $seconds * $TimerTest::SLOW;
+                push @late, sprintf '%s: %.1fs', $_->[0], $took if $said->{status} != $status && $took > $seconds * $TimerTest::SLOW;
                 $said->{status} != $status;
             } @left;
             !@left;
@@ -110,15 +110,16 @@ for my $name (@names) {
     $backend->wait_requests( 1, timer => "$name-$_", ended => 1 ) for qw( hand handany first );
     # So that it is written, too.
     wait_until( sub { ( $case->{api}->show("$name-$_")->{counters} // {} )->{success} } ) for qw( hand handany first );
+    $case->{since}  = time - 1;
     $case->{before} = { map { $_->{name} => $case->{api}->show( $_->{name} ) } @{ $case->{api}->all->{timers} } };
 }
 
-my $failed = time;
 for my $name ( grep { !$cases{$_}{once} } @names ) {
     my $case = $cases{$name};
     my $how  = $case->{short} ? { short => $case->{short} } : { error => 'EIO' };
     $case->{rule} = $case->{faults}->fail( 'pread', %$how, name => $STATE, pid => $case->{apis}[0]->pid * ( $case->{whose} // 0 ) );
 }
+my $failed = time;
 all_say( 'reads fail', 503, $failed, 2.5, @cases{qw( all zero other )} );
 for my $case ( grep { $_->{once} } values %cases ) {
     for my $nth ( @{ $case->{once} } ) {
@@ -145,8 +146,13 @@ for my $name (@names) {
         my %there = map { $_->{run} => 1 } @{ $after->{history} };
         my @lost  = grep { !$there{ $_->{run} } } @{ $before->{history} };
         ok( !@lost || @{ $after->{history} } == 32, "$before->{name}: results are there" ) or diag explain $after->{history};
-        my $machine_stood_still = $beat->pauses( time, 0.4 );
-        cmp_ok( $after->{counters}{missed}, '<=', $before->{counters}{missed} + 5 * $machine_stood_still, "$before->{name}: nothing was missed" );
+        # What had its run was not missed; and however slow this machine is, it has done something.
+        my $missed = $after->{counters}{missed} - $before->{counters}{missed};
+        my ($every) = $before->{schedule} =~ /\Aevery=(\d+)ms\b/;
+        my %ran = map { due_ms($_) => 1 } my @runs = $backend->requests( timer => $before->{name} );
+        my @without = $every ? lost_dues( $every, $case->{since}, time, @runs ) : ();
+        cmp_ok( $missed, '<=', scalar @without, "$before->{name}: nothing was missed that had its run" );
+        cmp_ok( $missed, '<', scalar keys %ran, "$before->{name}: most had it" ) if $every;
     }
 }
 
@@ -202,8 +208,8 @@ my @idle = map { { %$_, %{ new_nginx( server => timer( $backend, 'idle', 'every=
     { title => 'locks',  calls => 'fcntl',  error => 'ENOLCK' },
 );
 all_say( 'idle', 200, time, 60, @idle );
-$failed = time;
 $_->{faults}->fail( $_->{calls}, error => $_->{error}, name => $STATE ) for @idle;
+$failed = time;
 all_say( 'idle, calls fail', 503, $failed, 2.5, @idle );
 for my $of (@idle) {
     my ( $status, $state, $ok ) = ( $of->{api}->ask('/health/idle')->{status}, $of->{api}->all->{state}, ( $of->{api}->metrics // {} )->{nginx_timer_state_ok} );
@@ -216,11 +222,12 @@ $_->{nginx}->stop for @idle;
 
 for my $name (@names) {
     $cases{$name}{nginx}->stop;
-    # (A due time that is contested in the very instant may count as an overlap and as a run; and a worker that
-    # alone cannot read counts overlaps that others have counted, too.)
-    my ( $dues, $sum ) = account( read_state( $cases{$name}{file} )->{"$name-busy"}, 200, 0 );
-    cmp_ok( $sum, '>=', $dues, "$name: each due time is accounted for" );
-    cmp_ok( $sum, '<=', $dues + 3, "$name: and hardly any twice" ) if $name ne 'zero';
+    # (Of two of them the counters were damaged. A worker that alone cannot read counts overlaps that others have
+    # counted, too.)
+    for my $timer ( grep { !/\A(?:all|short)-tick\z/ } map {"$name-$_"} qw( tick any busy retry ) ) {
+        my ( $dues, $sum ) = account( read_state( $cases{$name}{file} )->{$timer}, $timer =~ /busy/ ? 200 : 500, 0 );
+        cmp_ok( $sum, $name eq 'zero' ? '>=' : '==', $dues, "$timer: each due time is accounted for" );
+    }
     my @runs = map { $backend->requests( timer => "$name-$_" ) } qw( tick any busy retry );
     no_doubles( $name, @runs );
     no_overlaps( $name, {}, @runs );

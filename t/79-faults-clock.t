@@ -158,7 +158,7 @@ for my $case (@backward) {
 for my $case (@forward) {
     for my $of ( @{ $case->{of} } ) {
         my ( $nginx, $title ) = @$of{qw( nginx title )};
-        goes_on( $title, $_, $of->{at}, 4, 2 ) for @{ $of->{names} };
+        goes_on( $title, $_, $of->{at}, 10, 2 ) for @{ $of->{names} };
         my $file = $nginx->prefix . '/timers.state';
         my $in_between = int( 1000 * ( $case->{to} - $case->{from} ) / $case->{every} );
         for my $name ( @{ $of->{names} } ) {

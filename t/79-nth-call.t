@@ -92,11 +92,14 @@ sub scenario {
     my $lasts = !$case->{times};
     my %killed;
 
-    # Since when calls fail, as far as seen here, and when health has said so first.
-    my ( $failed, $told );
+    # Since when calls fail, as far as seen here; when health was asked last before it said so, and whether it did.
+    my ( $failed, $not_yet, $told );
     my $look = sub {
         $failed //= time if $faults->failures($rule);
-        $told   //= time if $failed && $lasts && $api->ask('/health')->{status} == 503;
+        return if $told || !$failed || !$lasts;
+        my $asked = time;
+        $told = $api->ask('/health')->{status} == 503;
+        $not_yet = $asked if !$told;
     };
     my $later = sub {
         my ($condition) = @_;
@@ -155,7 +158,8 @@ sub scenario {
 
     ok( $later->( sub { $failed && ( $told || !$lasts || !$case->{tells} ) } ), 'calls have failed, and health tells' ) or diag( $faults->calls($rule) . ' calls' );
     if ( $lasts && $case->{tells} && $told ) {
-        cmp_ok( $told - $failed, '<', 2.5 + $beat->still( $failed, $told ), 'within two seconds' );
+        my $last = $not_yet // $failed;
+        cmp_ok( $last - $failed, '<', 2.5 + $beat->still( $failed, $last ), 'within two seconds' );
     }
 
     # The fault is gone.

@@ -397,3 +397,27 @@ fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too()
         assert_eq!(one.read_for(timer).unwrap().control.overlaps, 2);
     }
 }
+
+#[test]
+fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits() {
+    let bench = Bench::file(&["a"]);
+    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
+    let timer = timer(&bench.places[0], &every);
+    let first = won(&two, timer, due(1_001_000), 1_001_000);
+    one.read_for(timer).unwrap();
+    let fault = Fault {
+        call: Some(Call::Read),
+        after: 0,
+        repeat: Repeat::FromThenOn,
+        effect: Effect::Errno(errno::EIO),
+    };
+    with(fault, || {
+        first.finish(ended(Outcome::Failure), Some(UnixMs(1_001_900)));
+        let second = won(&one, timer, due(1_002_000), 1_002_000);
+        second.finish(ended(Outcome::Failure), Some(UnixMs(1_002_900)));
+    });
+    won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
+    let run = two.read(&bench.places[0]).unwrap().run;
+    assert_eq!(run.counters.ended_with(Outcome::Failure), 2);
+    assert_eq!(run.runs(), 3);
+}

@@ -192,7 +192,14 @@ impl RunPart {
             }
             Progress::Nothing => false,
         };
-        if local.progress != Progress::Nothing {
+        if let Progress::Running(now) | Progress::Waiting(now, _) = local.progress {
+            if let Progress::Waiting(last, wait) = self.progress
+                && last.run != now.run
+                && !ended(&self.progress)
+            {
+                // Another run has taken over from it.
+                self.close(last, wait.last);
+            }
             self.progress = local.progress;
         } else if ended(&self.progress) {
             self.progress = Progress::Nothing;

@@ -141,16 +141,14 @@ unsafe extern "C" fn set_http<D: HttpDirective>(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        let Some(cf) = NonNull::new(cf) else { return NGX_CONF_ERROR };
+        let body = |parsing: &mut Parsing<'_>| {
+            // SAFETY: what `create_main_conf` made for this module; no other reference to it is
+            // alive while a handler runs.
+            let main = unsafe { &mut *conf.cast::<<D::Module as Module>::Main>() };
+            D::set(main, parsing)
+        };
         // SAFETY: HOST-2.
-        let mut parsing = unsafe { Parsing::new(cf) };
-        if !memory::enough() {
-            return parsing.refuse(NoMemory.into());
-        }
-        // SAFETY: what `create_main_conf` made for this module; no other reference to it is alive
-        // while a handler runs.
-        let main = unsafe { &mut *conf.cast::<<D::Module as Module>::Main>() };
-        D::set(main, &mut parsing).map_or_else(|refused| parsing.refuse(refused), |()| NGX_CONF_OK)
+        unsafe { handle(cf, body) }
     })
 }
 
@@ -160,21 +158,33 @@ unsafe extern "C" fn set_location<D: LocationDirective>(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        let Some(cf) = NonNull::new(cf) else { return NGX_CONF_ERROR };
+        let body = |parsing: &mut Parsing<'_>| {
+            // SAFETY: what `create_loc_conf` made for this module; no other reference to it is
+            // alive while a handler runs.
+            let location = unsafe { &mut *conf.cast::<<D::Module as Module>::Location>() };
+            // SAFETY: HOST-2: a handler in `http` has the context of its block.
+            let main = unsafe { main_of::<D::Module>(parsing.cf()) };
+            let mut main = main.ok_or(Refused::AlreadyLogged)?;
+            // SAFETY: another object than `location`; no other reference to it is alive either.
+            D::set(location, unsafe { main.as_mut() }, parsing)
+        };
         // SAFETY: HOST-2.
-        let mut parsing = unsafe { Parsing::new(cf) };
-        if !memory::enough() {
-            return parsing.refuse(NoMemory.into());
-        }
-        // SAFETY: what `create_loc_conf` made for this module; no other reference to it is alive
-        // while a handler runs.
-        let location = unsafe { &mut *conf.cast::<<D::Module as Module>::Location>() };
-        // SAFETY: HOST-2: a handler in `http` has the context of its block.
-        let main = unsafe { main_of::<D::Module>(parsing.cf()) };
-        let Some(mut main) = main else { return NGX_CONF_ERROR };
-        // SAFETY: another object than `location`; no other reference to it is alive either.
-        let main = unsafe { main.as_mut() };
-        D::set(location, main, &mut parsing)
-            .map_or_else(|refused| parsing.refuse(refused), |()| NGX_CONF_OK)
+        unsafe { handle(cf, body) }
     })
+}
+
+/// Has `body` read a directive.
+///
+/// # Safety
+///
+/// `cf` is what nginx passed to the handler that is running.
+unsafe fn handle(
+    cf: *mut ngx_conf_t,
+    body: impl FnOnce(&mut Parsing<'_>) -> Result<(), Refused>,
+) -> *mut c_char {
+    let Some(cf) = NonNull::new(cf) else { return NGX_CONF_ERROR };
+    // SAFETY: the caller's promise.
+    let mut parsing = unsafe { Parsing::new(cf) };
+    let read = if memory::enough() { body(&mut parsing) } else { Err(NoMemory.into()) };
+    read.map_or_else(|refused| parsing.refuse(refused), |()| NGX_CONF_OK)
 }

@@ -12,9 +12,7 @@ use ngx::http::HttpModuleConfExt;
 use super::uri;
 use crate::nginx::core::cycle::Cycle;
 use crate::nginx::core::log::Log;
-use crate::nginx::core::module::{
-    Module, context_of_location, core_location, core_server, location_of,
-};
+use crate::nginx::core::module::{Module, core_location, core_server, location_of};
 use crate::nginx::core::string::{borrowed, bytes};
 
 /// A location of the configuration, and the server it stands in.
@@ -189,9 +187,11 @@ impl Location {
     /// Its cycle lives for `'a`, and was read whole: a directive's handler has it as `&mut`.
     pub(in crate::nginx) unsafe fn configuration<'a, M: Module>(self) -> Option<&'a M::Location> {
         // SAFETY: the caller's promise.
-        let confs = context_of_location(unsafe { self.conf() }.loc_conf);
+        let loc_conf = unsafe { self.conf() }.loc_conf;
+        let none = ptr::null_mut();
+        let context = ngx_http_conf_ctx_t { main_conf: none, srv_conf: none, loc_conf };
         // SAFETY: as above.
-        let conf = unsafe { location_of::<M>(&confs) };
+        let conf = unsafe { location_of::<M>(&context) };
         // SAFETY: as above; it changes no more.
         conf.map(|conf| unsafe { conf.as_ref() })
     }

@@ -1,12 +1,11 @@
 //! The configurations of modules, and the places in which nginx keeps them.
 
-use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use ngx::core::{CoreModule, CoreModuleConfExt, NgxCoreModule};
 use ngx::ffi::{
-    ngx_core_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t,
-    ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t, ngx_module_t,
+    ngx_core_conf_t, ngx_cycle_t, ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t,
+    ngx_http_core_srv_conf_t, ngx_module_t,
 };
 use ngx::http::{HttpModule as _, HttpModuleConfExt, NgxHttpCoreModule};
 
@@ -105,9 +104,4 @@ pub(in crate::nginx) unsafe fn core_location(
 pub(in crate::nginx) unsafe fn core_conf(cycle: &ngx_cycle_t) -> Option<NonNull<ngx_core_conf_t>> {
     // SAFETY: the caller's promise; made by `ngx_core_module_create_conf`.
     unsafe { cycle.core_main_conf_unchecked(NgxCoreModule::module()) }
-}
-
-/// A location's configurations alone, which nginx also keeps apart from a context.
-pub(in crate::nginx) fn context_of_location(confs: *mut *mut c_void) -> ngx_http_conf_ctx_t {
-    ngx_http_conf_ctx_t { main_conf: ptr::null_mut(), srv_conf: ptr::null_mut(), loc_conf: confs }
 }

@@ -27,16 +27,6 @@ pub(in crate::nginx) unsafe fn on_destroy(
     Some(())
 }
 
-/// A copy of `bytes` in the pool; `None` without memory.
-///
-/// # Safety
-///
-/// `pool` is alive.
-pub(in crate::nginx) unsafe fn copy(pool: *mut ngx_pool_t, bytes: &[u8]) -> Option<ngx_str_t> {
-    // SAFETY: the caller's promise.
-    unsafe { concat(pool, &[bytes]) }
-}
-
 /// Copies of `parts`, one behind the other, in the pool; `None` without memory.
 ///
 /// # Safety

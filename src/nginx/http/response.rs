@@ -5,13 +5,13 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use ngx::ffi::{ngx_int_t, ngx_list_push, ngx_table_elt_t, off_t};
+use ngx::ffi::{ngx_int_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, off_t};
 
 use super::client_request::ClientRequest;
 use super::open::{Follows, Open};
 use super::turn;
+use crate::nginx::core::rc;
 use crate::nginx::core::string::borrowed;
-use crate::nginx::core::{pool, rc};
 use crate::os::memory::{self, NoMemory, fallible};
 
 /// What a handler has to say.
@@ -99,7 +99,7 @@ pub(in crate::nginx) fn respond(open: &Open, response: Response) -> Begun {
         return Begun::More(pieces, body.into_owned(), more);
     }
     // SAFETY: an open request has its pool.
-    let Some(body) = (unsafe { pool::copy(open.pool(), &body) }) else {
+    let Some(body) = (unsafe { ngx_str_t::from_bytes(open.pool(), &body) }) else {
         return Begun::Ended(rc::ERROR);
     };
     let Some(buffer) = open.new_buffer() else { return Begun::Ended(rc::ERROR) };
@@ -128,7 +128,7 @@ fn set_header(
     }
     for (name, value) in headers {
         // SAFETY: an open request's pool.
-        let value = unsafe { pool::copy(pool, value.as_bytes()) }?;
+        let value = unsafe { ngx_str_t::from_bytes(pool, value.as_bytes()) }?;
         // SAFETY: as above.
         let list = unsafe { &raw mut (*r).headers_out.headers };
         // SAFETY: as above; HOST-13: may be null.

@@ -22,6 +22,7 @@ my @rows = (
     [ run => 'cpu.js',       'CPU time per call of `js_periodic`', 'µs' ],
     [ run => 'cpu.ratio',    'CPU time per run, file, by that of `ngx.timer.every`', 'times' ],
     [ run => 'calls.file',   'system calls per run, file', '' ],
+    [ run => 'calls.file.own', '- without `epoll_wait()` and the clock, which the runs of one turn share', '' ],
     [ run => 'calls.memory', 'system calls per run, memory', '' ],
     [ run => 'calls.lua',    'system calls per callback of `ngx.timer.every`', '' ],
     [ run => 'calls.js',     'system calls per call of `js_periodic`', '' ],

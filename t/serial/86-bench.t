@@ -35,7 +35,7 @@ my $median = sub {
 };
 
 for my $key ( qw( cpu.file cpu.memory calls.file instructions.file proxied.cpu.run proxied.cpu.client client.all.without
-    lateness.start.median scale.100.test.timers scale.100.start.timers scale.100.memory.private scale.100.cpu takeover.KILL takeover.HUP takeover.STOP ) )
+    lateness.arrival.median scale.100.test.timers scale.100.start.timers scale.100.memory.private scale.100.cpu takeover.KILL takeover.HUP takeover.STOP ) )
 {
     cmp_ok( $median->($key), '>', 0, "$key is measured" );
 }

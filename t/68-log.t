@@ -233,7 +233,7 @@ sub printable {
     $goes_on->();
     my $page = 4096 * read_records($file)->{mine}{page};
 
-    my $lock = hold_lock( $file, $page + 2560 );
+    my $lock = hold_lock( $file, $page + 320 );
     is( $nginx->get( '/status/timers/mine/pause', method => 'POST' )->{status}, 503, 'a record that is locked takes no order' );
     my @old = $nginx->reload;
     $nginx->wait_gone( \@old );

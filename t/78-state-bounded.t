@@ -14,6 +14,7 @@ use TimerTest::Backend;
 use TimerTest::Cases;
 use TimerTest::Nginx;
 use TimerTest::Series;
+use TimerTest::StateFile;
 
 my $backend = TimerTest::Backend->start;
 my $cases   = TimerTest::Cases->new($backend);
@@ -86,27 +87,4 @@ sub crafted {
     substr $bytes, 24, 4, pack 'V', $pages;
     substr $bytes, 8, 8, pack 'Q<', xxh64( substr( $bytes, 16, 2032 ), 1 );
     return $bytes;
-}
-
-# XXH64, as src/state/checksum.rs.
-sub xxh64 {
-    use integer;
-    no warnings qw( portable );
-    my ( $bytes, $seed ) = @_;
-    my @p = map { unpack 'q<', pack 'Q<', $_ } do { no integer; ( 0x9e3779b185ebca87, 0xc2b2ae3d27d4eb4f, 0x165667b19e3779f9, 0x85ebca77c2b2ae63, 0x27d4eb2f165667c5 ) };
-    my $left  = sub { my ( $x, $n ) = @_; no integer; my $u = $x & ~0; return unpack 'q<', pack 'Q<', ( ( $u << $n ) | ( $u >> ( 64 - $n ) ) ) };
-    my $right = sub { my ( $x, $n ) = @_; no integer; my $u = $x & ~0; return unpack 'q<', pack 'Q<', $u >> $n };
-    my $round = sub { my ( $lane, $word ) = @_; return $left->( $lane + $word * $p[1], 31 ) * $p[0] };
-    my @lanes = ( $seed + $p[0] + $p[1], $seed + $p[1], $seed, $seed - $p[0] );
-    my @words = unpack 'q<*', $bytes;
-    my $whole = @words / 4 * 4;
-    for my $at ( 0 .. $whole - 1 ) { $lanes[ $at % 4 ] = $round->( $lanes[ $at % 4 ], $words[$at] ) }
-    my $hash = $left->( $lanes[0], 1 ) + $left->( $lanes[1], 7 ) + $left->( $lanes[2], 12 ) + $left->( $lanes[3], 18 );
-    for my $lane (@lanes) { $hash = ( $hash ^ $round->( 0, $lane ) ) * $p[0] + $p[3] }
-    $hash += length $bytes;
-    for my $word ( @words[ $whole .. $#words ] ) { $hash = $left->( $hash ^ $round->( 0, $word ), 27 ) * $p[0] + $p[3] }
-    $hash = ( $hash ^ $right->( $hash, 33 ) ) * $p[1];
-    $hash = ( $hash ^ $right->( $hash, 29 ) ) * $p[2];
-    $hash ^= $right->( $hash, 32 );
-    { no integer; return $hash & ~0; }
 }

@@ -160,7 +160,7 @@ for my $mounted ( 0, 1 ) {
     my $records = read_records($file);
     my $bytes   = slurp($file);
     my $at      = 4096 * $records->{'record-tick'}{page};
-    substr $bytes, $at + 150, 1, chr( 255 ^ ord substr $bytes, $at + 150, 1 );    # the watermark
+    substr $bytes, $at + 30, 1, chr( 255 ^ ord substr $bytes, $at + 30, 1 );    # the watermark
     spew( $file, $bytes );
     $nginx->start;
     $cases->goes_on( $nginx, 'record', 'one damaged record' );
@@ -181,7 +181,7 @@ for my $mounted ( 0, 1 ) {
     my $rare  = scalar $backend->requests( timer => 'part-rare' );
     my $bytes = slurp($file);
     for my $name (qw( part-rare part-first )) {
-        my $at = 4096 * read_records($file)->{$name}{page} + 2800;
+        my $at = 4096 * read_records($file)->{$name}{page} + 560;
         substr $bytes, $at, 1, chr( 255 ^ ord substr $bytes, $at, 1 );
     }
     spew( $file, $bytes );

@@ -139,7 +139,8 @@ struct Counters {
 
 /// Appends the JSON of a timer.
 pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) {
-    let View { timer, reading, now } = view;
+    let View { timer, reading, now, .. } = view;
+    let results = view.results();
     let Configured { due_times, .. } = timer;
     let reading = reading.as_ref();
     let timer = Timer {
@@ -164,12 +165,12 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         running: reading.and_then(|reading| Running::of(reading.run.progress)),
         paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
         queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
-        last: view.last().map(Run::of),
+        last: results.first().map(Run::of),
         last_success: reading.and_then(|reading| reading.run.last_success_at),
         consecutive_failures: reading.map_or(0, |reading| reading.run.consecutive_failures),
-        recent: recent(view.results()),
+        recent: recent(&results),
         counters: reading.map(Counters::of),
-        history: (history == History::Told).then(|| view.results().iter().map(Run::of).collect()),
+        history: (history == History::Told).then(|| results.iter().map(Run::of).collect()),
     };
     write(&timer, out);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::piece::Then;
 use super::view::{Status, View};
 use crate::schedule::{Schedule, UnixMs};
-use crate::state::RunPart;
+use crate::state::ClaimPart;
 
 /// Whether the page has buttons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Row {
                 Schedule::Cron(cron) => format!("{schedule} {}", cron.zone().name()),
             },
             next_due: shown(view.next_due()),
-            last_start: shown(last.map(|last| last.attempt.started_at)),
+            last_start: shown(last.map(|last| last.started_at)),
             last_outcome: last.map_or_else(
                 || "-".to_owned(),
                 |last| match last.ended.status {
@@ -59,7 +59,7 @@ impl Row {
                     status => format!("{} {status}", last.ended.outcome),
                 },
             ),
-            runs: run.map_or(0, RunPart::runs),
+            runs: run.map_or(0, ClaimPart::runs),
         }
     }
 }
@@ -246,7 +246,7 @@ mod tests {
         };
         // A Tuesday.
         let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
-        let view = |reading| View { timer: &timer, reading, now };
+        let view = |reading| View { timer: &timer, reading, now, results: &|_| Vec::new() };
 
         let row = Row::of(&view(Some(Reading::anew("a", now))));
         assert_eq!(row.status, "idle");

@@ -68,7 +68,7 @@ impl Sample {
             next_due: view.next_due().unwrap_or_default(),
             duration_sum: UnixMs(i64::try_from(run.duration_sum_ms).unwrap_or(i64::MAX)),
             last_duration: last.map_or(Duration::ZERO, |it| it.ended.duration),
-            last: last.map(|it| (it.attempt.started_at, it.ended.outcome, it.ended.status)),
+            last: last.map(|it| (it.started_at, it.ended.outcome, it.ended.status)),
             status: view.status(),
             late: view.is_late().then(|| view.late_by()),
             last_lateness: UnixMs(run.last_lateness_ms),

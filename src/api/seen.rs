@@ -14,7 +14,7 @@ use crate::nginx::event::{Hold, Next, Timer};
 use crate::os::wall_clock;
 use crate::runner::Panel;
 use crate::schedule::{Schedule, UnixMs};
-use crate::state::{Health, Steps};
+use crate::state::{Health, Reading, Steps};
 
 /// The timers of a configuration, as one answer sees them.
 pub(super) struct Seen {
@@ -110,13 +110,14 @@ impl Seen {
     ) -> Result<Option<T>, Duration> {
         let Some(conf) = self.panel.timers().get(number) else { return Ok(None) };
         let reading = self.panel.read(number);
+        let results = |reading: &Reading| self.panel.results(number, reading);
         if reading.is_none()
             && let Some(after) = self.steps.next()
         {
             return Err(after);
         }
         let timer = configured(conf, self.panel.workers());
-        Ok(Some(look(&View { timer: &timer, reading, now: self.now })))
+        Ok(Some(look(&View { timer: &timer, reading, now: self.now, results: &results })))
     }
 
     /// What is to be said of all timers, and of the state.

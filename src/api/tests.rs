@@ -63,7 +63,7 @@ fn reading() -> Reading {
 }
 
 fn view(timer: &Configured, reading: Option<Reading>, now: UnixMs) -> View<'_> {
-    View { timer, reading, now }
+    View { timer, reading, now, results: &|_| Vec::new() }
 }
 
 fn json(view: &View<'_>, history: History) -> Value {
@@ -114,13 +114,10 @@ fn the_pause_of_all_is_one_too() {
 fn json_is_whole_and_in_order() {
     let (timer, mut reading) = (timer(), reading());
     reading.run.watermark = Watermark { due: at(60), attempt: 1 };
-    for (outcome, status) in
-        [(Outcome::Success, 200), (Outcome::Failure, 502), (Outcome::Cancelled, 0)]
-    {
-        let result = RunResult { attempt: attempt(60), ended: ended(outcome, status) };
-        reading.run.results.insert(0, result);
-    }
-    let view = view(&timer, Some(reading), at(130));
+    let results = [(Outcome::Cancelled, 0), (Outcome::Failure, 502), (Outcome::Success, 200)]
+        .map(|(outcome, status)| RunResult { attempt: attempt(60), ended: ended(outcome, status) });
+    let results = |_: &Reading| results.to_vec();
+    let view = View { results: &results, ..view(&timer, Some(reading), at(130)) };
     let shown = json(&view, History::Told);
     assert_eq!(shown["server"], ODD);
     assert_eq!(shown["config"], format!("{ODD}:8"));

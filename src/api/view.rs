@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::schedule::UnixMs;
-use crate::state::{DueTimes, Jittered, Progress, Reading, RunResult, Scheduled};
+use crate::state::{DueTimes, Jittered, LastResult, Progress, Reading, RunResult, Scheduled};
 
 /// A timer, as the configuration has it.
 #[derive(Clone, Debug)]
@@ -52,12 +52,13 @@ pub(super) enum Status {
 }
 
 /// One look at a timer.
-#[derive(Debug)]
 pub(super) struct View<'a> {
     pub(super) timer: &'a Configured,
     /// `None`: somebody was writing each time that it was read.
     pub(super) reading: Option<Reading>,
     pub(super) now: UnixMs,
+    /// Reads the results of its last runs, newest first.
+    pub(super) results: &'a dyn Fn(&Reading) -> Vec<RunResult>,
 }
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -67,13 +68,13 @@ const FAILING: u32 = 3;
 
 impl View<'_> {
     /// The results of its last runs, newest first.
-    pub(super) fn results(&self) -> &[RunResult] {
-        self.reading.as_ref().map_or(&[], |reading| &reading.run.results)
+    pub(super) fn results(&self) -> Vec<RunResult> {
+        self.reading.as_ref().map_or_else(Vec::new, self.results)
     }
 
     /// The newest of them.
-    pub(super) fn last(&self) -> Option<&RunResult> {
-        self.results().first()
+    pub(super) fn last(&self) -> Option<LastResult> {
+        self.reading.as_ref()?.run.last_result
     }
 
     /// How it is.

@@ -10,6 +10,7 @@
 //! description. It goes as soon as the process closes any descriptor of the file.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::call::Call;
@@ -62,7 +63,7 @@ pub fn try_lock(file: impl AsFd, holder: Holder, offset: u64, kind: Kind) -> io:
         Kind::Shared => libc::F_RDLCK,
         Kind::Exclusive => libc::F_WRLCK,
     };
-    match control(file, command, lock_type, offset) {
+    match control(file, command, lock_type, offset..=offset) {
         Ok(_) => Ok(Tried::Taken),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
             Ok(Tried::Refused)
@@ -78,7 +79,7 @@ pub fn try_lock(file: impl AsFd, holder: Holder, offset: u64, kind: Kind) -> io:
 /// What fcntl(2) reports.
 pub fn unlock(file: impl AsFd, holder: Holder, offset: u64) -> io::Result<()> {
     let command = holder.choose(libc::F_OFD_SETLK, libc::F_SETLK);
-    control(file, command, libc::F_UNLCK, offset).map(drop)
+    control(file, command, libc::F_UNLCK, offset..=offset).map(drop)
 }
 
 /// Whether another holder has the byte at `offset`; takes nothing.
@@ -87,8 +88,17 @@ pub fn unlock(file: impl AsFd, holder: Holder, offset: u64) -> io::Result<()> {
 ///
 /// What fcntl(2) reports.
 pub fn held(file: impl AsFd, holder: Holder, offset: u64) -> io::Result<Held> {
+    any_held(file, holder, offset..=offset)
+}
+
+/// The same for any of these bytes.
+///
+/// # Errors
+///
+/// What fcntl(2) reports.
+pub fn any_held(file: impl AsFd, holder: Holder, bytes: RangeInclusive<u64>) -> io::Result<Held> {
     let command = holder.choose(libc::F_OFD_GETLK, libc::F_GETLK);
-    let answer = control(file, command, libc::F_WRLCK, offset)?;
+    let answer = control(file, command, libc::F_WRLCK, bytes)?;
     Ok(if libc::c_int::from(answer.l_type) == libc::F_UNLCK {
         Held::Nowhere
     } else {
@@ -117,15 +127,15 @@ fn control(
     file: impl AsFd,
     command: libc::c_int,
     lock_type: libc::c_int,
-    offset: u64,
+    bytes: RangeInclusive<u64>,
 ) -> io::Result<libc::flock> {
     fault::check(Call::Lock)?;
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let mut lock = libc::flock {
         l_type: libc::c_short::try_from(lock_type).map_err(invalid)?,
         l_whence: libc::c_short::try_from(libc::SEEK_SET).map_err(invalid)?,
-        l_start: libc::off_t::try_from(offset).map_err(invalid)?,
-        l_len: 1,
+        l_start: libc::off_t::try_from(*bytes.start()).map_err(invalid)?,
+        l_len: libc::off_t::try_from(bytes.end() - bytes.start() + 1).map_err(invalid)?,
         l_pid: 0,
     };
     // SAFETY: the borrowed descriptor is open for the call; the four commands take a pointer
@@ -163,6 +173,8 @@ mod tests {
         assert_eq!(try_lock(&b, OFD, 4097, Kind::Exclusive).unwrap(), Tried::Taken);
         assert_eq!(held(&b, OFD, 4096).unwrap(), Held::Elsewhere);
         assert_eq!(held(&a, OFD, 4096).unwrap(), Held::Nowhere);
+        assert_eq!(any_held(&b, OFD, 5..=4096).unwrap(), Held::Elsewhere);
+        assert_eq!(any_held(&b, OFD, 5..=4095).unwrap(), Held::Nowhere);
         unlock(&a, OFD, 4096).unwrap();
         assert_eq!(held(&b, OFD, 4096).unwrap(), Held::Nowhere);
         assert_eq!(try_lock(&b, OFD, 4096, Kind::Exclusive).unwrap(), Tried::Taken);

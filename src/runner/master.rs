@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::rc::Rc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::notices;
 use super::worker::Worker;
@@ -19,9 +20,10 @@ use crate::os::memory::{self, NoMemory, fallible};
 use crate::os::process::start_time;
 use crate::os::wall_clock;
 use crate::state::{
-    self, Before, BootId, Loaded, Master, Notice, Opener, PATIENCE, PathError, PidFile, State,
-    StatePath,
+    self, Before, BootId, Loaded, Master, Notice, Opened, Opener, PATIENCE, PathError, PidFile,
+    State, StatePath, TakenOver,
 };
+use crate::throttle::Throttle;
 
 thread_local! {
     /// The state of the configuration in use, which the next one goes on with.
@@ -111,22 +113,7 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
                 patience: opened.patience,
             };
             let state = &opened.state.state;
-            let told = match loaded(main, &opened.state.places) {
-                Ok(timers) => state.load(&timers, was, &mut by),
-                Err(why) => {
-                    log.write(Level::Crit, format_args!("timer: {why}, records are as they were"));
-                    Vec::new()
-                }
-            };
-            for notice in &told {
-                if let Notice::ScheduleChanged { name } = notice {
-                    let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
-                    let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
-                    let log = notices::log_of(main.timers(), notice).unwrap_or(log);
-                    notices::schedule_changed(log, name, next);
-                }
-            }
-            notices::write_all(log, main.timers(), state.path(), &told);
+            write_records(main, &opened.state, was, &mut by, log);
             Held {
                 state: state.clone(),
                 pid_file: opened.pid_file.clone(),
@@ -152,6 +139,65 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
     }
     if super::has_begun() {
         super::begin(main, super::ALONE);
+    }
+}
+
+/// Writes what the configuration says of the timers into their records.
+fn write_records(main: &MainConf, opened: &Opened, was: Before, by: &mut Opener<'_>, log: Log) {
+    let told = match loaded(main, &opened.places) {
+        Ok(timers) => opened.state.load(&timers, was, by),
+        Err(why) => {
+            log.write(Level::Crit, format_args!("timer: {why}, records are as they were"));
+            Vec::new()
+        }
+    };
+    for notice in &told {
+        if let Notice::ScheduleChanged { name } = notice {
+            let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
+            let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
+            let log = notices::log_of(main.timers(), notice).unwrap_or(log);
+            notices::schedule_changed(log, name, next);
+        }
+    }
+    notices::write_all(log, main.timers(), opened.state.path(), &told);
+}
+
+/// Whether no run may start until the state file was taken over.
+pub(super) fn waits(main: &MainConf) -> bool {
+    main.opened().borrow().as_ref().is_some_and(|opened| opened.state.state.waits())
+}
+
+/// Takes the state file over, if masters of an older module have left it.
+pub(super) fn take_over(main: &MainConf, failures: &mut Throttle) -> bool {
+    let log = Log::cycle();
+    let mut held = main.opened().borrow_mut();
+    let Some(opened) = held.as_mut() else { return true };
+    let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
+    let mut by = Opener {
+        pid_file: &opened.pid_file,
+        workers: opened.workers,
+        now: wall_clock(),
+        wait: &mut |_| {},
+        patience: Duration::ZERO,
+    };
+    let load = |opened: &Opened, by: &mut Opener<'_>| {
+        notices::write_all(log, main.timers(), opened.state.path(), &opened.notices);
+        write_records(main, opened, Before::Loaded, by, log);
+    };
+    match opened.state.state.take_over(&names, &mut by, load) {
+        TakenOver::Yes(mut taken) => {
+            let told = mem::take(&mut taken.notices);
+            notices::write_all(log, main.timers(), taken.state.path(), &told);
+            opened.state = taken;
+            true
+        }
+        TakenOver::NotYet => false,
+        TakenOver::Failed(notice) => {
+            if failures.pass(Instant::now()).is_some() {
+                notices::write(log, opened.state.state.path(), &notice);
+            }
+            false
+        }
     }
 }
 

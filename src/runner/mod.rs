@@ -43,6 +43,7 @@ use crate::nginx::notifier::Notifier;
 use crate::nginx::process::{self, Role};
 use crate::nginx::run::trial::{self, Trial};
 use crate::os::memory::{self, push};
+use crate::throttle::Throttle;
 use job::Job;
 use panel::{Concern, Runs};
 use worker::Worker;
@@ -73,8 +74,47 @@ const TICK: Duration = Duration::from_secs(1);
 /// What a timer takes in a worker, in bytes.
 const EACH: usize = 2048;
 
-/// Arms the timers that belong to this process, if any do; later, if there is no memory now.
+/// Arms the timers that belong to this process, if any do; later, if there is no memory now, or while
+/// the state file is in use by an older module.
 pub fn begin(main: &MainConf, process: Process) {
+    if process.role.slot().is_some() && master::waits(main) {
+        show_only(main, process);
+        LATER.set(Some(take_over_later(process)));
+        return;
+    }
+    begin_now(main, process);
+}
+
+/// Shows the timers, of which none runs.
+fn show_only(main: &MainConf, process: Process) {
+    let panel = Panel::new(main, None, process.workers, Runs::No);
+    let leaving = put(None).map(Runner::leave).unwrap_or_default();
+    let tick = (!leaving.is_empty()).then(tick);
+    let jobs = Vec::new();
+    put(Some(Runner { panel, worker: None, jobs, leaving, _tick: tick, _bell: None }));
+}
+
+/// Looks once a second whether the state file can be taken over, and begins then.
+fn take_over_later(process: Process) -> Timer {
+    let mut failures = Throttle::default();
+    let timer = Timer::new(Hold::Cancelable, move || {
+        if process::is_leaving() {
+            return Next::Stop;
+        }
+        let taken = with_main::<TimerModule, bool>(|main| {
+            let taken = master::take_over(main, &mut failures);
+            if taken {
+                begin_now(main, process);
+            }
+            taken
+        });
+        if taken == Some(true) { Next::Stop } else { Next::After(TICK) }
+    });
+    timer.arm(TICK);
+    timer
+}
+
+fn begin_now(main: &MainConf, process: Process) {
     run::forget_random();
     let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
     LATER.set(later.then(|| begin_later(process, "no memory")));
@@ -119,7 +159,7 @@ fn begin_later(process: Process, why: &str) -> Timer {
     Log::cycle().write(Level::Error, message);
     let timer = Timer::new(Hold::Cancelable, move || {
         if !process::is_leaving() {
-            with_main::<TimerModule, ()>(|main| begin(main, process));
+            with_main::<TimerModule, ()>(|main| begin_now(main, process));
         }
         Next::Stop
     });

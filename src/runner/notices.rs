@@ -74,6 +74,12 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
             let line = format_args!("{file} {bad}, state is kept in memory");
             log.write_error(Level::Crit, errno, line);
         }
+        Notice::Waits => {
+            let line = format_args!(
+                "{file} is in use by an nginx with an older module, timers are not running"
+            );
+            log.write(Level::Warn, line);
+        }
         Notice::Replaced => {
             log.write(Level::Crit, format_args!("{file} was replaced while in use"));
         }

@@ -9,7 +9,7 @@ use super::{Here, RUNNER};
 use crate::conf::{MainConf, TimerConf, WorkerChoice};
 use crate::os::EventFd;
 use crate::schedule::Zones;
-use crate::state::{self, HeaderControl, Health, Reading, Store};
+use crate::state::{self, HeaderControl, Health, Reading, RunResult, Store};
 
 /// All timers of the configuration that this process serves, whoever runs them.
 pub struct Panel {
@@ -91,6 +91,12 @@ impl Panel {
     /// unknown to this worker.
     pub fn read(&self, number: usize) -> Option<Reading> {
         self.store()?.read_for(self.timer(number)?).ok()
+    }
+
+    /// The results of a timer's last runs, newest first.
+    pub fn results(&self, number: usize, reading: &Reading) -> Vec<RunResult> {
+        let timer = self.store().zip(self.places.get(number));
+        timer.map_or_else(Vec::new, |(store, place)| store.results(place, reading))
     }
 
     /// What holds for all timers.

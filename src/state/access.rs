@@ -7,19 +7,51 @@ use std::io;
 
 use crate::os::lock::{Held, Tried};
 
-use super::control::Control;
+use super::claim_part::ClaimPart;
+use super::control::{Control, NotIts};
 use super::due::Reading;
 use super::file::{probe, read_identity};
-use super::format::{CONTROL, HEADER_CONTROL, ORDER_NUMBER_AT, PAGE_BYTES, PROBE_AT, Part, RUN};
+use super::format::{
+    CLAIM, CONTROL, HEADER_CONTROL, ORDER_NUMBER, PROBE, Part, RECORD_BYTES, RESULTS, RING_BYTES,
+    result_part,
+};
 use super::header::HeaderControl;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
+use super::results::decode_ring;
 use super::rules::{Rule, in_force};
-use super::run_part::RunPart;
+use super::run::RunResult;
 use super::store::{Claimed, Inner, Locked, Mine, Place, READ_TRIES, Unread, Written};
 
 /// Notices that nobody fetches are not kept without end.
 const NOTICES: usize = 256;
+
+/// Why a part could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// Its checksum is wrong: somebody is writing, or, under its lock, it is damaged.
+    Torn,
+    /// There is none, or reading it failed.
+    Lost,
+    /// It belongs to another timer by now.
+    Others,
+}
+
+impl From<Unreadable> for Unread {
+    fn from(why: Unreadable) -> Self {
+        match why {
+            Unreadable::Torn => Self::Torn,
+            Unreadable::Lost | Unreadable::Others => Self::Lost,
+        }
+    }
+}
+
+/// Keeps a result that cannot be written yet, but no more than a record has room for.
+fn keep(results: &mut Vec<RunResult>, ended: Option<RunResult>) {
+    results.extend(ended);
+    let too_many = results.len().saturating_sub(RESULTS);
+    results.drain(..too_many);
+}
 
 /// What came of an attempt to lock a part.
 pub(super) enum Lock<'a> {
@@ -39,17 +71,9 @@ impl Inner {
     /// Reads a record once.
     pub(super) fn try_read(&self, place: &Place) -> Result<Reading, Unread> {
         let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
-        let bytes = self.known(pages.read_record(page))?;
-        let (run, control) = if bytes == [0; PAGE_BYTES] {
-            (None, None)
-        } else {
-            (RunPart::decode(RUN.of(&bytes)), Control::decode(CONTROL.of(&bytes)))
-        };
-        let run = self.newest_run(place, run).ok_or(Unread::Torn)?;
-        let control = self.newest_control(place, control).ok_or(Unread::Torn)?;
-        if *run.name != *place.name || *control.name != *place.name {
-            return Err(Unread::Lost);
-        }
+        let bytes = self.known(pages.read_parts::<RECORD_BYTES>(page))?;
+        let run = self.its_claim(place, CLAIM.of(&bytes))?;
+        let control = self.its_control(place, CONTROL.of(&bytes))?;
         let header = self.try_read_header().ok_or(Unread::Torn)?;
         Ok(Reading { run, control, header })
     }
@@ -77,7 +101,7 @@ impl Inner {
     pub(super) fn may_write_and_lock(&self) -> bool {
         let Some(pages) = &self.pages else { return true };
         let now = self.attached_at.0.to_le_bytes();
-        let written = pages.write(&now, PROBE_AT).map_err(|error| (Action::Write, error));
+        let written = pages.write(&now, PROBE.in_header()).map_err(|error| (Action::Write, error));
         let locked = probe(pages).map_err(|error| (Action::Lock, error));
         match written.and(locked) {
             Ok(()) => true,
@@ -88,44 +112,105 @@ impl Inner {
         }
     }
 
-    /// Reads the run part once.
-    pub(super) fn try_read_run(&self, place: &Place) -> Result<RunPart, Unread> {
-        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
-        let bytes = self.known(pages.read_part::<{ RUN.bytes }>(RUN, page))?;
-        self.newest_run(place, RunPart::decode(&bytes)).ok_or(Unread::Torn)
+    /// Reads the claim part once.
+    pub(super) fn try_read_claim(&self, place: &Place) -> Result<ClaimPart, Unreadable> {
+        let (pages, page) = self.record(place).ok_or(Unreadable::Lost)?;
+        let bytes = self.known(pages.read_part::<{ CLAIM.bytes }>(CLAIM, page))?;
+        self.its_claim(place, &bytes)
     }
 
     /// The same of the control part.
-    pub(super) fn try_read_control(&self, place: &Place) -> Result<Control, Unread> {
-        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
+    pub(super) fn try_read_control(&self, place: &Place) -> Result<Control, Unreadable> {
+        let (pages, page) = self.record(place).ok_or(Unreadable::Lost)?;
         let bytes = self.known(pages.read_part::<{ CONTROL.bytes }>(CONTROL, page))?;
-        self.newest_control(place, Control::decode(&bytes)).ok_or(Unread::Torn)
+        self.its_control(place, &bytes)
+    }
+
+    /// The claim part of a timer in these bytes, with what this worker knows better.
+    fn its_claim(&self, place: &Place, bytes: &[u8]) -> Result<ClaimPart, Unreadable> {
+        let claim = match ClaimPart::decode(bytes) {
+            Some(claim) if claim.name_hash != place.name_hash => return Err(Unreadable::Others),
+            claim => claim,
+        };
+        self.newest_claim(place, claim).ok_or(Unreadable::Torn)
+    }
+
+    /// The same of the control part.
+    fn its_control(&self, place: &Place, bytes: &[u8]) -> Result<Control, Unreadable> {
+        let control = match Control::decode(bytes, &place.name) {
+            Ok(control) => Some(control),
+            Err(NotIts::Damaged) => None,
+            Err(NotIts::Others) => return Err(Unreadable::Others),
+        };
+        self.newest_control(place, control).ok_or(Unreadable::Torn)
+    }
+
+    /// The results that belong to a claim part, newest first; without those that cannot be read.
+    pub(super) fn read_results(&self, place: &Place, claim: &ClaimPart) -> Vec<RunResult> {
+        let mut results: Vec<_> =
+            self.mine(place, |mine| mine.unwritten_results().into_iter().rev().collect());
+        let written = claim.results_ever.saturating_sub(results.len() as u64);
+        if let Some((pages, page)) = self.record(place)
+            && written > 0
+            && let Ok(ring) = self.known(pages.read_ring::<RING_BYTES>(page))
+        {
+            results.extend(decode_ring(&ring, written));
+        }
+        results.truncate(RESULTS);
+        results
     }
 
     fn record(&self, place: &Place) -> Option<(&Pages, u32)> {
         self.pages.as_ref().zip(place.page)
     }
 
-    fn known<T>(&self, read: io::Result<T>) -> Result<T, Unread> {
+    fn known<T>(&self, read: io::Result<T>) -> Result<T, Unreadable> {
         read.map_err(|error| {
             self.fail(Action::Read, error);
-            Unread::Lost
+            Unreadable::Lost
         })
     }
 
-    /// Writes the run part; the caller holds the run lock.
-    pub(super) fn write_run(&self, place: &Place, run: &mut RunPart) -> Written {
-        run.serial = run.serial.saturating_add(1);
+    /// Writes the claim part, and before it the result of the run that it says has ended: who is killed
+    /// in between leaves a result that nothing refers to, and whose place is the next one's. The caller
+    /// holds the run lock.
+    pub(super) fn write_claim(
+        &self,
+        place: &Place,
+        claim: &mut ClaimPart,
+        ended: Option<RunResult>,
+    ) -> Written {
+        claim.serial = claim.serial.saturating_add(1);
         if place.page.is_none() {
-            self.mine(place, |mine| mine.local = Some(Box::new(run.clone())));
+            self.mine(place, |mine| {
+                keep(&mut mine.results, ended);
+                mine.local = Some(Box::new(claim.clone()));
+            });
             return Written::No;
         }
-        let written = self.write(RUN, place.page, &run.encode());
+        let mut results = self.mine(place, |mine| mine.unwritten_results());
+        let numbers = (1..=claim.results_ever).rev();
+        let newest_first = ended.iter().chain(results.iter().rev()).zip(numbers);
+        let written = newest_first.fold(Written::Yes, |written, (result, number)| match written {
+            Written::Yes => self.write(result_part(number), place.page, &result.encode(number)),
+            Written::No => Written::No,
+        });
+        let written = match written {
+            Written::Yes => self.write(CLAIM, place.page, &claim.encode()),
+            Written::No => Written::No,
+        };
+        if written == Written::Yes {
+            results = Vec::new();
+        } else {
+            keep(&mut results, ended);
+        }
         self.mine(place, |mine| {
             mine.local = None;
-            mine.run = (written == Written::No).then(|| Box::new(run.clone()));
+            mine.taken_over = None;
+            mine.results = results;
+            mine.run = (written == Written::No).then(|| Box::new(claim.clone()));
             if let Some(known) = &mut mine.known {
-                known.0 = run.without_history();
+                known.0 = claim.without_history();
             }
         });
         written
@@ -141,7 +226,7 @@ impl Inner {
     /// The same; what could not be written is not remembered.
     pub(super) fn try_write_control(&self, place: &Place, control: &mut Control) -> Written {
         control.serial = control.serial.saturating_add(1);
-        self.write(CONTROL, place.page, &control.encode())
+        self.write(CONTROL, place.page, &control.encode(&place.name))
     }
 
     /// Remembers a control part that was written, or could not be.
@@ -167,7 +252,7 @@ impl Inner {
         let Some(pages) = &self.pages else { return Written::No };
         let raised = pages.order_number().and_then(|number| {
             let number = number.wrapping_add(1).to_le_bytes();
-            pages.write(&number, ORDER_NUMBER_AT)
+            pages.write(&number, ORDER_NUMBER.in_header())
         });
         self.written(raised)
     }
@@ -223,7 +308,7 @@ impl Inner {
         if in_force(Rule::TableOfClaims) && self.claimed(place) == Claimed::Yes {
             return Lock::Refused;
         }
-        self.try_lock(RUN, place.page)
+        self.try_lock(CLAIM, place.page)
     }
 
     pub(super) fn unlock(&self, part: Part, page: u32) {
@@ -246,7 +331,7 @@ impl Inner {
     /// Whether another process holds the run lock; `None` if that cannot be told.
     pub(super) fn run_lock_held(&self, place: &Place) -> Option<Held> {
         let (pages, page) = self.record(place)?;
-        match pages.held(RUN, page) {
+        match pages.held(CLAIM, page) {
             Ok(held) => Some(held),
             Err(error) => {
                 self.fail(Action::Lock, error);

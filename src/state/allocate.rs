@@ -10,12 +10,13 @@ use crate::os::file::metadata;
 use crate::os::lock::Tried;
 use crate::schedule::UnixMs;
 
+use super::claim_part::ClaimPart;
 use super::control::{Control, Presence};
+use super::convert::is_text;
 use super::file::{Opener, grow, read_identity};
-use super::format::{CONTROL, MOST_PAGES, PAGE_BYTES, Part, RUN};
+use super::format::{CLAIM, CONTROL, MOST_PAGES, PAGE_BYTES, Part, RING_AT, RING_BYTES, name_hash};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
-use super::run_part::RunPart;
 use super::store::Place;
 
 /// How long a timer that is no longer configured keeps its record.
@@ -38,9 +39,11 @@ impl Again {
 enum Page {
     Free,
     Record {
-        run: Option<Box<RunPart>>,
-        control: Option<Box<Control>>,
+        claim: Option<Box<ClaimPart>>,
+        control: Option<Box<(Box<str>, Control)>>,
     },
+    /// Of a text: whatever is wrong with it, it is no record.
+    Text,
     /// Neither part is whole.
     Damaged,
 }
@@ -51,7 +54,9 @@ impl Page {
         for _ in 0..Again::EACH.min(again.0) {
             if !matches!(
                 seen,
-                Self::Damaged | Self::Record { run: None, .. } | Self::Record { control: None, .. }
+                Self::Damaged
+                    | Self::Record { claim: None, .. }
+                    | Self::Record { control: None, .. }
             ) {
                 break;
             }
@@ -70,18 +75,22 @@ impl Page {
         if bytes == [0; PAGE_BYTES] {
             return Ok(Self::Free);
         }
-        let run = RunPart::decode(RUN.of(&bytes)).map(Box::new);
-        let control = Control::decode(CONTROL.of(&bytes)).map(Box::new);
-        Ok(match (run, control) {
+        let claim = ClaimPart::decode(CLAIM.of(&bytes)).map(Box::new);
+        let control = CONTROL.of(&bytes);
+        let control = Control::name_in(control)
+            .map(|name| Box::new((name.into(), Control::decode_whole(control))));
+        Ok(match (claim, control) {
+            (None, None) if is_text(&bytes) => Self::Text,
             (None, None) => Self::Damaged,
-            (run, control) => Self::Record { run, control },
+            (claim, control) => Self::Record { claim, control },
         })
     }
 
-    fn name(&self) -> Option<&str> {
+    /// Whose record it is, by the hash of the name.
+    fn name_hash(&self) -> Option<u64> {
         match self {
-            Self::Record { run: Some(run), .. } => Some(&run.name),
-            Self::Record { control: Some(control), .. } => Some(&control.name),
+            Self::Record { control: Some(control), .. } => Some(name_hash(&control.0)),
+            Self::Record { claim: Some(claim), .. } => Some(claim.name_hash),
             _ => None,
         }
     }
@@ -91,10 +100,11 @@ impl Page {
         match self {
             Self::Free | Self::Damaged => true,
             Self::Record { control: Some(control), .. } => {
+                let (_, control) = &**control;
                 matches!(control.presence, Presence::Absent | Presence::Unloaded)
                     && control.last_seen_at.is_some_and(|seen| seen.plus(KEPT) < now)
             }
-            Self::Record { .. } => false,
+            Self::Record { .. } | Self::Text => false,
         }
     }
 }
@@ -139,12 +149,12 @@ enum Damage {
 }
 
 fn scan<'a>(pages: &Pages, names: &[&'a str], now: UnixMs) -> io::Result<Found<'a>> {
-    let mut wanted = HashSet::new();
+    let mut wanted = HashMap::new();
     let mut found = Found { pages: HashMap::new(), reusable: Vec::new(), damage: Damage::None };
     wanted.try_reserve(names.len())?;
     found.pages.try_reserve(names.len())?;
     found.reusable.try_reserve_exact(names.len())?;
-    wanted.extend(names.iter().copied());
+    wanted.extend(names.iter().map(|name| (name_hash(name), *name)));
 
     let Ok(identity) = read_identity(pages)? else { return Ok(found) };
     let mut again = Again::new();
@@ -153,7 +163,7 @@ fn scan<'a>(pages: &Pages, names: &[&'a str], now: UnixMs) -> io::Result<Found<'
         if matches!(page, Page::Damaged) {
             found.damage = Damage::Some;
         }
-        if let Some(name) = page.name().and_then(|name| wanted.get(name)) {
+        if let Some(name) = page.name_hash().and_then(|hash| wanted.get(&hash)) {
             // Of two records of one name, which only a fault can make, the first one counts.
             found.pages.entry(name).or_insert(number);
         } else if found.reusable.len() < names.len() && page.is_reusable(now) {
@@ -217,12 +227,12 @@ fn add<'a>(
 
 /// Gives a page to `name`, if it is free and nobody is at it.
 fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
-    let _run = PartLocked::try_new(pages, RUN, page)?;
+    let _run = PartLocked::try_new(pages, CLAIM, page)?;
     let _edit = PartLocked::try_new(pages, CONTROL, page)?;
     Page::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
     let mut control = match damage {
-        Damage::None => Control::new(name),
-        Damage::Some => Control::anew(name, now),
+        Damage::None => Control::new(),
+        Damage::Some => Control::anew(now),
     };
     control.last_seen_at = Some(now);
     let mut bytes = [0; PAGE_BYTES];
@@ -231,9 +241,9 @@ fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Op
             place.copy_from_slice(part);
         }
     };
-    put(RUN.at, &RunPart::new(name, now).encode());
-    put(CONTROL.at, &control.encode());
-    pages.write(&bytes, RUN.offset(page)).ok()
+    put(CLAIM.at, &ClaimPart::new(name_hash(name), now).encode());
+    put(CONTROL.at, &control.encode(name));
+    pages.write(&bytes, CLAIM.offset(page)).ok()
 }
 
 /// A lock on a part of a page, for as long as the value lives.
@@ -278,34 +288,53 @@ pub(super) fn transplant(
     };
     let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
     let places = allocate(to, &names, opener, notices);
+    let mut fail = |action, error| notices.push(Notice::Failed { action, error });
     for ((name, at), place) in found.iter().zip(places) {
         let Some(page) = place.page else { continue };
-        let Ok(Page::Record { run: Some(run), control: Some(control) }) =
+        let Ok(Page::Record { claim: Some(claim), control: Some(control) }) =
             Page::read(from, *at, &mut Again::new())
         else {
             continue;
         };
-        if run.name != *name || control.name != *name {
+        let (its, control) = *control;
+        if its != *name || claim.name_hash != name_hash(name) {
             continue;
         }
-        // A record whose lock is held has a newer life than ours.
-        if let Some(_lock) = PartLocked::try_new(to, RUN, page)
-            && to.read_part::<{ RUN.bytes }>(RUN, page).is_ok_and(|bytes| {
-                RunPart::decode(&bytes).is_none_or(|there| there.serial < run.serial)
-            })
-            && let Err(error) = to.write_part(RUN, page, &run.encode())
-        {
-            notices.push(Notice::Failed { action: Action::Write, error });
-        }
-        if let Some(_lock) = PartLocked::try_new(to, CONTROL, page)
-            && to.read_part::<{ CONTROL.bytes }>(CONTROL, page).is_ok_and(|bytes| {
-                Control::decode(&bytes).is_none_or(|there| there.serial < control.serial)
-            })
-            && let Err(error) = to.write_part(CONTROL, page, &control.encode())
-        {
-            notices.push(Notice::Failed { action: Action::Write, error });
+        if let Err(error) = copy(from, *at, to, page, &claim, name, &control) {
+            fail(Action::Write, error);
         }
     }
+}
+
+/// Writes a record into another file, where it is newer.
+fn copy(
+    from: &Pages,
+    at: u32,
+    to: &Pages,
+    page: u32,
+    claim: &ClaimPart,
+    name: &str,
+    control: &Control,
+) -> io::Result<()> {
+    // A record whose lock is held has a newer life than ours.
+    if let Some(_lock) = PartLocked::try_new(to, CLAIM, page)
+        && to.read_part::<{ CLAIM.bytes }>(CLAIM, page).is_ok_and(|bytes| {
+            ClaimPart::decode(&bytes).is_none_or(|there| there.serial < claim.serial)
+        })
+    {
+        let ring = from.read_ring::<RING_BYTES>(at)?;
+        to.write(&ring, CLAIM.offset(page) + RING_AT as u64)?;
+        to.write_part(CLAIM, page, &claim.encode())?;
+    }
+    if let Some(_lock) = PartLocked::try_new(to, CONTROL, page)
+        && to.read_part::<{ CONTROL.bytes }>(CONTROL, page).is_ok_and(|bytes| {
+            Control::decode(&bytes, name).is_ok_and(|there| there.serial < control.serial)
+                || Control::name_in(&bytes).is_none()
+        })
+    {
+        to.write_part(CONTROL, page, &control.encode(name))?;
+    }
+    Ok(())
 }
 
 /// The whole records of a file that is held open, with the page of each.
@@ -318,15 +347,15 @@ fn records_of(pages: &Pages, names: &[&str]) -> io::Result<Vec<(Box<str>, u32)>>
     let mut again = Again::new();
     for number in 1..pages_of(pages)? {
         let page = Page::read(pages, number, &mut again)?;
-        let Page::Record { run: Some(run), control: Some(_) } = &page else { continue };
-        if !wanted.remove(&*run.name) {
+        let Page::Record { claim: Some(_), control: Some(control) } = page else { continue };
+        if !wanted.remove(&*control.0) {
             others += 1;
             if others > OTHERS {
                 continue;
             }
         }
         found.try_reserve(1)?;
-        found.push((run.name.clone(), number));
+        found.push((control.0, number));
     }
     Ok(found)
 }

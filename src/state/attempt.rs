@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
+use super::access::Unreadable;
 use super::claim::Claim;
+use super::claim_part::ClaimPart;
 use super::control::LeftOut;
 use super::decide::Wanted;
 use super::due::Reading;
@@ -26,8 +28,7 @@ use super::format::CONTROL;
 use super::look::{Around, Due, Look};
 use super::notice::Notice;
 use super::rules::{Rule, in_force};
-use super::run::{Attempt, Ended, Outcome, Progress, RunId, Trigger};
-use super::run_part::RunPart;
+use super::run::{Attempt, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 use super::shared_claims::Claimant;
 use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
 use super::under_lock::Blocked;
@@ -72,6 +73,7 @@ enum Looks {
 
 /// What came of a step of a [`ClaimAttempt`].
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each claim")]
 pub enum Step {
     /// The attempt is this worker's to make.
     Won(Claim),
@@ -295,9 +297,9 @@ impl ClaimAttempt {
             reading.run.orders_done = number;
         }
         let known_since = self.known_since(&reading);
-        let interrupted = close_last(&mut reading.run, attempt.run);
+        let (interrupted, ended) = close_last(&mut reading.run, attempt.run);
         reading.run.start(attempt);
-        if inner.write_run(timer.place, &mut reading.run) == Written::No
+        if inner.write_claim(timer.place, &mut reading.run, ended) == Written::No
             && timer.place.page.is_some()
         {
             if timer.owner == Owner::Other {
@@ -387,8 +389,8 @@ impl ClaimAttempt {
         };
         let control = match inner.try_read_control(timer.place) {
             Ok(control) => control,
-            Err(Unread::Lost) if timer.place.page.is_none() => reading.control.clone(),
-            Err(Unread::Torn | Unread::Lost) => return self.not_counted(inner, timer),
+            Err(Unreadable::Lost) if timer.place.page.is_none() => reading.control.clone(),
+            Err(_) => return self.not_counted(inner, timer),
         };
         let mut reading = Reading { control, ..reading.clone() };
         let dealt = reading.dealt_with_up_to(now);
@@ -426,18 +428,16 @@ pub(super) fn is_another(inner: &Inner, attempt: &Attempt, now: UnixMs, timer: T
 }
 
 /// Ends what is in progress, unless it goes on as `run`: a waiting run with its last outcome, one
-/// whose process died as interrupted; the attempt of the latter is returned.
-fn close_last(run_part: &mut RunPart, run: RunId) -> Option<Attempt> {
-    match run_part.progress {
+/// whose process died as interrupted; answers the attempt of the latter, and the result of either.
+fn close_last(claim: &mut ClaimPart, run: RunId) -> (Option<Attempt>, Option<RunResult>) {
+    match claim.progress {
         Progress::Waiting(last, wait) if last.run != run => {
-            run_part.close(last, wait.last);
-            None
+            (None, Some(claim.close(last, wait.last)))
         }
         Progress::Running(last) if in_force(Rule::InterruptedIsCounted) => {
-            run_part.close(last, interrupted());
-            Some(last)
+            (Some(last), Some(claim.close(last, interrupted())))
         }
-        _ => None,
+        _ => (None, None),
     }
 }
 

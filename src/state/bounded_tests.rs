@@ -10,7 +10,7 @@ use crate::os::file::with_suffix;
 use crate::os::lock::{Holder, Kind, Tried, try_lock};
 
 use super::bench::*;
-use super::format::{CONTROL, HEADER_LOCK, IDENTITY, MOST_PAGES, PAGE_BYTES, RUN, USE_LOCK};
+use super::format::{CLAIM, CONTROL, HEADER_LOCK, IDENTITY, MOST_PAGES, PAGE_BYTES, USE_LOCK};
 use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
@@ -99,7 +99,7 @@ fn a_lock_on_the_whole_file_costs_two_seconds_in_all() {
     bench.state = None;
     let other = crate::os::file::open_existing(&path(&bench)).unwrap();
     let pages = u32::try_from(other.metadata().unwrap().len() / PAGE_BYTES as u64).unwrap();
-    let of_pages = (1..pages).flat_map(|page| [RUN.offset(page), CONTROL.offset(page)]);
+    let of_pages = (1..pages).flat_map(|page| [CLAIM.offset(page), CONTROL.offset(page)]);
     for byte in of_pages.chain([USE_LOCK, HEADER_LOCK]) {
         take(&other, byte);
     }
@@ -120,7 +120,7 @@ fn locks_that_nobody_can_take_let_the_file_grow_once_only() {
     let before = fs::metadata(path(&bench)).unwrap().len();
     let file = crate::os::file::open_existing(&path(&bench)).unwrap();
     for page in 1..200 {
-        take(&file, RUN.offset(page));
+        take(&file, CLAIM.offset(page));
     }
     let cycle = bench.open(&["a", "b", "c"]).unwrap();
     assert_eq!(cycle.places.iter().filter(|place| place.page.is_none()).count(), 2);

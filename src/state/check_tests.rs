@@ -10,7 +10,7 @@ use crate::os::fault::{Call, Effect, Fault, Repeat, with};
 use crate::os::file::with_suffix;
 
 use super::bench::*;
-use super::format::{CONTROL, HEADER_CONTROL, IDENTITY, PAGE_BYTES, RUN};
+use super::format::{CLAIM, CONTROL, HEADER_CONTROL, IDENTITY, PAGE_BYTES};
 use super::*;
 
 fn path(bench: &Bench) -> PathBuf {
@@ -155,7 +155,7 @@ fn one_right_checksum_anywhere_makes_a_file_ours() {
         .into_iter()
         .zip([IDENTITY.bytes, HEADER_CONTROL.bytes])
         .chain([1, 40].into_iter().flat_map(|page| {
-            [(RUN.offset(page), RUN.bytes), (CONTROL.offset(page), CONTROL.bytes)]
+            [(CLAIM.offset(page), CLAIM.bytes), (CONTROL.offset(page), CONTROL.bytes)]
         }));
     for (at, len) in parts {
         let mut bytes = vec![0x55; whole.len()];

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use crate::schedule::UnixMs;
 
-use super::format::RUN;
+use super::claim_part::ClaimPart;
+use super::format::CLAIM;
 use super::run::{Attempt, Ended, Progress, RunResult, Wait};
-use super::run_part::RunPart;
 use super::store::{Claimed, Inner, Place};
 
 /// The right to make one attempt. While it lives, no other process makes one of this timer.
@@ -18,7 +18,7 @@ use super::store::{Claimed, Inner, Place};
 pub struct Claim {
     inner: Rc<Inner>,
     place: Place,
-    run: Box<RunPart>,
+    run: ClaimPart,
     attempt: Attempt,
     locked: Option<u32>,
     /// Whether all that was left out for this claim has been counted.
@@ -47,14 +47,14 @@ impl Claim {
     pub(super) fn new(
         inner: &Rc<Inner>,
         place: &Place,
-        run: RunPart,
+        run: ClaimPart,
         attempt: Attempt,
         locked: Option<u32>,
         counted: bool,
     ) -> Self {
         // INVARIANT: from here on this value's drop alone gives others their way.
         inner.set_claimed(place, Claimed::Yes);
-        let (inner, place, run) = (Rc::clone(inner), place.clone(), Box::new(run));
+        let (inner, place) = (Rc::clone(inner), place.clone());
         Self { inner, place, run, attempt, locked, counted }
     }
 
@@ -83,14 +83,14 @@ impl Claim {
     pub fn finish(mut self, ended: Ended, next_at: Option<UnixMs>) -> Finished {
         self.find_record();
         let failures_before = self.run.consecutive_failures;
-        let finished = if let Some(next_at) = next_at {
+        let (finished, result) = if let Some(next_at) = next_at {
             self.run.progress = Progress::Waiting(self.attempt, Wait { next_at, last: ended });
-            Finished::Waiting { next_at }
+            (Finished::Waiting { next_at }, None)
         } else {
             let result = self.run.close(self.attempt, ended);
-            Finished::Closed { result, failures_before }
+            (Finished::Closed { result, failures_before }, Some(result))
         };
-        self.inner.write_run(&self.place, &mut self.run);
+        self.inner.write_claim(&self.place, &mut self.run, result);
         finished
     }
 }
@@ -100,7 +100,7 @@ impl Claim {
     #[cfg(test)]
     pub(super) fn die(mut self) {
         if let Some(page) = self.locked.take() {
-            self.inner.unlock(RUN, page);
+            self.inner.unlock(CLAIM, page);
         }
         std::mem::forget(self);
     }
@@ -110,10 +110,8 @@ impl Claim {
     fn find_record(&mut self) {
         let (None, Some(page)) = (self.place.page, self.locked) else { return };
         let found = Place { page: Some(page), ..self.place.clone() };
-        if let Ok(run) = self.inner.try_read_run(&found)
-            && run.name == self.place.name
-        {
-            *self.run = run;
+        if let Ok(run) = self.inner.try_read_claim(&found) {
+            self.run = run;
             self.place = found;
         }
     }
@@ -124,7 +122,7 @@ impl Drop for Claim {
         self.inner.set_claimed(&self.place, Claimed::No);
         self.inner.release(&self.place);
         if let Some(page) = self.locked {
-            self.inner.unlock(RUN, page);
+            self.inner.unlock(CLAIM, page);
         }
     }
 }

@@ -15,11 +15,12 @@ fn one_of_two_workers_gets_a_due_time_and_the_other_never_does() {
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_001), Step::DealtWith));
     claim_one.finish(ended(Outcome::Success), None);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_002), Step::DealtWith));
-    let run = two.read(&bench.places[0]).unwrap().run;
+    let reading = two.read(&bench.places[0]).unwrap();
+    let run = &reading.run;
     assert_eq!(run.watermark, Watermark { due: UnixMs(1_001_000), attempt: 1 });
     assert_eq!(run.counters.ended_with(Outcome::Success), 1);
     assert_eq!(run.last_success_at, Some(UnixMs(1_001_000)));
-    assert_eq!(run.results[0].attempt.pid, 1);
+    assert_eq!(two.results(&bench.places[0], &reading)[0].attempt.pid, 1);
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
     let bench = Bench::memory(&["a"]);
     let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
     let timer = timer(&bench.places[0], &every);
-    let looking = one.inner.try_edit_lock(super::format::RUN, bench.places[0].page).unwrap();
+    let looking = one.inner.try_edit_lock(super::format::CLAIM, bench.places[0].page).unwrap();
     let mut attempt = attempt_for(due(1_001_000), run_id(2));
     let mut waited_ms = 0;
     loop {
@@ -129,9 +130,10 @@ fn an_attempt_is_repeated_by_whoever_comes_first_and_once() {
     assert_eq!((second.attempt().number, second.attempt().run), (2, run));
     assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
     second.finish(ended(Outcome::Success), None);
-    let record = one.read(&bench.places[0]).unwrap().run;
+    let reading = one.read(&bench.places[0]).unwrap();
+    let record = &reading.run;
     assert_eq!((record.counters.retries, record.runs()), (1, 1));
-    assert_eq!(record.results[0].attempt.number, 2);
+    assert_eq!(one.results(&bench.places[0], &reading)[0].attempt.number, 2);
 }
 
 #[test]

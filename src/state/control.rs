@@ -3,7 +3,7 @@
 use crate::schedule::UnixMs;
 
 use super::fields::{Fields, FieldsMut};
-use super::format::{CONTROL, GAPS};
+use super::format::{CONTROL, Field, GAPS, control as at, gap};
 use super::run::RunId;
 
 /// A stop until further notice, or until an instant.
@@ -39,16 +39,17 @@ pub struct Order {
 }
 
 /// Why due times had no run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LeftOut {
     /// Nobody was there to take them.
+    #[default]
     Missed,
     /// The last run was still in progress, or a newer one took their place in the queue.
     Overlap,
 }
 
 /// A stretch of due times that were left out and are still to be counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gap {
     /// All of them are later than this,
     pub(super) after: UnixMs,
@@ -57,6 +58,73 @@ pub(super) struct Gap {
     pub(super) kind: LeftOut,
     /// How many before `after` the counters contain already.
     pub(super) counted: u32,
+}
+
+/// Such stretches, as many as may wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gaps {
+    /// The first `len` of them count, the others are empty.
+    gaps: [Gap; GAPS],
+    len: u8,
+}
+
+impl Gaps {
+    pub(super) fn as_slice(&self) -> &[Gap] {
+        self.gaps.get(..self.len.into()).unwrap_or_default()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() == GAPS
+    }
+
+    pub(super) fn first_mut(&mut self) -> Option<&mut Gap> {
+        self.gaps.get_mut(..self.len.into())?.first_mut()
+    }
+
+    pub(super) fn last_mut(&mut self) -> Option<&mut Gap> {
+        self.gaps.get_mut(..self.len.into())?.last_mut()
+    }
+
+    /// Adds one, if there is room for it.
+    pub(super) fn push(&mut self, gap: Gap) {
+        if let Some(place) = self.gaps.get_mut(usize::from(self.len)) {
+            *place = gap;
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Gap) -> bool) {
+        *self = self.as_slice().iter().copied().filter(keep).collect();
+    }
+
+    pub(super) fn remove_first(&mut self) {
+        *self = self.as_slice().iter().skip(1).copied().collect();
+    }
+}
+
+impl FromIterator<Gap> for Gaps {
+    fn from_iter<T: IntoIterator<Item = Gap>>(gaps: T) -> Self {
+        let mut all = Self::default();
+        gaps.into_iter().for_each(|gap| all.push(gap));
+        all
+    }
+}
+
+/// Why a control part is not that of a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotIts {
+    /// Its checksum or its name is wrong.
+    Damaged,
+    /// It is another timer's.
+    Others,
 }
 
 /// What a load has said of the timer.
@@ -77,8 +145,6 @@ pub enum Presence {
 pub struct Control {
     /// How often it was written.
     pub(super) serial: u64,
-    /// Whose record it is.
-    pub(super) name: Box<str>,
     /// The hash of the schedule that was last loaded.
     pub(super) schedule_hash: u64,
     /// What the last load said.
@@ -107,7 +173,7 @@ pub struct Control {
     /// Due times left out because nobody was there.
     pub missed: u64,
     /// Left-out due times that the two counters do not contain yet, oldest first.
-    pub(super) gaps: Vec<Gap>,
+    pub(super) gaps: Gaps,
 }
 
 const FOR_EVER: UnixMs = UnixMs(i64::MAX);
@@ -116,11 +182,10 @@ const PRESENT: u8 = 2;
 const ENABLED: u8 = 4;
 
 impl Control {
-    /// A record of `name` that no load has seen yet.
-    pub(super) fn new(name: &str) -> Self {
+    /// That of a record that no load has seen yet.
+    pub(super) fn new() -> Self {
         Self {
             serial: 0,
-            name: name.into(),
             schedule_hash: 0,
             presence: Presence::Unloaded,
             created_at: None,
@@ -134,19 +199,19 @@ impl Control {
             cancel: None,
             overlaps: 0,
             missed: 0,
-            gaps: Vec::new(),
+            gaps: Gaps::default(),
         }
     }
 
     /// What takes the place of a damaged part, or of one that no file has room for: a timer that
     /// starts anew at `now`. It is not a new one: nobody knows since when it has been there, and
     /// `first=now` is not for it.
-    pub(super) fn anew(name: &str, now: UnixMs) -> Self {
+    pub(super) fn anew(now: UnixMs) -> Self {
         Self {
             presence: Presence::Enabled,
             last_seen_at: Some(now),
             not_before: Some(now),
-            ..Self::new(name)
+            ..Self::new()
         }
     }
 
@@ -155,101 +220,127 @@ impl Control {
         Some(self.order).filter(|order| order.number > orders_done && order.run != RunId::default())
     }
 
-    /// The part as it stands in the file.
-    pub(super) fn encode(&self) -> [u8; CONTROL.bytes] {
+    /// The part as it stands in the file, in the record of `name`.
+    pub(super) fn encode(&self, name: &str) -> [u8; CONTROL.bytes] {
         let mut bytes = [0; CONTROL.bytes];
         let mut to = FieldsMut(&mut bytes);
-        to.u64(8, self.serial);
-        to.name(16, &self.name);
-        to.u64(144, self.schedule_hash);
-        to.u8(
-            152,
-            match self.presence {
-                Presence::Unloaded => 0,
-                Presence::Enabled => LOADED | PRESENT | ENABLED,
-                Presence::Disabled => LOADED | PRESENT,
-                Presence::Absent => LOADED,
-            },
-        );
-        to.some_instant(160, self.created_at);
-        to.some_instant(168, self.last_seen_at);
-        to.u64(176, self.seen_by);
-        to.some_instant(184, self.not_before);
-        to.some_instant(192, self.left_out_up_to);
-        to.some_instant(200, self.queued);
-        put_pause(&mut to, 208, self.paused);
-        to.u64(224, self.order.number);
-        to.put(232, &self.order.run.0);
-        to.instant(248, self.order.at);
-        to.put(256, &self.cancel.unwrap_or_default().0);
-        to.u64(272, self.overlaps);
-        to.u64(280, self.missed);
-        to.count(288, self.gaps.len());
-        for (at, gap) in (296..).step_by(24).zip(&self.gaps).take(GAPS) {
-            to.instant(at, gap.after);
-            to.instant(at + 8, gap.up_to);
-            to.u8(at + 16, u8::from(gap.kind == LeftOut::Overlap));
-            to.u32(at + 20, gap.counted);
+        to.u64(at::SERIAL, self.serial);
+        to.name(at::NAME, name);
+        to.u64(at::SCHEDULE_HASH, self.schedule_hash);
+        to.u8(at::BITS, self.presence.bits());
+        to.some_instant(at::CREATED_AT, self.created_at);
+        to.some_instant(at::LAST_SEEN_AT, self.last_seen_at);
+        to.u64(at::SEEN_BY, self.seen_by);
+        to.some_instant(at::NOT_BEFORE, self.not_before);
+        to.some_instant(at::LEFT_OUT_UP_TO, self.left_out_up_to);
+        to.some_instant(at::QUEUED, self.queued);
+        put_pause(&mut to, at::PAUSED_SINCE, at::PAUSED_UNTIL, self.paused);
+        to.u64(at::ORDER_NUMBER, self.order.number);
+        to.put(at::ORDER_RUN, self.order.run.0);
+        to.instant(at::ORDER_AT, self.order.at);
+        to.put(at::CANCEL, self.cancel.unwrap_or_default().0);
+        to.u64(at::OVERLAPS, self.overlaps);
+        to.u64(at::MISSED, self.missed);
+        to.count(at::GAP_COUNT, self.gaps.len());
+        for (number, stretch) in self.gaps.as_slice().iter().enumerate() {
+            let mut to = to.item(at::GAPS, number, gap::BYTES);
+            to.instant(gap::AFTER, stretch.after);
+            to.instant(gap::UP_TO, stretch.up_to);
+            to.u8(gap::KIND, u8::from(stretch.kind == LeftOut::Overlap));
+            to.u32(gap::COUNTED, stretch.counted);
         }
         CONTROL.seal(&mut bytes);
         bytes
     }
 
-    /// Reads the part; `None` if its checksum or its name is wrong.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        if !CONTROL.is_whole(bytes) {
-            return None;
+    /// Reads the part of the record of `name`.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or that of another timer.
+    pub(super) fn decode(bytes: &[u8], name: &str) -> Result<Self, NotIts> {
+        match Self::name_in(bytes) {
+            Some(its) if its == name => Ok(Self::decode_whole(bytes)),
+            Some(_) => Err(NotIts::Others),
+            None => Err(NotIts::Damaged),
         }
+    }
+
+    /// Whose part it is; `None` if its checksum or its name is wrong.
+    pub(super) fn name_in(bytes: &[u8]) -> Option<&str> {
+        if CONTROL.is_whole(bytes) { Fields(bytes).name(at::NAME) } else { None }
+    }
+
+    /// Reads a part that is whole.
+    pub(super) fn decode_whole(bytes: &[u8]) -> Self {
         let from = Fields(bytes);
-        let bits = from.u8(152);
-        Some(Self {
-            serial: from.u64(8),
-            name: from.name(16)?.into(),
-            schedule_hash: from.u64(144),
-            presence: match (bits & LOADED, bits & PRESENT, bits & ENABLED) {
-                (0, ..) => Presence::Unloaded,
-                (_, 0, _) => Presence::Absent,
-                (_, _, 0) => Presence::Disabled,
-                _ => Presence::Enabled,
-            },
-            created_at: from.some_instant(160),
-            last_seen_at: from.some_instant(168),
-            seen_by: from.u64(176),
-            not_before: from.some_instant(184),
-            left_out_up_to: from.some_instant(192),
-            queued: from.some_instant(200),
-            paused: get_pause(from, 208),
+        Self {
+            serial: from.u64(at::SERIAL),
+            schedule_hash: from.u64(at::SCHEDULE_HASH),
+            presence: Presence::of_bits(from.u8(at::BITS)),
+            created_at: from.some_instant(at::CREATED_AT),
+            last_seen_at: from.some_instant(at::LAST_SEEN_AT),
+            seen_by: from.u64(at::SEEN_BY),
+            not_before: from.some_instant(at::NOT_BEFORE),
+            left_out_up_to: from.some_instant(at::LEFT_OUT_UP_TO),
+            queued: from.some_instant(at::QUEUED),
+            paused: get_pause(from, at::PAUSED_SINCE, at::PAUSED_UNTIL),
             order: Order {
-                number: from.u64(224),
-                run: RunId(from.bytes(232)),
-                at: from.instant(248),
+                number: from.u64(at::ORDER_NUMBER),
+                run: RunId(from.bytes(at::ORDER_RUN)),
+                at: from.instant(at::ORDER_AT),
             },
-            cancel: Some(RunId(from.bytes(256))).filter(|run| *run != RunId::default()),
-            overlaps: from.u64(272),
-            missed: from.u64(280),
-            gaps: (0..from.count(288, GAPS))
-                .map(|number| from.from(296 + 24 * number))
+            cancel: Some(RunId(from.bytes(at::CANCEL))).filter(|run| *run != RunId::default()),
+            overlaps: from.u64(at::OVERLAPS),
+            missed: from.u64(at::MISSED),
+            gaps: (0..from.count(at::GAP_COUNT, GAPS))
+                .map(|number| from.item(at::GAPS, number, gap::BYTES))
                 .map(|from| Gap {
-                    after: from.instant(0),
-                    up_to: from.instant(8),
-                    kind: if from.u8(16) == 0 { LeftOut::Missed } else { LeftOut::Overlap },
-                    counted: from.u32(20),
+                    after: from.instant(gap::AFTER),
+                    up_to: from.instant(gap::UP_TO),
+                    kind: if from.u8(gap::KIND) == 0 { LeftOut::Missed } else { LeftOut::Overlap },
+                    counted: from.u32(gap::COUNTED),
                 })
                 .collect(),
-        })
+        }
+    }
+}
+
+impl Presence {
+    fn bits(self) -> u8 {
+        match self {
+            Self::Unloaded => 0,
+            Self::Enabled => LOADED | PRESENT | ENABLED,
+            Self::Disabled => LOADED | PRESENT,
+            Self::Absent => LOADED,
+        }
+    }
+
+    pub(super) fn of_bits(bits: u8) -> Self {
+        match (bits & LOADED, bits & PRESENT, bits & ENABLED) {
+            (0, ..) => Self::Unloaded,
+            (_, 0, _) => Self::Absent,
+            (_, _, 0) => Self::Disabled,
+            _ => Self::Enabled,
+        }
     }
 }
 
 /// Writes a pause as two instants.
-pub(super) fn put_pause(to: &mut FieldsMut<'_>, at: usize, paused: Option<Paused>) {
-    to.some_instant(at, paused.map(|paused| paused.since));
-    to.some_instant(at + 8, paused.map(|paused| paused.until.unwrap_or(FOR_EVER)));
+pub(super) fn put_pause(
+    to: &mut FieldsMut<'_>,
+    since: Field<8>,
+    until: Field<8>,
+    paused: Option<Paused>,
+) {
+    to.some_instant(since, paused.map(|paused| paused.since));
+    to.some_instant(until, paused.map(|paused| paused.until.unwrap_or(FOR_EVER)));
 }
 
 /// Reads what [`put_pause`] wrote.
-pub(super) fn get_pause(from: Fields<'_>, at: usize) -> Option<Paused> {
-    let until = Some(from.instant(at + 8)).filter(|until| *until != FOR_EVER);
-    Some(Paused { since: from.some_instant(at)?, until })
+pub(super) fn get_pause(from: Fields<'_>, since: Field<8>, until: Field<8>) -> Option<Paused> {
+    let until = Some(from.instant(until)).filter(|until| *until != FOR_EVER);
+    Some(Paused { since: from.some_instant(since)?, until })
 }
 
 #[cfg(test)]
@@ -271,27 +362,29 @@ mod tests {
             cancel: Some(RunId([2; 16])),
             overlaps: 6,
             missed: 7,
-            gaps: vec![gap(1, LeftOut::Missed), gap(9, LeftOut::Overlap)],
-            ..Control::anew("reindex", UnixMs(-3))
+            gaps: [gap(1, LeftOut::Missed), gap(9, LeftOut::Overlap)].into_iter().collect(),
+            ..Control::anew(UnixMs(-3))
         };
         for presence in
             [Presence::Unloaded, Presence::Enabled, Presence::Disabled, Presence::Absent]
         {
             control.presence = presence;
-            assert_eq!(Control::decode(&control.encode()), Some(control.clone()));
+            assert_eq!(Control::decode(&control.encode("reindex"), "reindex"), Ok(control.clone()));
         }
         control.paused = Some(Paused { since: UnixMs(1), until: Some(UnixMs(2)) });
-        assert_eq!(Control::decode(&control.encode()), Some(control.clone()));
-        let fresh = Control::new("reindex");
-        assert_eq!(Control::decode(&fresh.encode()), Some(fresh));
+        assert_eq!(Control::decode(&control.encode("reindex"), "reindex"), Ok(control.clone()));
+        let fresh = Control::new();
+        let bytes = fresh.encode("reindex");
+        assert_eq!(Control::decode(&bytes, "reindex"), Ok(fresh));
+        assert_eq!(Control::decode(&bytes, "reinde"), Err(NotIts::Others));
     }
 
     #[test]
     fn a_flipped_bit_is_seen_anywhere() {
-        let mut bytes = Control::new("a").encode();
+        let mut bytes = Control::new().encode("a");
         for at in 0..CONTROL.bytes {
             bytes[at] ^= 1;
-            assert_eq!(Control::decode(&bytes), None, "{at}");
+            assert_eq!(Control::decode(&bytes, "a"), Err(NotIts::Damaged), "{at}");
             bytes[at] ^= 1;
         }
     }
@@ -301,10 +394,10 @@ mod tests {
         let mut bytes = [0xff; CONTROL.bytes];
         bytes[16..144].fill(0);
         CONTROL.seal(&mut bytes);
-        assert_eq!(Control::decode(&bytes).unwrap().gaps.len(), GAPS);
+        assert_eq!(Control::decode(&bytes, "").unwrap().gaps.len(), GAPS);
         bytes[16..19].copy_from_slice(&[2, 0xc3, 0x28]);
         CONTROL.seal(&mut bytes);
-        assert_eq!(Control::decode(&bytes), None, "the name is no UTF-8");
+        assert_eq!(Control::name_in(&bytes), None, "the name is no UTF-8");
     }
 
     #[test]
@@ -316,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_dropped_order_is_not_pending() {
-        let mut control = Control::new("a");
+        let mut control = Control::new();
         control.order = Order { number: 4, run: RunId([1; 16]), at: UnixMs(5) };
         assert_eq!(control.pending_order(3), Some(control.order));
         assert_eq!(control.pending_order(4), None);

@@ -203,7 +203,7 @@ fn decide_order(reading: &Reading, look: &Look<'_>) -> Option<Decision> {
     if !reading.may_start(wanted, look.due_times, now) {
         return Some(Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) });
     }
-    let ended_at = reading.run.results.first().map(super::RunResult::ended_at);
+    let ended_at = reading.run.last_result.map(|last| last.ended_at());
     let waits_since = ended_at.map_or(order.at, |ended_at| ended_at.max(order.at));
     Some(if now > waits_since.plus(ORDER_WITHIN) {
         Decision::DropOrder { number: order.number, run: order.run }
@@ -252,7 +252,7 @@ fn decide_schedule(
     }
     match policy {
         MissedPolicy::Run { within } if catch_up_at.is_some() || now <= start.plus(within) => {
-            let latest = now.0.saturating_add(spread_ms(&reading.run.name, due_times, now));
+            let latest = now.0.saturating_add(spread_ms(reading.run.name_hash, due_times, now));
             let run_at = catch_up_at.map_or(latest, |at| at.0.min(latest));
             if run_at <= now.0 {
                 return claim(Trigger::Missed);
@@ -269,8 +269,8 @@ fn decide_schedule(
 
 /// How long the run of a missed due time is put off: by a hash of the name, over half the period,
 /// at most 10 s.
-fn spread_ms(name: &str, due_times: &dyn DueTimes, now: UnixMs) -> i64 {
+fn spread_ms(name_hash: u64, due_times: &dyn DueTimes, now: UnixMs) -> i64 {
     let over = (due_times.period_ms(now) / 2).min(LONGEST_SPREAD_MS);
-    let hash = stable_hash(&[b"spread", name.as_bytes()]);
+    let hash = stable_hash(&[b"spread", &name_hash.to_le_bytes()]);
     i64::try_from(hash % over.max(1).unsigned_abs()).unwrap_or(0)
 }

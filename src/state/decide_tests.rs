@@ -17,9 +17,9 @@ const SKIP: Policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::O
 
 /// A record whose last due time was at 1000 s; the timer has one each minute.
 fn reading() -> Reading {
-    let mut run = RunPart::new("a", UnixMs(960_000));
+    let mut run = ClaimPart::new(super::format::name_hash("a"), UnixMs(960_000));
     run.watermark.attempt = 1;
-    let control = Control { presence: Presence::Enabled, ..Control::new("a") };
+    let control = Control { presence: Presence::Enabled, ..Control::new() };
     Reading { run, control, header: HeaderControl::default() }
 }
 

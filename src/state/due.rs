@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::schedule::{Jitter, Schedule, UnixMs};
 
+use super::claim_part::ClaimPart;
 use super::control::{Control, Paused, Presence};
 use super::decide::Wanted;
 use super::fields::NEVER;
 use super::header::HeaderControl;
 use super::rules::{Rule, in_force};
 use super::run::{Attempt, Ended, Outcome, Progress, Trigger};
-use super::run_part::RunPart;
 
 /// A timer's due times, as every process computes them.
 pub trait DueTimes {
@@ -63,7 +63,7 @@ impl DueTimes for Jittered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What has been taken and what is in progress.
-    pub run: RunPart,
+    pub run: ClaimPart,
     /// What others want of the timer.
     pub control: Control,
     /// What holds for all timers.
@@ -74,7 +74,8 @@ impl Reading {
     /// A record in which nothing has happened since `now`.
     #[cfg(test)]
     pub(crate) fn anew(name: &str, now: UnixMs) -> Self {
-        let (run, control) = (RunPart::new(name, now), Control::anew(name, now));
+        let name_hash = super::format::name_hash(name);
+        let (run, control) = (ClaimPart::new(name_hash, now), Control::anew(now));
         Self { run, control, header: HeaderControl::default() }
     }
 
@@ -278,8 +279,8 @@ pub(super) mod tests {
 
     fn reading(watermark: i64) -> Reading {
         Reading {
-            run: RunPart::new("a", UnixMs(watermark)),
-            control: Control { presence: super::super::Presence::Enabled, ..Control::new("a") },
+            run: ClaimPart::new(1, UnixMs(watermark)),
+            control: Control { presence: super::super::Presence::Enabled, ..Control::new() },
             header: HeaderControl::default(),
         }
     }

@@ -4,6 +4,7 @@
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 
+use super::access::Unreadable;
 use super::control::{Control, LeftOut, Order, Paused};
 use super::decide::OverlapPolicy;
 use super::due::Reading;
@@ -163,8 +164,8 @@ impl Store {
     pub fn is_cancelled(&self, place: &Place, run: RunId) -> bool {
         let cancel = match self.inner.try_read_control(place) {
             Ok(control) => control.cancel,
-            Err(Unread::Lost) => self.inner.local_reading(place).control.cancel,
-            Err(Unread::Torn) => None,
+            Err(Unreadable::Lost) => self.inner.local_reading(place).control.cancel,
+            Err(Unreadable::Torn | Unreadable::Others) => None,
         };
         cancel == Some(run)
     }
@@ -323,10 +324,6 @@ impl Store {
     /// torn is read later.
     fn read_for_edit(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
         let control = self.control_locked(place, now)?;
-        if *control.name != *place.name {
-            self.inner.notice(Notice::Lost { name: place.name.clone() });
-            return Err(Blocked::Lost);
-        }
         match self.read(place) {
             Ok(seen) => Ok(Reading { control, ..seen }),
             Err(Unread::Torn) => Err(Blocked::Again),

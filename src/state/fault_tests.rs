@@ -417,7 +417,10 @@ fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits(
         second.finish(ended(Outcome::Failure), Some(UnixMs(1_002_900)));
     });
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
-    let run = two.read(&bench.places[0]).unwrap().run;
-    assert_eq!(run.counters.ended_with(Outcome::Failure), 2);
-    assert_eq!(run.runs(), 3);
+    let seen = two.read(&bench.places[0]).unwrap();
+    assert_eq!(seen.run.counters.ended_with(Outcome::Failure), 2);
+    assert_eq!(seen.run.runs(), 3);
+    let results = two.results(&bench.places[0], &seen);
+    let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0 / 1000).collect();
+    assert_eq!(dues, [1003, 1002, 1001]);
 }

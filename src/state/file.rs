@@ -12,8 +12,9 @@ use crate::os::lock::{Holder, Kind, Tried, is_unsupported};
 use crate::os::memory_file::{create_memory_file, create_unlinked_file};
 use crate::schedule::UnixMs;
 
-use super::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, RUN, USE_LOCK};
-use super::header::{Bad, Identity, Newness, PidFile};
+use super::convert::{self, convert, may_convert};
+use super::format::{CLAIM, HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
+use super::header::{Bad, Identity, Newness, PidFile, Records};
 use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, check_file, open_error};
@@ -96,7 +97,8 @@ impl Opener<'_> {
     }
 
     /// Takes the use lock, shared, for as long as the description lives; tells whether it could
-    /// have been had alone. An empty file that nobody else uses is filled as one of `newness`, if
+    /// have been had alone. A file of format 1 is converted first; one that others use is left as it
+    /// is, and not locked. An empty file that nobody else uses is filled as one of `newness`, if
     /// it may be a new one.
     pub(super) fn lock_use(
         &mut self,
@@ -107,7 +109,11 @@ impl Opener<'_> {
         loop {
             if lock(Kind::Exclusive)? == Tried::Taken {
                 let signed = self.sign(pages, newness);
-                lock(Kind::Shared)?;
+                if is_old(pages) {
+                    unlock_use(pages)?;
+                } else {
+                    lock(Kind::Shared)?;
+                }
                 let (identity, is_new) = signed?;
                 return Ok(Used { users: Users::OnlyUs, identity, is_new });
             }
@@ -126,6 +132,10 @@ impl Opener<'_> {
             let _locked = self.lock_header(pages).map_err(Action::Lock.failed())?;
             identity = read()?;
         }
+        if identity.as_ref().is_ok_and(|identity| identity.records != Records::Current) {
+            // Its workers are to see whether masters of the old format use it.
+            unlock_use(pages)?;
+        }
         Ok(Used { users: Users::Others, identity, is_new: IsNew::No })
     }
 
@@ -139,8 +149,16 @@ impl Opener<'_> {
         let write = |bytes: &[u8]| pages.write(bytes, 0).map_err(Action::Write.failed());
         match (read_identity(pages).map_err(Action::Read.failed())?, newness) {
             (Ok(mut identity), _) => {
-                if identity.pid_file != *self.pid_file {
-                    identity.pid_file = self.pid_file.clone();
+                let is_ours = identity.pid_file == *self.pid_file;
+                identity.pid_file = self.pid_file.clone();
+                if identity.records != Records::Current {
+                    if !may_convert(pages).map_err(Action::Lock.failed())? {
+                        return Ok((Ok(identity), IsNew::No));
+                    }
+                    convert(pages, &mut identity, self.now)
+                        .and_then(|()| convert::end(pages, &mut identity))
+                        .map_err(Action::Write.failed())?;
+                } else if !is_ours {
                     write(&identity.encode_part())?;
                 }
                 Ok((Ok(identity), IsNew::No))
@@ -155,7 +173,13 @@ impl Opener<'_> {
     }
 
     pub(super) fn identity(&self, newness: Newness) -> Identity {
-        Identity { pages: 1, newness, created_at: self.now, pid_file: self.pid_file.clone() }
+        Identity {
+            pages: 1,
+            newness,
+            records: Records::Current,
+            created_at: self.now,
+            pid_file: self.pid_file.clone(),
+        }
     }
 
     /// Opens what is at `path`, or makes an empty file there: whoever first has the use lock
@@ -239,15 +263,24 @@ impl Opener<'_> {
     }
 }
 
+/// Whether something of the file is still in format 1.
+fn is_old(pages: &Pages) -> bool {
+    matches!(read_identity(pages), Ok(Ok(identity)) if identity.records != Records::Current)
+}
+
+fn unlock_use(pages: &Pages) -> Result<(), Failure> {
+    pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())
+}
+
 /// Whether the file can be locked at all, in each of the ways that workers do it.
 ///
 /// # Errors
 ///
 /// What fcntl(2) reports.
 pub(super) fn probe(pages: &Pages) -> io::Result<()> {
-    pages.held(RUN, PROBED_PAGE)?;
-    if pages.try_lock(RUN, PROBED_PAGE)? == Tried::Taken {
-        pages.unlock(RUN, PROBED_PAGE)?;
+    pages.held(CLAIM, PROBED_PAGE)?;
+    if pages.try_lock(CLAIM, PROBED_PAGE)? == Tried::Taken {
+        pages.unlock(CLAIM, PROBED_PAGE)?;
     }
     Ok(())
 }

@@ -5,9 +5,11 @@ use crate::schedule::{UnixMs, stable_hash};
 use super::control::{Paused, get_pause, put_pause};
 use super::fields::{Fields, FieldsMut};
 use super::format::{
-    HEADER_CONTROL, IDENTITY, MAGIC, MOST_PAGES, PAGE_BYTES, PID_FILE_BYTES, Part, VERSION,
+    HEADER_CONTROL, IDENTITY, MAGIC, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, PID_FILE_BYTES, Part,
+    VERSION, header as control_at, identity as at,
 };
 use super::shown::Shown;
+use super::version1;
 
 /// The identity part of the header: written under the header lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +17,20 @@ pub(super) struct Identity {
     /// How many pages the file has, this one included.
     pub(super) pages: u32,
     pub(super) newness: Newness,
+    pub(super) records: Records,
     pub(super) created_at: UnixMs,
     pub(super) pid_file: PidFile,
+}
+
+/// In which format the records of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Records {
+    /// This one.
+    Current,
+    /// Some may still be in format 1; the header is in this one.
+    Mixed,
+    /// Header and records are in format 1.
+    Old,
 }
 
 /// Whether the names that the file does not know may be taken for new ones.
@@ -84,24 +98,39 @@ impl std::fmt::Display for Bad {
     }
 }
 
+/// Bits of the identity part.
+const RECOVERED: u32 = 1;
+const MIXED: u32 = 2;
+
 impl Identity {
     /// The whole first page of a new file.
     pub(super) fn encode(&self) -> [u8; PAGE_BYTES] {
+        self.encode_with(&HeaderControl::default(), 0)
+    }
+
+    /// The same with what an older file says.
+    pub(super) fn encode_with(
+        &self,
+        control: &HeaderControl,
+        order_number: u64,
+    ) -> [u8; PAGE_BYTES] {
         let mut bytes = [0; PAGE_BYTES];
         let mut to = FieldsMut(&mut bytes);
-        to.put(0, &MAGIC);
-        to.u32(16, VERSION);
-        to.count(20, PAGE_BYTES);
-        to.u32(24, self.pages);
-        to.u32(28, u32::from(self.newness == Newness::Recovered));
-        to.instant(32, self.created_at);
-        to.u64(40, self.pid_file.hash);
-        to.count(48, self.pid_file.name.len());
-        to.put(64, &self.pid_file.name);
+        to.put(at::MAGIC, MAGIC);
+        to.u32(at::VERSION, VERSION);
+        to.count(at::PAGE_BYTES, PAGE_BYTES);
+        to.u32(at::PAGES, self.pages);
+        let recovered = if self.newness == Newness::Recovered { RECOVERED } else { 0 };
+        let mixed = if self.records == Records::Current { 0 } else { MIXED };
+        to.u32(at::BITS, recovered | mixed);
+        to.instant(at::CREATED_AT, self.created_at);
+        to.u64(at::PID_FILE_HASH, self.pid_file.hash);
+        to.count(at::PID_FILE_LENGTH, self.pid_file.name.len());
+        to.put_slice(at::PID_FILE, &self.pid_file.name);
+        to.put(ORDER_NUMBER, order_number.to_le_bytes());
         IDENTITY.seal(&mut bytes[IDENTITY.at..IDENTITY.at + IDENTITY.bytes]);
-        let control = HeaderControl::default().encode();
         bytes[HEADER_CONTROL.at..HEADER_CONTROL.at + HEADER_CONTROL.bytes]
-            .copy_from_slice(&control);
+            .copy_from_slice(&control.encode());
         bytes
     }
 
@@ -127,34 +156,43 @@ impl Identity {
         if !MAGIC.starts_with(magic) {
             // Of what was ours, another part than the magic is whole.
             let is_whole = |part: Part| part.is_whole(part.of(page));
-            let ours = is_whole(IDENTITY) || is_whole(HEADER_CONTROL);
+            let parts = [IDENTITY, HEADER_CONTROL, version1::HEADER_CONTROL];
+            let ours = parts.into_iter().any(is_whole);
             return Err(if ours { Bad::Damaged } else { Bad::Foreign });
         }
         if page.len() < PAGE_BYTES {
             return Err(Bad::Truncated);
         }
         let from = Fields(page);
-        if from.u32(16) > VERSION {
+        let version = from.u32(at::VERSION);
+        if version > VERSION {
             return Err(Bad::Newer);
         }
         if !IDENTITY.is_whole(IDENTITY.of(page)) {
             return Err(Bad::Damaged);
         }
-        let pages = from.u32(24);
+        let pages = from.u32(at::PAGES);
         if !(1..=MOST_PAGES).contains(&pages) {
             return Err(Bad::Damaged);
         }
         if file_bytes < u64::from(pages) * PAGE_BYTES as u64 {
             return Err(Bad::Truncated);
         }
-        let len = from.count(48, PID_FILE_BYTES);
+        let len = from.count(at::PID_FILE_LENGTH, PID_FILE_BYTES);
+        let name: [u8; PID_FILE_BYTES] = from.bytes(at::PID_FILE);
+        let bits = from.u32(at::BITS);
         Ok(Self {
             pages,
-            newness: if from.u32(28) == 0 { Newness::Ordinary } else { Newness::Recovered },
-            created_at: from.instant(32),
+            newness: if bits & RECOVERED == 0 { Newness::Ordinary } else { Newness::Recovered },
+            records: match version {
+                VERSION if bits & MIXED == 0 => Records::Current,
+                VERSION => Records::Mixed,
+                _ => Records::Old,
+            },
+            created_at: from.instant(at::CREATED_AT),
             pid_file: PidFile {
-                hash: from.u64(40),
-                name: page.get(64..64 + len).unwrap_or_default().into(),
+                hash: from.u64(at::PID_FILE_HASH),
+                name: name.get(..len).unwrap_or_default().into(),
             },
         })
     }
@@ -177,9 +215,9 @@ impl HeaderControl {
     pub(super) fn encode(&self) -> [u8; HEADER_CONTROL.bytes] {
         let mut bytes = [0; HEADER_CONTROL.bytes];
         let mut to = FieldsMut(&mut bytes);
-        to.u64(8, self.serial);
-        to.some_instant(16, self.not_before);
-        put_pause(&mut to, 24, self.paused);
+        to.u64(control_at::SERIAL, self.serial);
+        to.some_instant(control_at::NOT_BEFORE, self.not_before);
+        put_pause(&mut to, control_at::PAUSED_SINCE, control_at::PAUSED_UNTIL, self.paused);
         HEADER_CONTROL.seal(&mut bytes);
         bytes
     }
@@ -188,9 +226,9 @@ impl HeaderControl {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let from = Fields(bytes);
         HEADER_CONTROL.is_whole(bytes).then(|| Self {
-            serial: from.u64(8),
-            not_before: from.some_instant(16),
-            paused: get_pause(from, 24),
+            serial: from.u64(control_at::SERIAL),
+            not_before: from.some_instant(control_at::NOT_BEFORE),
+            paused: get_pause(from, control_at::PAUSED_SINCE, control_at::PAUSED_UNTIL),
         })
     }
 }
@@ -203,6 +241,7 @@ mod tests {
         Identity {
             pages: 1,
             newness: Newness::Recovered,
+            records: Records::Mixed,
             created_at: UnixMs(7),
             pid_file: PidFile::new(b"/run/nginx.pid"),
         }
@@ -243,7 +282,7 @@ mod tests {
         assert_eq!(decode(&bad), Err(Bad::Foreign));
         bad[0] ^= 1;
         assert_eq!(decode(&bad), Err(Bad::Damaged));
-        bad[16] = 2;
+        bad[16] = 3;
         assert_eq!(decode(&bad), Err(Bad::Newer));
         let two_pages = Identity { pages: 2, ..identity() }.encode();
         assert_eq!(decode(&two_pages), Err(Bad::Truncated));

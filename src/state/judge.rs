@@ -4,9 +4,11 @@ use std::io;
 
 use crate::os::file::metadata;
 
-use super::format::{CONTROL, PAGE_BYTES, RUN};
+use super::convert::is_text;
+use super::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT};
 use super::header::Bad;
 use super::pages::Pages;
+use super::version1;
 
 /// So many pages are searched for a record: more than a state file with a damaged header has that
 /// holds none among them.
@@ -21,7 +23,10 @@ pub(super) fn judge(pages: &Pages, bad: Bad) -> io::Result<Bad> {
     let count = metadata(pages.file())?.len().div_ceil(PAGE_BYTES as u64).min(SEARCHED);
     for page in 1..u32::try_from(count).unwrap_or(1) {
         let bytes = pages.read_page(page)?;
-        if RUN.is_whole(RUN.of(&bytes)) || CONTROL.is_whole(CONTROL.of(&bytes)) {
+        let parts = [CLAIM, CONTROL, version1::RUN, version1::RECORD_CONTROL];
+        if parts.into_iter().any(|part| part.is_whole(part.of(&bytes)))
+            || (is_text(&bytes) && TEXT.is_whole(TEXT.of(&bytes)))
+        {
             return Ok(Bad::Damaged);
         }
     }

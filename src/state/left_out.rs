@@ -4,7 +4,6 @@ use crate::schedule::UnixMs;
 
 use super::control::{Control, Gap, LeftOut};
 use super::due::DueTimes;
-use super::format::GAPS;
 use super::rules::{Rule, in_force};
 
 /// What was counted of the due times that had no run.
@@ -62,7 +61,7 @@ impl Control {
         if in_force(Rule::LeftOutIsDealtWith) {
             self.left_out_up_to = self.left_out_up_to.max(Some(up_to));
         }
-        let is_full = self.gaps.len() >= GAPS;
+        let is_full = self.gaps.is_full();
         if let Some(last) = self.gaps.last_mut()
             && (is_full
                 || (last.kind == kind
@@ -90,7 +89,7 @@ impl Control {
                 break;
             }
             told.add(gap.kind, in_all);
-            self.gaps.remove(0);
+            self.gaps.remove_first();
         }
         if in_force(Rule::LeftOutIsCounted) {
             self.missed = self.missed.saturating_add(counted.missed);
@@ -109,6 +108,7 @@ impl Control {
 mod tests {
     use super::super::due::Jittered;
     use super::super::due::tests::every;
+    use super::super::format::GAPS;
     use super::*;
 
     /// The same due times, found one by one.
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_found_one_by_one_is_counted_a_thousand_at_a_time_and_told_once() {
-        let mut control = Control::new("a");
+        let mut control = Control::new();
         let every = OneByOne(every(10));
         control.leave_out(&every, UnixMs(0), UnixMs(25_000), LeftOut::Missed);
         control.leave_out(&every, UnixMs(25_000), UnixMs(25_100), LeftOut::Overlap);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_fixed_rate_is_counted_at_once_however_long_it_stood_still() {
-        let mut control = Control::new("a");
+        let mut control = Control::new();
         let to_now = UnixMs(1_800_000_000_000);
         control.leave_out(&every(10), UnixMs(0), to_now, LeftOut::Missed);
         let missed = 180_000_000_000;
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn stretches_that_touch_are_one_and_too_many_stop_nobody() {
-        let mut control = Control::new("a");
+        let mut control = Control::new();
         let every = OneByOne(every(10));
         for number in 0..100 {
             let (after, up_to) = (UnixMs(number * 50), UnixMs(number * 50 + 50));

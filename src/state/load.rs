@@ -6,16 +6,16 @@ use std::collections::HashSet;
 use crate::schedule::UnixMs;
 
 use super::allocate::PartLocked;
-use super::control::{Control, Presence};
+use super::claim_part::ClaimPart;
+use super::control::{Control, NotIts, Presence};
 use super::decide::Scheduled;
 use super::file::{Opener, read_identity};
-use super::format::{CONTROL, HEADER_CONTROL, Part, RUN};
+use super::format::{CLAIM, CONTROL, HEADER_CONTROL, Part};
 use super::header::{HeaderControl, Newness};
 use super::master::State;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::rules::{Rule, in_force};
-use super::run_part::RunPart;
 use super::store::{Place, Steps};
 
 /// `first=`.
@@ -59,6 +59,9 @@ impl State {
         opener: &mut Opener<'_>,
     ) -> Vec<Notice> {
         let mut notices = Vec::new();
+        if self.waits() {
+            return notices;
+        }
         self.with_pages(|pages| {
             let identity = read_identity(pages).ok().and_then(Result::ok);
             let newness = identity.as_ref().map_or(Newness::Recovered, |seen| seen.newness);
@@ -87,6 +90,9 @@ impl State {
 
     /// Writes into the records that this instance has no timers here any more.
     pub fn leave(&self, opener: &mut Opener<'_>) {
+        if self.waits() {
+            return;
+        }
         self.with_pages(|pages| {
             if let Ok(Ok(identity)) = read_identity(pages) {
                 mark_absent(pages, identity.pages, &[], opener);
@@ -110,12 +116,12 @@ fn load(
     };
     let now = opener.now;
     let bytes = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
-    let mut control = match bytes.map(|bytes| Control::decode(&bytes)) {
-        Ok(Some(control)) if *control.name == *timer.place.name => control,
-        Ok(Some(_)) => return notices.push(Notice::Lost { name: name() }),
-        Ok(None) => {
+    let mut control = match bytes.map(|bytes| Control::decode(&bytes, timer.place.name())) {
+        Ok(Ok(control)) => control,
+        Ok(Err(NotIts::Others)) => return notices.push(Notice::Lost { name: name() }),
+        Ok(Err(NotIts::Damaged)) => {
             notices.push(Notice::Damaged { name: name() });
-            Control::anew(timer.place.name(), now)
+            Control::anew(now)
         }
         Err(error) => return notices.push(Notice::Failed { action: Action::Read, error }),
     };
@@ -133,13 +139,13 @@ fn load(
             let never_seen = newness == Newness::Ordinary && presence == Presence::Enabled;
             let first = timer.first == First::Now && never_seen;
             let born = if first { UnixMs(now.0.saturating_sub(1)) } else { now };
-            let Some(_run) = lock(pages, RUN, page, opener) else {
+            let Some(_run) = lock(pages, CLAIM, page, opener) else {
                 return notices.push(Notice::NotLoaded { name: name() });
             };
-            let mut run = RunPart::new(timer.place.name(), born);
+            let mut claim = ClaimPart::new(timer.place.name_hash, born);
             // Above what an allocation writes.
-            run.serial = 1;
-            if let Err(error) = pages.write_part(RUN, page, &run.encode()) {
+            claim.serial = 1;
+            if let Err(error) = pages.write_part(CLAIM, page, &claim.encode()) {
                 notices.push(Notice::Failed { action: Action::Write, error });
             }
             control.created_at = Some(now);
@@ -161,7 +167,7 @@ fn load(
     control.schedule_hash = timer.schedule_hash;
     control.last_seen_at = Some(now);
     control.seen_by = opener.pid_file.hash();
-    write(pages, page, &mut control, notices);
+    write(pages, page, timer.place.name(), &mut control, notices);
 }
 
 /// Marks the records as absent that this instance loaded last and now no longer has. What cannot be
@@ -173,23 +179,24 @@ fn mark_absent(pages: &Pages, count: u32, timers: &[Loaded<'_>], opener: &mut Op
     }
     names.extend(timers.iter().map(|timer| timer.place.name()));
     let by = opener.pid_file.hash();
-    let is_gone = |control: &Control| {
-        matches!(control.presence, Presence::Enabled | Presence::Disabled)
-            && control.seen_by == by
-            && !names.contains(&*control.name)
-    };
-    let read = |page| {
-        let bytes = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page).ok()?;
-        Control::decode(&bytes).filter(is_gone)
+    let read = |page| pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
+    let gone = |bytes: &[u8]| {
+        let name: Box<str> =
+            Control::name_in(bytes).filter(|name| !names.contains(name)).map(Box::from)?;
+        let control = Control::decode_whole(bytes);
+        let is_gone = matches!(control.presence, Presence::Enabled | Presence::Disabled)
+            && control.seen_by == by;
+        is_gone.then_some((name, control))
     };
     for page in 1..count {
-        if read(page).is_some()
+        if read(page).is_ok_and(|bytes| gone(&bytes).is_some())
             && let Some(_edit) = lock(pages, CONTROL, page, opener)
-            && let Some(mut control) = read(page)
+            && let Ok(bytes) = read(page)
+            && let Some((name, mut control)) = gone(&bytes)
         {
             control.presence = Presence::Absent;
             control.last_seen_at = Some(opener.now);
-            write(pages, page, &mut control, &mut Vec::new());
+            write(pages, page, &name, &mut control, &mut Vec::new());
         }
     }
 }
@@ -203,9 +210,9 @@ fn end_recovery(pages: &Pages, opener: &mut Opener<'_>, notices: &mut Vec<Notice
     }
 }
 
-fn write(pages: &Pages, page: u32, control: &mut Control, notices: &mut Vec<Notice>) {
+fn write(pages: &Pages, page: u32, name: &str, control: &mut Control, notices: &mut Vec<Notice>) {
     control.serial = control.serial.saturating_add(1);
-    if let Err(error) = pages.write_part(CONTROL, page, &control.encode()) {
+    if let Err(error) = pages.write_part(CONTROL, page, &control.encode(name)) {
         notices.push(Notice::Failed { action: Action::Write, error });
     }
 }

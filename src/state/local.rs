@@ -1,28 +1,33 @@
 //! What a worker remembers of a timer: what it could not write, and what happens while there is no
 //! record, or it cannot be read.
 
-use super::access::Lock;
+use super::access::{Lock, Unreadable};
+use super::claim_part::ClaimPart;
 use super::control::{Control, Presence};
 use super::due::Reading;
-use super::format::{CONTROL, RUN};
-use super::run::Progress;
-use super::run_part::RunPart;
+use super::format::{CLAIM, CONTROL};
+use super::run::{Progress, RunResult};
 use super::shared_claims::{Claimant, SharedClaim};
-use super::store::{Claimed, Inner, Owner, Place, Store, Timer, Unread};
+use super::store::{Claimed, Inner, Mine, Owner, Place, Store, Timer};
 
 impl Inner {
     /// What this worker would have written, if that is newer than what is in the file or nothing
     /// whole is there; with what has happened since it could be read last.
-    pub(super) fn newest_run(&self, place: &Place, run: Option<RunPart>) -> Option<RunPart> {
+    pub(super) fn newest_claim(
+        &self,
+        place: &Place,
+        claim: Option<ClaimPart>,
+    ) -> Option<ClaimPart> {
         self.mine(place, |mine| {
-            if let (Some(unwritten), Some(run)) = (&mine.run, &run)
-                && unwritten.serial <= run.serial
+            if let (Some(unwritten), Some(claim)) = (&mine.run, &claim)
+                && unwritten.serial <= claim.serial
             {
-                mine.run = None;
+                mine.forget_run();
             }
-            let mut run = mine.run.as_deref().cloned().or(run)?;
+            let mut run = mine.run.as_deref().cloned().or(claim)?;
+            mine.taken_over = None;
             if let Some(local) = &mine.local {
-                run.absorb(local);
+                mine.taken_over = run.absorb(local, &mine.results).map(Box::new);
             }
             Some(run)
         })
@@ -61,12 +66,12 @@ impl Inner {
             let run = match (&mine.local, &mine.known) {
                 (Some(local), _) => (**local).clone(),
                 (None, Some(known)) => known.0.clone(),
-                (None, None) => RunPart::new(&place.name, self.attached_at),
+                (None, None) => ClaimPart::new(place.name_hash, self.attached_at),
             };
             let control = match (&mine.control, &mine.known) {
                 (Some(control), _) => (**control).clone(),
                 (None, Some(known)) => known.1.clone(),
-                (None, None) => Control::anew(&place.name, self.attached_at),
+                (None, None) => Control::anew(self.attached_at),
             };
             (run, control)
         });
@@ -97,9 +102,9 @@ impl Inner {
         });
     }
 
-    /// Forgets a run part that could not be written.
+    /// Forgets a claim part that could not be written.
     pub(super) fn forget_run(&self, place: &Place) {
-        self.mine(place, |mine| mine.run = None);
+        self.mine(place, Mine::forget_run);
     }
 
     /// The same of a control part.
@@ -128,15 +133,15 @@ impl Store {
         let place = timer.place;
         inner.release_left();
         if inner.claimed(place) == Claimed::No
-            && let Lock::Taken(_lock) = inner.try_lock(RUN, place.page)
-            && !matches!(inner.try_read_run(place), Err(Unread::Lost))
-            && let Some(mut run) = inner.mine(place, |mine| mine.run.clone())
+            && let Lock::Taken(_lock) = inner.try_lock(CLAIM, place.page)
+            && inner.try_read_claim(place) != Err(Unreadable::Lost)
+            && let Some(mut run) = inner.mine(place, |mine| mine.run.as_deref().cloned())
         {
-            inner.write_run(place, &mut run);
+            inner.write_claim(place, &mut run, None);
         }
         if let Lock::Taken(_lock) = inner.try_lock(CONTROL, place.page)
-            && !matches!(inner.try_read_control(place), Err(Unread::Lost))
-            && let Some(mut control) = inner.mine(place, |mine| mine.control.clone())
+            && inner.try_read_control(place) != Err(Unreadable::Lost)
+            && let Some(mut control) = inner.mine(place, |mine| mine.control.as_deref().cloned())
         {
             inner.write_control(place, &mut control);
         }
@@ -150,7 +155,7 @@ impl Store {
 }
 
 /// With what the workers of this master have claimed, which the file may not know.
-fn with_shared(place: &Place, mut run: RunPart) -> RunPart {
+fn with_shared(place: &Place, mut run: ClaimPart) -> ClaimPart {
     if let Some(claims) = &place.claims {
         run.orders_done = run.orders_done.max(claims.orders_done());
         if let Some(taken) = claims.taken().filter(|taken| *taken > run.watermark.due) {
@@ -167,7 +172,31 @@ fn with_shared(place: &Place, mut run: RunPart) -> RunPart {
     run
 }
 
-impl RunPart {
+impl Mine {
+    /// Forgets a claim part that could not be written, and its results.
+    fn forget_run(&mut self) {
+        if self.run.take().is_some() {
+            self.results.drain(..self.before_local());
+        }
+    }
+
+    /// How many of the results are not those of `local`.
+    fn before_local(&self) -> usize {
+        let locals = self.local.as_ref().map_or(0, |local| local.results_ever);
+        self.results.len().saturating_sub(usize::try_from(locals).unwrap_or(usize::MAX))
+    }
+
+    /// All results that are to be written with the newest claim part, oldest first.
+    pub(super) fn unwritten_results(&self) -> Vec<RunResult> {
+        let mut results = self.results.clone();
+        if let Some(taken_over) = &self.taken_over {
+            results.insert(self.before_local(), **taken_over);
+        }
+        results
+    }
+}
+
+impl ClaimPart {
     /// Without counters and results: what happens from here on.
     pub(super) fn without_history(&self) -> Self {
         Self {
@@ -177,18 +206,19 @@ impl RunPart {
             serial: self.serial,
             last_success_at: self.last_success_at,
             consecutive_failures: self.consecutive_failures,
-            ..Self::new(&self.name, self.watermark.due)
+            last_result: self.last_result,
+            ..Self::new(self.name_hash, self.watermark.due)
         }
     }
 
-    /// Adds what happened while this record could not be read.
-    fn absorb(&mut self, local: &Self) {
-        if local.last_start_at.is_none() {
-            return;
-        }
+    /// Adds what happened while this record could not be read; the newest of `results` are those of then.
+    /// Answers the result of a run that one of those took over from.
+    fn absorb(&mut self, local: &Self, results: &[RunResult]) -> Option<RunResult> {
+        local.last_start_at?;
+        let mut taken_over = None;
         let ended = |progress: &Progress| match progress {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
-                local.results.iter().any(|result| result.attempt.run == attempt.run)
+                results.iter().any(|result| result.attempt.run == attempt.run)
             }
             Progress::Nothing => false,
         };
@@ -198,7 +228,7 @@ impl RunPart {
                 && !ended(&self.progress)
             {
                 // Another run has taken over from it.
-                self.close(last, wait.last);
+                taken_over = Some(self.close(last, wait.last));
             }
             self.progress = local.progress;
         } else if ended(&self.progress) {
@@ -210,7 +240,10 @@ impl RunPart {
         self.last_success_at = self.last_success_at.max(local.last_success_at);
         self.last_start_at = local.last_start_at;
         self.last_lateness_ms = local.last_lateness_ms;
-        self.results.splice(0..0, local.results.iter().copied());
-        self.results.truncate(super::format::RESULTS);
+        if local.results_ever > 0 {
+            self.last_result = local.last_result;
+        }
+        self.results_ever = self.results_ever.saturating_add(local.results_ever);
+        taken_over
     }
 }

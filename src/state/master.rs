@@ -3,24 +3,22 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::os::file::{Identity as FileIdentity, open_existing, reopen};
-use crate::os::lock::{Holder, is_unsupported};
-use crate::schedule::UnixMs;
+use crate::os::file::Identity as FileIdentity;
+use crate::os::lock::is_unsupported;
 
 use super::allocate::{allocate, transplant};
 use super::file::{Opener, Users, probe};
-use super::header::{Bad, Newness};
+use super::header::{Bad, Newness, Records};
 use super::judge::judge;
 use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, PathError, StatePath};
 use super::shared_claims::SharedClaims;
-use super::store::{Health, Place, Process, Store};
+use super::store::{Health, Place};
 
 /// The state of one configuration cycle.
 ///
@@ -32,10 +30,20 @@ use super::store::{Health, Place, Process, Store};
 #[derive(Clone, Debug)]
 pub struct State {
     configured: StatePath,
-    pages: Rc<RefCell<Option<Pages>>>,
+    pub(super) pages: Rc<RefCell<Option<Pages>>>,
     backing: Backing,
     health: Health,
-    claims: Rc<RefCell<SharedClaims>>,
+    waits: Waits,
+    pub(super) claims: Rc<RefCell<SharedClaims>>,
+}
+
+/// Whether a state has to wait until masters of an older module have left its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// It is free to use.
+    No,
+    /// No run may start until [`State::take_over`].
+    Yes,
 }
 
 /// Where the state really is.
@@ -93,13 +101,8 @@ pub fn open(
     };
     let state = in_file
         .unwrap_or_else(|why| why.do_without(configured, held, &claims, opener, &mut notices));
-    let places = state.with_pages(|pages| allocate(pages, names, opener, &mut notices));
-    let mut places: Vec<Place> =
-        places.unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
-    for place in &mut places {
-        place.claims = claims.borrow().of(&place.name);
-    }
-    let lacking = places.iter().any(|place| place.page.is_none());
+    let places = state.places(names, opener, &mut notices);
+    let lacking = places.iter().any(Place::is_lacking);
     let health = if lacking { Health::Degraded } else { state.health };
     Ok(Opened { state: State { health, ..state }, places, notices })
 }
@@ -170,6 +173,7 @@ fn open_memory(
         pages: Rc::new(RefCell::new(pages)),
         backing,
         health,
+        waits: Waits::No,
         claims: Rc::clone(claims),
     };
     let made = opener.create_memory(notices);
@@ -208,15 +212,13 @@ fn open_at(
             pages: Rc::new(RefCell::new(Some(found))),
             backing: Backing::File,
             health: Health::Ok,
+            waits: Waits::No,
             claims: Rc::clone(claims),
         });
         match state.adopt(path, if_empty, opener, notices)? {
             Adopted::Whole(file_newness) => {
-                let health = match file_newness {
-                    Newness::Ordinary => Health::Ok,
-                    Newness::Recovered => Health::Recovered,
-                };
-                let state = State { health, ..state };
+                let health = Health::of(file_newness);
+                let state = State { health, waits: Waits::No, ..state };
                 if let Some(held) = held.filter(|held| !Rc::ptr_eq(&held.pages, &state.pages)) {
                     if held.backing == Backing::File && newness == Newness::Ordinary {
                         notices.push(Notice::Replaced);
@@ -224,6 +226,10 @@ fn open_at(
                     state.inherit(held, names, opener, notices);
                 }
                 return Ok(Ok(state));
+            }
+            Adopted::Waits => {
+                notices.push(Notice::Waits);
+                return Ok(Ok(State { health: Health::Degraded, waits: Waits::Yes, ..state }));
             }
             Adopted::MovedAside => newness = Newness::Recovered,
             Adopted::Unusable(why) => return Ok(Err(why.of_file_in_use(known_health))),
@@ -236,6 +242,8 @@ fn open_at(
 /// What came of looking into a file.
 enum Adopted {
     Whole(Newness),
+    /// Others use it in format 1.
+    Waits,
     MovedAside,
     Unusable(NoFile),
 }
@@ -251,68 +259,44 @@ impl State {
         self.configured.path().filter(|_| self.backing == Backing::File)
     }
 
+    /// Whether no run may start until [`State::take_over`].
+    pub fn waits(&self) -> bool {
+        self.waits == Waits::Yes
+    }
+
+    /// The same state by another description of its file, which nobody else uses.
+    pub(super) fn by(&self, pages: Pages) -> Self {
+        let pages = Rc::new(RefCell::new(Some(pages)));
+        Self { pages, waits: Waits::No, ..self.clone() }
+    }
+
+    /// The same state once it need not wait any more.
+    pub(super) fn taken_over(&self, health: Health) -> Self {
+        Self { health, waits: Waits::No, ..self.clone() }
+    }
+
+    /// Finds or allocates a record for each of `names`.
+    pub(super) fn places(
+        &self,
+        names: &[&str],
+        opener: &mut Opener<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Vec<Place> {
+        let usable = !self.waits();
+        let places =
+            usable.then(|| self.with_pages(|pages| allocate(pages, names, opener, notices)));
+        let mut places: Vec<Place> = places
+            .flatten()
+            .unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
+        for place in &mut places {
+            place.claims = self.claims.borrow().of(&place.name);
+        }
+        places
+    }
+
     /// Whether the state can be relied on, as far as opening it has shown.
     pub fn health(&self) -> Health {
         self.health
-    }
-
-    /// Attaches a worker, with a description of its own. Where none can be had (no `/proc`, a file
-    /// that could not be given to the workers), a worker whose master is another process goes on
-    /// with the descriptor that it has from it, and the locks are those of its process.
-    pub fn attach(&self, master: Master, process: Process, now: UnixMs) -> Store {
-        self.attach_with(reopen, master, process, now)
-    }
-
-    pub(super) fn attach_with(
-        &self,
-        reopen: impl FnOnce(&File) -> io::Result<File>,
-        master: Master,
-        process: Process,
-        now: UnixMs,
-    ) -> Store {
-        let own = self.with_pages(|pages| self.own_description(pages, reopen));
-        let store =
-            |pages, health| Store::new(pages, process, health, self.claims.borrow().health(), now);
-        let pages = match (own, master) {
-            (None, _) => return store(None, Health::Degraded),
-            (Some(Ok(file)), _) => Ok(Pages::new(file)),
-            (Some(Err(_)), Master::Another) => {
-                let taken = self.pages.take().ok_or(io::ErrorKind::NotFound.into());
-                taken.map(|pages| Pages::locked_by(Holder::Process, pages.into_file()))
-            }
-            // Nobody else has this file, and in one process the table of claims excludes.
-            (Some(Err(_)), Master::This) => {
-                let cloned = self.with_pages(|pages| pages.file().try_clone());
-                let cloned = cloned.unwrap_or(Err(io::ErrorKind::NotFound.into()));
-                cloned.map(Pages::new)
-            }
-        };
-        match pages {
-            Ok(pages) => store(Some(pages), self.health),
-            Err(error) => {
-                let store = store(None, Health::Degraded);
-                store.inner.notice(Notice::Failed { action: Action::Open, error });
-                store
-            }
-        }
-    }
-
-    /// The same file with a description of its own: through `/proc`, or by its path.
-    fn own_description(
-        &self,
-        pages: &Pages,
-        reopen: impl FnOnce(&File) -> io::Result<File>,
-    ) -> io::Result<File> {
-        if pages.holder() == Holder::Process {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let file = pages.file();
-        reopen(file).or_else(|error| {
-            let Some(path) = self.path() else { return Err(error) };
-            let opened = open_existing(path)?;
-            let same = FileIdentity::of(&opened)? == FileIdentity::of(file)?;
-            if same { Ok(opened) } else { Err(error) }
-        })
     }
 
     /// These timers were loaded. What failed before a load that did not is a thing of the past.
@@ -364,6 +348,9 @@ impl State {
                 {
                     return Ok(Err(PathError::in_use(path, identity.pid_file)));
                 }
+                Ok(identity) if identity.records != Records::Current => {
+                    return Ok(Ok(Adopted::Waits));
+                }
                 Ok(identity) => {
                     opener.hand_over(path, pages, used.is_new, notices);
                     return Ok(Ok(Adopted::Whole(identity.newness)));
@@ -402,19 +389,13 @@ impl State {
         opener: &mut Opener<'_>,
         notices: &mut Vec<Notice>,
     ) {
+        if held.waits() {
+            return;
+        }
         held.with_pages(|from| {
             self.with_pages(|to| transplant(from, to, names, opener, notices));
         });
     }
-}
-
-/// Who the master is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Master {
-    /// Another process: this one is a worker of it.
-    Another,
-    /// This process, which is the only worker, too.
-    This,
 }
 
 /// A fault of the system never keeps nginx from starting, and at the default path neither does a

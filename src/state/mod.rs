@@ -4,6 +4,7 @@
 
 mod access;
 mod allocate;
+mod attach;
 mod attempt;
 #[cfg(test)]
 mod bench;
@@ -14,13 +15,16 @@ mod chance;
 mod check;
 #[cfg(test)]
 mod check_tests;
-mod checksum;
 mod claim;
+mod claim_part;
 #[cfg(test)]
 mod claim_tests;
 #[cfg(test)]
 mod contention_tests;
 mod control;
+mod convert;
+#[cfg(test)]
+mod convert_tests;
 mod decide;
 #[cfg(test)]
 mod decide_tests;
@@ -51,21 +55,27 @@ mod open_tests;
 mod pages;
 mod path;
 mod recover;
+mod results;
 mod retry;
 mod rewrite;
 mod rules;
 mod run;
-mod run_part;
 mod shared_claims;
 mod shown;
 mod store;
+mod take_over;
+#[cfg(test)]
+mod take_over_tests;
 mod under_lock;
+mod version1;
 #[cfg(test)]
 mod world;
 
+pub use attach::Master;
 pub use attempt::{ClaimAttempt, Step};
 pub use check::check;
 pub use claim::{Claim, Finished};
+pub use claim_part::{ClaimPart, Counters, LastResult};
 pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
 pub use due::{DueTimes, Jittered, Reading};
@@ -76,7 +86,7 @@ pub use header::{Bad, HeaderControl, PidFile};
 pub use left_out::Counted;
 pub use load::{Before, First, Loaded};
 pub use look::{Around, Due, Look, newest_started};
-pub use master::{Backing, Master, Opened, State, open};
+pub use master::{Backing, Opened, State, open};
 pub use notice::{Action, Notice};
 pub use path::{PathError, StatePath};
 pub use recover::Recovered;
@@ -84,6 +94,6 @@ pub use retry::RetryPolicy;
 pub use run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
-pub use run_part::{Counters, RunPart};
 pub use shown::Shown;
 pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Unread};
+pub use take_over::TakenOver;

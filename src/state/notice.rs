@@ -39,6 +39,9 @@ pub enum Notice {
         /// Why it is still there.
         error: Option<io::Error>,
     },
+    /// warn: masters of an older module use the file, which stays as it is until they have gone; no
+    /// timer runs here.
+    Waits,
     /// crit: somebody deleted or replaced the file; its records were written into the new one.
     Replaced,
     /// The state is kept in memory instead of in the file. Warn where that is as good, but for
@@ -167,6 +170,7 @@ impl Notice {
             Self::MovedAside { .. }
             | Self::Rewritten { .. }
             | Self::NotMoved { .. }
+            | Self::Waits
             | Self::Replaced
             | Self::InMemory { .. }
             | Self::Unlinked { .. }

@@ -7,7 +7,7 @@ use std::io;
 use crate::os::file::{metadata, read_at, write_at};
 use crate::os::lock::{self, Held, Holder, Kind, Tried};
 
-use super::format::{ORDER_NUMBER_AT, PAGE_BYTES, Part};
+use super::format::{MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, Part, RING_AT};
 
 /// A description of the state file.
 #[derive(Debug)]
@@ -95,6 +95,28 @@ impl Pages {
         Ok(bytes)
     }
 
+    /// Reads the parts of a record at the beginning of its page.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(super) fn read_parts<const N: usize>(&self, page: u32) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_whole(&mut bytes, u64::from(page) * PAGE_BYTES as u64)?;
+        Ok(bytes)
+    }
+
+    /// Reads a record's ring of results.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(super) fn read_ring<const N: usize>(&self, page: u32) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_whole(&mut bytes, u64::from(page) * PAGE_BYTES as u64 + RING_AT as u64)?;
+        Ok(bytes)
+    }
+
     fn read_whole(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let whole = bytes.len();
         let end = offset + whole as u64;
@@ -133,7 +155,7 @@ impl Pages {
     /// The header's order number. Eight aligned bytes: a torn one would only be one look too many.
     pub(super) fn order_number(&self) -> io::Result<u64> {
         let mut bytes = [0; 8];
-        self.read_whole(&mut bytes, ORDER_NUMBER_AT)?;
+        self.read_whole(&mut bytes, ORDER_NUMBER.in_header())?;
         Ok(u64::from_le_bytes(bytes))
     }
 
@@ -156,6 +178,13 @@ impl Pages {
 
     pub(super) fn held_at(&self, offset: u64) -> io::Result<Held> {
         again(|| lock::held(&self.file, self.holder, offset))
+    }
+
+    /// Whether others have locked any record.
+    pub(super) fn any_record_held(&self) -> io::Result<Held> {
+        let first = PAGE_BYTES as u64;
+        let last = u64::from(MOST_PAGES) * PAGE_BYTES as u64;
+        again(|| lock::any_held(&self.file, self.holder, first..=last))
     }
 
     pub(super) fn try_lock_at(&self, offset: u64, kind: Kind) -> io::Result<Tried> {

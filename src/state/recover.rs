@@ -5,6 +5,7 @@ use crate::schedule::UnixMs;
 
 use super::access::Lock;
 use super::attempt::{interrupted, is_another};
+use super::claim_part::ClaimPart;
 use super::control::Paused;
 use super::due::{DueTimes, Reading, control_instants, header_instants, is_to_come, latest_sane};
 use super::exclusion::Excluded;
@@ -13,7 +14,6 @@ use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::rules::{Rule, in_force};
 use super::run::{Attempt, Outcome, Progress, Wait};
-use super::run_part::RunPart;
 use super::store::{Claimed, Owner, Place, Store, Timer, Unread, Written};
 use super::under_lock::Blocked;
 
@@ -92,7 +92,7 @@ impl Store {
         {
             return Recovered::HeldElsewhere(attempt);
         }
-        let recovered = match reading.run.progress {
+        let (recovered, result) = match reading.run.progress {
             Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
                 let next_at = retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
                 let next_at = next_at.filter(|next_at| {
@@ -100,9 +100,7 @@ impl Store {
                     reading.run.progress = Progress::Waiting(attempt, wait);
                     reading.waiting_ends(timer.due_times, now).is_none()
                 });
-                if next_at.is_none() {
-                    reading.run.close(attempt, interrupted());
-                }
+                let result = next_at.is_none().then(|| reading.run.close(attempt, interrupted()));
                 if exclusion.tells_death_of(&attempt) {
                     let name = timer.place.name.clone();
                     inner.notice(Notice::Interrupted {
@@ -112,18 +110,18 @@ impl Store {
                         attempts: retry.more.saturating_add(1),
                     });
                 }
-                Recovered::Interrupted
+                (Recovered::Interrupted, result)
             }
             Progress::Waiting(attempt, _) => {
                 let Some(ended) = reading.waiting_ends(timer.due_times, now) else {
                     return Recovered::Nothing;
                 };
-                reading.run.close(attempt, ended);
-                Recovered::Ended(ended.outcome)
+                let result = reading.run.close(attempt, ended);
+                (Recovered::Ended(ended.outcome), Some(result))
             }
             _ => return Recovered::Nothing,
         };
-        if inner.write_run(place, &mut reading.run) == Written::No
+        if inner.write_claim(place, &mut reading.run, result) == Written::No
             && place.page.is_some()
             && timer.owner == Owner::Other
         {
@@ -160,7 +158,7 @@ impl Store {
     pub(super) fn set_back_locked(
         &self,
         timer: Timer<'_>,
-        mut run: RunPart,
+        mut run: ClaimPart,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
         let inner = &self.inner;
@@ -185,7 +183,7 @@ impl Store {
                 read => read?,
             };
             let bound = Bound::new(timer, clock());
-            let (queued, gaps) = (control.queued, control.gaps.clone());
+            let (queued, gaps) = (control.queued, control.gaps);
             control.queued = queued.filter(|due| *due <= bound.latest);
             control.gaps.retain(|gap| gap.up_to <= bound.latest);
             let mut changed = control.queued != queued || control.gaps != gaps;
@@ -226,7 +224,7 @@ impl Store {
             pulled = true;
         }
         if pulled {
-            inner.write_run(timer.place, &mut run);
+            inner.write_claim(timer.place, &mut run, None);
         }
         if ahead_ms > 0 {
             let name = timer.place.name.clone();

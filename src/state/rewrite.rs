@@ -7,8 +7,9 @@ use crate::os::file::{create_new_as, metadata, sync, unlink, write_at};
 
 use super::file::{Opener, read_identity};
 use super::format::{HEADER_CONTROL, MOST_PAGES, PAGE_BYTES};
-use super::header::{Bad, HeaderControl, Identity, Newness};
+use super::header::{Bad, HeaderControl, Identity, Newness, Records};
 use super::pages::Pages;
+use super::version1;
 
 /// What is longer is not copied.
 const COPIED: u64 = 64 << 20;
@@ -36,10 +37,14 @@ impl Opener<'_> {
         }
         let whole = u32::try_from(bytes / PAGE_BYTES as u64).unwrap_or(MOST_PAGES);
         let count = if keeps_records { whole.clamp(1, MOST_PAGES) } else { 1 };
-        let identity = Identity { pages: count, ..self.identity(Newness::Recovered) };
+        // What they were written by is not known any more.
+        let records = if keeps_records { Records::Mixed } else { Records::Current };
+        let identity = Identity { pages: count, records, ..self.identity(Newness::Recovered) };
         let page = pages.read_page(0)?;
         if keeps_records && HeaderControl::decode(HEADER_CONTROL.of(&page)).is_some() {
             pages.write(&identity.encode_part(), 0)?;
+        } else if keeps_records && let (Some(control), number) = version1::decode_header(&page) {
+            pages.write(&identity.encode_with(&control, number), 0)?;
         } else {
             pages.write(&identity.encode(), 0)?;
         }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 
+use super::claim_part::ClaimPart;
 use super::control::Control;
 use super::due::{DueTimes, Reading};
-use super::format::Part;
-use super::header::HeaderControl;
+use super::format::{Part, name_hash};
+use super::header::{HeaderControl, Newness};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
-use super::run::BootId;
-use super::run_part::RunPart;
+use super::run::{BootId, RunResult};
 use super::shared_claims::{Claimant, SharedClaim, SharedHealth};
 
 /// Where the record of a timer is; given out by the master, valid for one cycle.
@@ -24,6 +24,8 @@ pub struct Place {
     /// `None`: the file has no room for it, and the timer is degraded.
     pub(super) page: Option<u32>,
     pub(super) name: Box<str>,
+    /// The hash by which its claim part tells whose it is.
+    pub(super) name_hash: u64,
     /// What the workers of this master have claimed of it.
     pub(super) claims: Option<SharedClaim>,
 }
@@ -34,6 +36,11 @@ impl Place {
         &self.name
     }
 
+    /// Whether the file has no room for it.
+    pub(super) fn is_lacking(&self) -> bool {
+        self.page.is_none()
+    }
+
     /// The same timer without its record.
     pub(super) fn lost(&self) -> Self {
         Self { page: None, ..self.clone() }
@@ -41,7 +48,7 @@ impl Place {
 
     /// A place that no file has.
     pub(super) fn nowhere(name: &str) -> Self {
-        Self { page: None, name: name.into(), claims: None }
+        Self { page: None, name: name.into(), name_hash: name_hash(name), claims: None }
     }
 }
 
@@ -154,13 +161,18 @@ pub(super) const UNWRITTEN_EDIT_TRIES: u32 = 2;
 pub(super) struct Mine {
     pub(super) claimed: Claimed,
     /// Parts that are newer than those in the file, because they could not be written.
-    pub(super) run: Option<Box<RunPart>>,
+    pub(super) run: Option<Box<ClaimPart>>,
     pub(super) control: Option<Box<Control>>,
-    /// The record as it was read last, without its results and counters.
-    pub(super) known: Option<Box<(RunPart, Control)>>,
-    /// What has happened while there was no record, or it could not be read; its counters and
-    /// results are those of this time.
-    pub(super) local: Option<Box<RunPart>>,
+    /// The record as it was read last, without its counters.
+    pub(super) known: Option<Box<(ClaimPart, Control)>>,
+    /// What has happened while there was no record, or it could not be read; its counters are those
+    /// of this time.
+    pub(super) local: Option<Box<ClaimPart>>,
+    /// The results that could not be written, oldest first; the last one is the newest of `local`, or,
+    /// without that, of `run`.
+    pub(super) results: Vec<RunResult>,
+    /// That of a run which waited in the file when one of `local` took over from it: the one before them.
+    pub(super) taken_over: Option<Box<RunResult>>,
     /// How many edits in a row have failed.
     failed_edits: u32,
 }
@@ -185,6 +197,16 @@ pub enum Health {
     /// The last access to the file failed, it has no room, or somebody has damaged it: the timers
     /// go on without.
     Degraded,
+}
+
+impl Health {
+    /// That of a file as its header has it.
+    pub(super) fn of(newness: Newness) -> Self {
+        match newness {
+            Newness::Ordinary => Self::Ok,
+            Newness::Recovered => Self::Recovered,
+        }
+    }
 }
 
 /// What came of writing a part.
@@ -301,6 +323,12 @@ impl Store {
             }
             read => read,
         }
+    }
+
+    /// The results of the timer's last runs, newest first: as many as the record has places for, but for
+    /// those that are being written or cannot be read.
+    pub fn results(&self, place: &Place, reading: &Reading) -> Vec<RunResult> {
+        self.inner.read_results(place, &reading.run)
     }
 
     /// What holds for all timers; what was read last, if it cannot be read now.

@@ -2,14 +2,14 @@
 
 use crate::schedule::UnixMs;
 
-use super::access::EditLock;
+use super::access::{EditLock, Unreadable};
+use super::claim_part::ClaimPart;
 use super::control::Control;
 use super::due::Reading;
 use super::format::{CONTROL, HEADER_CONTROL};
 use super::header::HeaderControl;
 use super::notice::Notice;
-use super::run_part::RunPart;
-use super::store::{Place, READ_TRIES, Store, Unread};
+use super::store::{Place, READ_TRIES, Store};
 
 /// Why a record could not be read under its run lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +26,12 @@ impl Store {
     /// Reads all parts while the caller excludes others; a damaged one is written anew.
     pub(super) fn read_locked(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
         let inner = &self.inner;
-        let run = match inner.try_read_run(place) {
-            Ok(run) if *run.name == *place.name => run,
-            Ok(_) => {
-                inner.notice(Notice::Lost { name: place.name.clone() });
-                return Err(Blocked::Lost);
-            }
-            Err(Unread::Lost) => return Err(Blocked::Lost),
-            Err(Unread::Torn) => {
-                self.renew_run(place, now);
+        let run = match inner.try_read_claim(place) {
+            Ok(run) => run,
+            Err(Unreadable::Others) => return Err(self.lost(place)),
+            Err(Unreadable::Lost) => return Err(Blocked::Lost),
+            Err(Unreadable::Torn) => {
+                self.renew_claim(place, now);
                 return Err(Blocked::Repaired);
             }
         };
@@ -47,8 +44,9 @@ impl Store {
         for _ in 0..READ_TRIES {
             match self.inner.try_read_control(place) {
                 Ok(control) => return Ok(control),
-                Err(Unread::Lost) => return Err(Blocked::Lost),
-                Err(Unread::Torn) => {}
+                Err(Unreadable::Others) => return Err(self.lost(place)),
+                Err(Unreadable::Lost) => return Err(Blocked::Lost),
+                Err(Unreadable::Torn) => {}
             }
         }
         // Under its lock it is not torn, but damaged.
@@ -64,30 +62,37 @@ impl Store {
         Ok(self.header_locked(now))
     }
 
-    /// Puts a new run part in the place of a damaged one: the timer starts anew at `now`. The
+    /// The record belongs to another timer by now.
+    fn lost(&self, place: &Place) -> Blocked {
+        self.inner.notice(Notice::Lost { name: place.name.clone() });
+        Blocked::Lost
+    }
+
+    /// Puts a new claim part in the place of a damaged one: the timer starts anew at `now`. The
     /// caller holds the run lock.
-    fn renew_run(&self, place: &Place, now: UnixMs) {
+    fn renew_claim(&self, place: &Place, now: UnixMs) {
         self.inner.notice(Notice::Damaged { name: place.name.clone() });
-        let mut run = RunPart::new(&place.name, now);
+        let mut run = ClaimPart::new(place.name_hash, now);
         // Whether an order was carried out is lost with the part: none is carried out twice.
         if let Ok(control) = self.inner.try_read_control(place)
             && control.order.number > 0
         {
             run.orders_done = control.order.number;
         }
-        self.inner.write_run(place, &mut run);
+        self.inner.write_claim(place, &mut run, None);
     }
 
     /// The control part under its lock, which the caller holds; written anew if it is damaged.
     pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
         match self.inner.try_read_control(place) {
             Ok(control) => Ok(control),
-            Err(Unread::Lost) => Err(Blocked::Lost),
-            Err(Unread::Torn) => {
+            Err(Unreadable::Others) => Err(self.lost(place)),
+            Err(Unreadable::Lost) => Err(Blocked::Lost),
+            Err(Unreadable::Torn) => {
                 self.inner.notice(Notice::Damaged { name: place.name.clone() });
-                let mut control = Control::anew(&place.name, now);
+                let mut control = Control::anew(now);
                 // An order's number must be above all that were done.
-                if let Ok(run) = self.inner.try_read_run(place) {
+                if let Ok(run) = self.inner.try_read_claim(place) {
                     control.order.number = run.orders_done;
                 }
                 self.inner.write_control(place, &mut control);

@@ -129,7 +129,7 @@ for my $name ( sort keys %conf ) {
     ok( $accounted >= $dues && $accounted <= $dues + $reloads && !$r->{uncounted}, "$name: $dues due times" )
         or diag "$accounted of them accounted for\n$conf{$name}", join ' ', map {"$_=$r->{$_}"} grep { defined $r->{$_} && !ref $r->{$_} } sort keys %$r;
     ok( $r->{progress} != 1, "$name: nothing is running" );
-    is( $r->{control_name}, $name, "$name: both parts of the record are its own" );
+    is( $r->{name_hash}, xxh64( $name, 0 ), "$name: both parts of the record are its own" );
     $sum{$_} += $r->{$_} for qw( runs success failure timeout cancelled interrupted error retries unscheduled overlaps missed );
     $sum{dues} += $dues;
 }

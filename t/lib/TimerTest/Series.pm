@@ -19,6 +19,7 @@ use POSIX qw( ceil );
 use Test::More ();
 use Time::HiRes qw( time );
 use TimerTest;
+use TimerTest::StateFile ();
 
 our @EXPORT = qw(
     timer due_ms start_ms requests_by no_doubles no_overlaps doubles overlaps lost_dues lost_awake interrupted_dues
@@ -193,27 +194,14 @@ sub slots_in {
 sub read_records {
     my ($path) = @_;
 
-    my $file = slurp($path);
-    my %record;
-    for ( my $at = 4096; $at + 4096 <= length $file; $at += 4096 ) {
-        my $page = substr $file, $at, 4096;
-        my $size = ord substr $page, 16, 1;
-        next if !$size;
-        my ( $overlaps, $missed ) = unpack 'q< q<', substr $page, 2832, 16;
-        my @counters = unpack 'Q<8', substr $page, 240, 64;
-        my ( $created, $left_out, $not_before )
-            = ( unpack( 'q<', substr $page, 2720, 8 ), unpack( 'q<', substr $page, 2752, 8 ), unpack( 'q<', substr $page, 2744, 8 ) );
-        my $runs = 0;
-        $runs += $_ for @counters[ 0 .. 5 ];
-        $record{ substr $page, 17, $size } = {
-            watermark => unpack( 'q<', substr $page, 144, 8 ), created => $created, left_out => $left_out,
-            not_before  => $not_before,     progress => ord( substr $page, 156, 1 ),
-            runs        => $runs,           success  => $counters[0], interrupted => $counters[4],
-            unscheduled => $counters[7],    overlaps => $overlaps, missed => $missed,
-            gaps        => unpack( 'V', substr $page, 2848, 4 ), page => $at / 4096,
-        };
+    my $records = TimerTest::StateFile::read_state($path);
+    for my $record ( values %$records ) {
+        $record->{$_} //= -2**63 for qw( watermark created not_before left_out_up_to );
+        $record->{left_out} = $record->{left_out_up_to};
+        $record->{gaps}     = $record->{uncounted};
+        $record->{runs}-- if $record->{progress};
     }
-    return \%record;
+    return $records;
 }
 
 # The account of a timer of "every=N offset=0": the due times that have been dealt with since its

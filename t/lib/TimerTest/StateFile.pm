@@ -25,7 +25,7 @@ use POSIX ();
 use Test::More ();
 use TimerTest;
 
-our @EXPORT = qw( read_state wait_record dues_between account lock_record tear_record );
+our @EXPORT = qw( read_state wait_record dues_between account lock_record tear_record xxh64 );
 
 use constant PAGE => 4096;
 
@@ -34,7 +34,7 @@ use constant F_OFD_SETLK => 37;
 
 # Where a part of a record is, in its page; its lock byte is its first byte. "header" is the control part
 # of the header, which has no name.
-my %PART = ( run => 0, control => 2560, header => 2048 );
+my %PART = ( run => 0, control => 320, header => 2048 );
 
 our @OUTCOMES = qw( success failure timeout cancelled interrupted error );
 
@@ -47,9 +47,9 @@ sub read_state {
 
     for ( my $at = PAGE; $at + PAGE <= length $file; $at += PAGE ) {
         my $page = substr $file, $at, PAGE;
-        my ($name) = unpack 'x16 C/a', $page;
+        my ($name) = unpack 'x336 C/a', $page;
         next if !length $name;
-        $record{$name} = _record( $name, $page );
+        $record{$name} = { _record( $name, $page ), page => $at / PAGE };
     }
 
     return \%record;
@@ -67,47 +67,49 @@ sub _record {
 
     my %record = (
         name           => $name,
-        watermark      => $instant->(144),
-        attempt        => $small->(152),
-        progress       => ord( substr $page, 156, 1 ),
-        due            => $instant->(192),
-        pid            => $small->(216),
-        last_success   => $instant->(312),
-        failures       => $small->(336),
-        retries        => $number->(288),
-        unscheduled    => $number->(296),
-        created        => $instant->(2720),
-        not_before     => $instant->(2744),
-        left_out_up_to => $instant->(2752),
-        queued         => $instant->(2760),
-        overlaps       => $number->(2832),
-        missed         => $number->(2840),
-        uncounted      => $small->(2848),
-        control_name   => unpack( 'x2576 C/a', $page ),
+        name_hash      => $number->(16),
+        watermark      => $instant->(24),
+        attempt        => $small->(32),
+        progress       => ord( substr $page, 36, 1 ),
+        due            => $instant->(72),
+        pid            => $small->(96),
+        retries        => $number->(168),
+        unscheduled    => $number->(176),
+        last_success   => $instant->(224),
+        failures       => $small->(248),
+        created        => $instant->(480),
+        not_before     => $instant->(504),
+        left_out_up_to => $instant->(512),
+        queued         => $instant->(520),
+        overlaps       => $number->(592),
+        missed         => $number->(600),
+        uncounted      => $small->(608),
     );
-    @record{@OUTCOMES} = map { $number->( 240 + 8 * $_ ) } 0 .. $#OUTCOMES;
+    @record{@OUTCOMES} = map { $number->( 120 + 8 * $_ ) } 0 .. $#OUTCOMES;
 
     $record{runs} = sum0( @record{@OUTCOMES} ) + ( $record{progress} ? 1 : 0 );
     $record{dealt_with} = max grep {defined} @record{qw( watermark left_out_up_to not_before )};
 
-    my $results = $small->(340);
+    # The newest has the number that the claim part says, and a place has the result of one number.
+    my $ever   = $number->(256);
+    my $oldest = $ever > 32 ? $ever - 31 : 1;
     $record{results} = [
         map {
-            my $from = 512 + 48 * $_;
-            {   due      => $instant->($from),
-                start    => $instant->( $from + 8 ),
-                run      => unpack( 'H*', substr $page, $from + 16, 16 ),
-                duration => $small->( $from + 32 ),
-                attempts => $small->( $from + 36 ),
-                pid      => $small->( $from + 40 ),
-                status   => unpack( 'v', substr $page, $from + 44, 2 ),
-                outcome  => $OUTCOMES[ ord substr $page, $from + 46, 1 ],
-                trigger  => ord( substr $page, $from + 47, 1 ),
+            my $from = 1024 + 64 * ( $_ % 32 );
+            {   due      => $instant->( $from + 16 ),
+                start    => $instant->( $from + 24 ),
+                run      => unpack( 'H*', substr $page, $from + 32, 16 ),
+                duration => $small->( $from + 48 ),
+                attempts => $small->( $from + 52 ),
+                pid      => $small->( $from + 56 ),
+                status   => unpack( 'v', substr $page, $from + 60, 2 ),
+                outcome  => $OUTCOMES[ ord substr $page, $from + 62, 1 ],
+                trigger  => ord( substr $page, $from + 63, 1 ),
             }
-        } 0 .. ( $results > 32 ? 32 : $results ) - 1
+        } grep { $number->( 1024 + 64 * ( $_ % 32 ) + 8 ) == $_ } reverse $oldest .. $ever
     ];
 
-    return \%record;
+    return %record;
 }
 
 # Waits until the condition holds for a timer's record, in $_; answers the record, or nothing, with a
@@ -146,7 +148,7 @@ sub _part_at {
     return $PART{header} if $part eq 'header';
     my $file = slurp($path);
     for ( my $at = PAGE; $at + PAGE <= length $file; $at += PAGE ) {
-        return $at + $PART{$part} if $name eq unpack 'C/a', substr $file, $at + 16, 128;
+        return $at + $PART{$part} if $name eq unpack 'C/a', substr $file, $at + 336, 128;
     }
     croak "no record of \"$name\"";
 }
@@ -181,6 +183,40 @@ sub tear_record {
     };
     $flip->();
     return $flip;
+}
+
+# XXH64: <https://github.com/Cyan4973/xxHash>, doc/xxhash_spec.md.
+sub xxh64 {
+    my ( $bytes, $seed ) = @_;
+    use integer;
+    no warnings qw( portable );
+    my @p = map { unpack 'q<', pack 'Q<', $_ } do { no integer; ( 0x9e3779b185ebca87, 0xc2b2ae3d27d4eb4f, 0x165667b19e3779f9, 0x85ebca77c2b2ae63, 0x27d4eb2f165667c5 ) };
+    my $left  = sub { my ( $x, $n ) = @_; no integer; my $u = $x & ~0; return unpack 'q<', pack 'Q<', ( ( $u << $n ) | ( $u >> ( 64 - $n ) ) ) };
+    my $right = sub { my ( $x, $n ) = @_; no integer; my $u = $x & ~0; return unpack 'q<', pack 'Q<', $u >> $n };
+    my $round = sub { my ( $lane, $word ) = @_; return $left->( $lane + $word * $p[1], 31 ) * $p[0] };
+    my ( $hash, $at ) = ( $seed + $p[4], 0 );
+    if ( length $bytes >= 32 ) {
+        my @lanes = ( $seed + $p[0] + $p[1], $seed + $p[1], $seed, $seed - $p[0] );
+        for ( ; $at + 32 <= length $bytes; $at += 32 ) {
+            my @words = unpack 'q<4', substr $bytes, $at, 32;
+            $lanes[$_] = $round->( $lanes[$_], $words[$_] ) for 0 .. 3;
+        }
+        $hash = $left->( $lanes[0], 1 ) + $left->( $lanes[1], 7 ) + $left->( $lanes[2], 12 ) + $left->( $lanes[3], 18 );
+        for my $lane (@lanes) { $hash = ( $hash ^ $round->( 0, $lane ) ) * $p[0] + $p[3] }
+    }
+    $hash += length $bytes;
+    for ( ; $at + 8 <= length $bytes; $at += 8 ) {
+        $hash = $left->( $hash ^ $round->( 0, unpack 'q<', substr $bytes, $at, 8 ), 27 ) * $p[0] + $p[3];
+    }
+    if ( $at + 4 <= length $bytes ) {
+        $hash = $left->( $hash ^ ( unpack 'V', substr $bytes, $at, 4 ) * $p[0], 23 ) * $p[1] + $p[2];
+        $at += 4;
+    }
+    for my $byte ( unpack 'C*', substr $bytes, $at ) { $hash = $left->( $hash ^ $byte * $p[4], 11 ) * $p[0] }
+    $hash = ( $hash ^ $right->( $hash, 33 ) ) * $p[1];
+    $hash = ( $hash ^ $right->( $hash, 29 ) ) * $p[2];
+    $hash ^= $right->( $hash, 32 );
+    { no integer; return $hash & ~0; }
 }
 
 1;

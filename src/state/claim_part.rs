@@ -1,11 +1,12 @@
-//! The run part of a record: what has been taken, what is in progress, and how runs have ended.
+//! The claim part of a record: what has been taken, what is in progress, and how runs have ended in
+//! sum.
 
 use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
 use super::fields::{Fields, FieldsMut};
-use super::format::{RESULTS, RUN};
+use super::format::{CLAIM, Field, claim as at};
 use super::run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
@@ -14,7 +15,7 @@ use super::run::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Runs by outcome, in the order of [`Outcome`].
-    ended: [u64; 6],
+    pub(super) ended: [u64; 6],
     /// Attempts after the first of their run.
     pub retries: u64,
     /// Manual and first runs, counted when they start.
@@ -25,6 +26,20 @@ impl Counters {
     /// How many runs ended with `outcome`.
     pub fn ended_with(&self, outcome: Outcome) -> u64 {
         self.ended.get(usize::from(outcome.code())).copied().unwrap_or(0)
+    }
+
+    /// As they stand in the file.
+    fn all(&self) -> [u64; 8] {
+        let mut all = [0, 0, 0, 0, 0, 0, self.retries, self.unscheduled];
+        for (counter, ended) in all.iter_mut().zip(self.ended) {
+            *counter = ended;
+        }
+        all
+    }
+
+    pub(super) fn of(all: [u64; 8]) -> Self {
+        let [ended @ .., retries, unscheduled] = all;
+        Self { ended, retries, unscheduled }
     }
 
     /// Adds those of another time.
@@ -42,13 +57,13 @@ impl Counters {
     }
 }
 
-/// The run part of a record: written by the holder of the run lock only.
+/// The claim part of a record: written by the holder of the run lock only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunPart {
+pub struct ClaimPart {
     /// How often it was written.
     pub(super) serial: u64,
     /// Whose record it is.
-    pub(super) name: Box<str>,
+    pub(super) name_hash: u64,
     /// What has been taken.
     pub watermark: Watermark,
     /// What is in progress.
@@ -67,16 +82,42 @@ pub struct RunPart {
     pub last_lateness_ms: i64,
     /// Runs since the last success that ended otherwise, cancelled ones left out.
     pub consecutive_failures: u32,
-    /// The newest results, newest first, at most [`RESULTS`].
-    pub results: Vec<RunResult>,
+    /// How many results there have been: the number of the newest one.
+    pub(super) results_ever: u64,
+    /// The newest result, as far as most want to know it.
+    pub last_result: Option<LastResult>,
 }
 
-impl RunPart {
-    /// A record of `name` in which nothing has happened yet.
-    pub(super) fn new(name: &str, watermark: UnixMs) -> Self {
+/// How the last run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastResult {
+    /// Start of its last attempt.
+    pub started_at: UnixMs,
+    /// How that ended.
+    pub ended: Ended,
+}
+
+impl LastResult {
+    /// When it ended, by the wall clock at its start.
+    pub fn ended_at(&self) -> UnixMs {
+        self.started_at.plus(self.ended.duration)
+    }
+}
+
+impl From<&RunResult> for LastResult {
+    fn from(result: &RunResult) -> Self {
+        let duration = Duration::from_millis(ms(result.ended.duration).into());
+        let ended = Ended { duration, ..result.ended };
+        Self { started_at: result.attempt.started_at, ended }
+    }
+}
+
+impl ClaimPart {
+    /// That of a timer, by the hash of its name, of which nothing has happened yet.
+    pub(super) fn new(name_hash: u64, watermark: UnixMs) -> Self {
         Self {
             serial: 0,
-            name: name.into(),
+            name_hash,
             watermark: Watermark { due: watermark, attempt: 0 },
             progress: Progress::Nothing,
             orders_done: 0,
@@ -86,7 +127,8 @@ impl RunPart {
             last_start_at: None,
             last_lateness_ms: 0,
             consecutive_failures: 0,
-            results: Vec::new(),
+            results_ever: 0,
+            last_result: None,
         }
     }
 
@@ -118,11 +160,13 @@ impl RunPart {
         self.progress = Progress::Running(attempt);
     }
 
-    /// Notes that the run in progress has ended with its attempt, as `ended` says.
+    /// Notes that the run in progress has ended with its attempt, as `ended` says; its result is to be
+    /// written with this part.
+    #[must_use]
     pub(super) fn close(&mut self, attempt: Attempt, ended: Ended) -> RunResult {
         let result = RunResult { attempt: Attempt { boot: BootId::default(), ..attempt }, ended };
-        self.results.insert(0, result);
-        self.results.truncate(RESULTS);
+        self.results_ever = self.results_ever.saturating_add(1);
+        self.last_result = Some(LastResult::from(&result));
         if let Some(counter) = self.counters.ended.get_mut(usize::from(ended.outcome.code())) {
             *counter = counter.saturating_add(1);
         }
@@ -140,129 +184,113 @@ impl RunPart {
     }
 
     /// The part as it stands in the file.
-    pub(super) fn encode(&self) -> [u8; RUN.bytes] {
-        let mut bytes = [0; RUN.bytes];
+    pub(super) fn encode(&self) -> [u8; CLAIM.bytes] {
+        let mut bytes = [0; CLAIM.bytes];
         let mut to = FieldsMut(&mut bytes);
-        to.u64(8, self.serial);
-        to.name(16, &self.name);
-        to.instant(144, self.watermark.due);
-        to.u32(152, self.watermark.attempt);
+        to.u64(at::SERIAL, self.serial);
+        to.u64(at::NAME_HASH, self.name_hash);
+        to.instant(at::WATERMARK, self.watermark.due);
+        to.u32(at::WATERMARK_ATTEMPT, self.watermark.attempt);
         let (code, attempt, wait) = match &self.progress {
             Progress::Nothing => (0, None, None),
             Progress::Running(attempt) => (1, Some(attempt), None),
             Progress::Waiting(attempt, wait) => (2, Some(attempt), Some(wait)),
         };
-        to.u8(156, code);
+        to.u8(at::PROGRESS, code);
         if let Some(attempt) = attempt {
-            to.u8(157, attempt.trigger.code());
-            to.put(160, &attempt.run.0);
-            to.put(176, &attempt.boot.0);
-            to.instant(192, attempt.due);
-            to.instant(200, attempt.started_at);
-            to.u32(216, attempt.pid);
-            to.u32(220, attempt.number);
+            to.u8(at::TRIGGER, attempt.trigger.code());
+            to.put(at::RUN, attempt.run.0);
+            to.put(at::BOOT, attempt.boot.0);
+            to.instant(at::DUE, attempt.due);
+            to.instant(at::STARTED_AT, attempt.started_at);
+            to.u32(at::PID, attempt.pid);
+            to.u32(at::ATTEMPT, attempt.number);
         }
         if let Some(wait) = wait {
-            to.u8(158, wait.last.outcome.code());
-            to.instant(208, wait.next_at);
-            to.u32(224, ms(wait.last.duration));
-            to.u16(228, wait.last.status);
+            to.u8(at::LAST_OUTCOME, wait.last.outcome.code());
+            to.instant(at::NEXT_AT, wait.next_at);
+            to.u32(at::LAST_DURATION, ms(wait.last.duration));
+            to.u16(at::LAST_STATUS, wait.last.status);
         }
-        to.u64(232, self.orders_done);
-        for (at, counter) in (240..).step_by(8).zip(self.counters.ended) {
-            to.u64(at, counter);
+        to.u64(at::ORDERS_DONE, self.orders_done);
+        for (number, counter) in self.counters.all().into_iter().enumerate() {
+            to.item(at::COUNTERS, number, 8).u64(Field(0), counter);
         }
-        to.u64(288, self.counters.retries);
-        to.u64(296, self.counters.unscheduled);
-        to.u64(304, self.duration_sum_ms);
-        to.some_instant(312, self.last_success_at);
-        to.some_instant(320, self.last_start_at);
-        to.i64(328, self.last_lateness_ms);
-        to.u32(336, self.consecutive_failures);
-        to.count(340, self.results.len());
-        for (at, result) in (512..).step_by(48).zip(&self.results).take(RESULTS) {
-            to.instant(at, result.attempt.due);
-            to.instant(at + 8, result.attempt.started_at);
-            to.put(at + 16, &result.attempt.run.0);
-            to.u32(at + 32, ms(result.ended.duration));
-            to.u32(at + 36, result.attempt.number);
-            to.u32(at + 40, result.attempt.pid);
-            to.u16(at + 44, result.ended.status);
-            to.u8(at + 46, result.ended.outcome.code());
-            to.u8(at + 47, result.attempt.trigger.code());
+        to.u64(at::DURATION_SUM, self.duration_sum_ms);
+        to.some_instant(at::LAST_SUCCESS_AT, self.last_success_at);
+        to.some_instant(at::LAST_START_AT, self.last_start_at);
+        to.i64(at::LAST_LATENESS, self.last_lateness_ms);
+        to.u32(at::FAILURES, self.consecutive_failures);
+        to.u64(at::RESULTS_EVER, self.results_ever);
+        to.some_instant(at::RESULT_STARTED_AT, self.last_result.map(|last| last.started_at));
+        if let Some(last) = self.last_result {
+            to.u8(at::RESULT_OUTCOME, last.ended.outcome.code());
+            to.u16(at::RESULT_STATUS, last.ended.status);
+            to.u32(at::RESULT_DURATION, ms(last.ended.duration));
         }
-        RUN.seal(&mut bytes);
+        CLAIM.seal(&mut bytes);
         bytes
     }
 
-    /// Reads the part; `None` if its checksum or its name is wrong.
+    /// Reads the part; `None` if its checksum is wrong.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        if !RUN.is_whole(bytes) {
+        if !CLAIM.is_whole(bytes) {
             return None;
         }
         let from = Fields(bytes);
-        let attempt = Attempt {
-            run: RunId(from.bytes(160)),
-            due: from.instant(192),
-            trigger: Trigger::from_code(from.u8(157)),
-            number: from.u32(220),
-            pid: from.u32(216),
-            boot: BootId(from.bytes(176)),
-            started_at: from.instant(200),
+        let attempt = || Attempt {
+            run: RunId(from.bytes(at::RUN)),
+            due: from.instant(at::DUE),
+            trigger: Trigger::from_code(from.u8(at::TRIGGER)),
+            number: from.u32(at::ATTEMPT),
+            pid: from.u32(at::PID),
+            boot: BootId(from.bytes(at::BOOT)),
+            started_at: from.instant(at::STARTED_AT),
         };
-        let last = Ended {
-            outcome: Outcome::from_code(from.u8(158)),
-            status: from.u16(228),
-            duration: Duration::from_millis(from.u32(224).into()),
+        let last = || Ended {
+            outcome: Outcome::from_code(from.u8(at::LAST_OUTCOME)),
+            status: from.u16(at::LAST_STATUS),
+            duration: Duration::from_millis(from.u32(at::LAST_DURATION).into()),
         };
         Some(Self {
-            serial: from.u64(8),
-            name: from.name(16)?.into(),
-            watermark: Watermark { due: from.instant(144), attempt: from.u32(152) },
-            progress: match from.u8(156) {
-                1 => Progress::Running(attempt),
-                2 => Progress::Waiting(attempt, Wait { next_at: from.instant(208), last }),
+            serial: from.u64(at::SERIAL),
+            name_hash: from.u64(at::NAME_HASH),
+            watermark: Watermark {
+                due: from.instant(at::WATERMARK),
+                attempt: from.u32(at::WATERMARK_ATTEMPT),
+            },
+            progress: match from.u8(at::PROGRESS) {
+                1 => Progress::Running(attempt()),
+                2 => Progress::Waiting(
+                    attempt(),
+                    Wait { next_at: from.instant(at::NEXT_AT), last: last() },
+                ),
                 _ => Progress::Nothing,
             },
-            orders_done: from.u64(232),
-            counters: Counters {
-                ended: std::array::from_fn(|outcome| from.u64(240 + 8 * outcome)),
-                retries: from.u64(288),
-                unscheduled: from.u64(296),
-            },
-            duration_sum_ms: from.u64(304),
-            last_success_at: from.some_instant(312),
-            last_start_at: from.some_instant(320),
-            last_lateness_ms: from.i64(328),
-            consecutive_failures: from.u32(336),
-            results: (0..from.count(340, RESULTS))
-                .map(|number| decode_result(from.from(512 + 48 * number)))
-                .collect(),
+            orders_done: from.u64(at::ORDERS_DONE),
+            counters: Counters::of(std::array::from_fn(|number| {
+                from.item(at::COUNTERS, number, 8).u64(Field(0))
+            })),
+            duration_sum_ms: from.u64(at::DURATION_SUM),
+            last_success_at: from.some_instant(at::LAST_SUCCESS_AT),
+            last_start_at: from.some_instant(at::LAST_START_AT),
+            last_lateness_ms: from.i64(at::LAST_LATENESS),
+            consecutive_failures: from.u32(at::FAILURES),
+            results_ever: from.u64(at::RESULTS_EVER),
+            last_result: from.some_instant(at::RESULT_STARTED_AT).map(|started_at| LastResult {
+                started_at,
+                ended: Ended {
+                    outcome: Outcome::from_code(from.u8(at::RESULT_OUTCOME)),
+                    status: from.u16(at::RESULT_STATUS),
+                    duration: Duration::from_millis(from.u32(at::RESULT_DURATION).into()),
+                },
+            }),
         })
     }
 }
 
-fn decode_result(from: Fields<'_>) -> RunResult {
-    RunResult {
-        attempt: Attempt {
-            run: RunId(from.bytes(16)),
-            due: from.instant(0),
-            trigger: Trigger::from_code(from.u8(47)),
-            number: from.u32(36),
-            pid: from.u32(40),
-            boot: BootId::default(),
-            started_at: from.instant(8),
-        },
-        ended: Ended {
-            outcome: Outcome::from_code(from.u8(46)),
-            status: from.u16(44),
-            duration: Duration::from_millis(from.u32(32).into()),
-        },
-    }
-}
-
 /// Whole milliseconds, at most 49 days.
-fn ms(duration: Duration) -> u32 {
+pub(super) fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
@@ -289,13 +317,13 @@ mod tests {
 
     #[test]
     fn everything_survives_the_file() {
-        let mut run = RunPart::new("wp-cron.shop.example.org", UnixMs(5));
+        let mut run = ClaimPart::new(0x1234, UnixMs(5));
         run.serial = 77;
         run.orders_done = 3;
         for number in 0..40 {
             run.start(attempt(number % 3 + 1));
             let outcome = OUTCOMES[usize::try_from(number).unwrap() % 6];
-            run.close(attempt(number % 3 + 1), ended(outcome));
+            let _ = run.close(attempt(number % 3 + 1), ended(outcome));
         }
         for progress in [
             Progress::Nothing,
@@ -306,39 +334,42 @@ mod tests {
             ),
         ] {
             run.progress = progress;
-            assert_eq!(RunPart::decode(&run.encode()), Some(run.clone()));
+            assert_eq!(ClaimPart::decode(&run.encode()), Some(run.clone()));
         }
-        assert_eq!(run.results.len(), RESULTS);
+        assert_eq!(run.results_ever, 40);
+        assert_eq!(run.last_result.map(|last| last.ended), Some(ended(Outcome::Cancelled)));
+        let ended_at = run.last_result.map(|last| last.ended_at());
+        assert_eq!(ended_at, Some(UnixMs(1_764_000_000_029)));
         assert_eq!(run.runs(), 41);
     }
 
     #[test]
     fn a_flipped_bit_is_seen_anywhere() {
-        let mut bytes = RunPart::new("a", UnixMs(0)).encode();
-        for at in 0..RUN.bytes {
+        let mut bytes = ClaimPart::new(1, UnixMs(0)).encode();
+        for at in 0..CLAIM.bytes {
             bytes[at] ^= 0x10;
-            assert_eq!(RunPart::decode(&bytes), None, "{at}");
+            assert_eq!(ClaimPart::decode(&bytes), None, "{at}");
             bytes[at] ^= 0x10;
         }
-        assert_eq!(RunPart::decode(&[0; RUN.bytes]), None);
-        assert_eq!(RunPart::decode(&bytes[..100]), None);
+        assert_eq!(ClaimPart::decode(&[0; CLAIM.bytes]), None);
+        assert_eq!(ClaimPart::decode(&bytes[..100]), None);
     }
 
     #[test]
     fn foreign_values_behind_a_right_checksum_are_no_panic() {
-        let mut bytes = [0xff; RUN.bytes];
-        RUN.seal(&mut bytes);
-        assert_eq!(RunPart::decode(&bytes), None, "the name is too long");
-        bytes[16..144].fill(0);
-        RUN.seal(&mut bytes);
-        let run = RunPart::decode(&bytes).unwrap();
-        assert_eq!(run.results.len(), RESULTS);
-        assert_eq!(run.results[0].ended.outcome, Outcome::Error);
+        let mut bytes = [0xff; CLAIM.bytes];
+        CLAIM.seal(&mut bytes);
+        assert_eq!(ClaimPart::decode(&bytes).unwrap().progress, Progress::Nothing);
+        bytes[at::PROGRESS.0] = 2;
+        CLAIM.seal(&mut bytes);
+        let run = ClaimPart::decode(&bytes).unwrap();
+        let Progress::Waiting(_, wait) = run.progress else { panic!("it does not wait") };
+        assert_eq!(wait.last.outcome, Outcome::Error);
     }
 
     #[test]
     fn a_pid_of_another_boot_is_not_running() {
-        let mut run = RunPart::new("a", UnixMs(0));
+        let mut run = ClaimPart::new(1, UnixMs(0));
         run.progress = Progress::Running(attempt(1));
         assert!(run.running_in(BootId([7; 16])).is_some());
         assert!(run.running_in(BootId([8; 16])).is_none());
@@ -346,14 +377,14 @@ mod tests {
 
     #[test]
     fn cancelled_runs_neither_make_nor_mend_a_row_of_failures() {
-        let mut run = RunPart::new("a", UnixMs(0));
+        let mut run = ClaimPart::new(1, UnixMs(0));
         for (outcome, row) in [
             (Outcome::Failure, 1),
             (Outcome::Cancelled, 1),
             (Outcome::Interrupted, 2),
             (Outcome::Success, 0),
         ] {
-            run.close(attempt(1), ended(outcome));
+            let _ = run.close(attempt(1), ended(outcome));
             assert_eq!(run.consecutive_failures, row);
         }
         assert_eq!(run.counters.ended_with(Outcome::Cancelled), 1);
@@ -362,7 +393,7 @@ mod tests {
 
     #[test]
     fn manual_runs_leave_the_watermark() {
-        let mut run = RunPart::new("a", UnixMs(5));
+        let mut run = ClaimPart::new(1, UnixMs(5));
         run.start(Attempt { trigger: Trigger::Manual, ..attempt(1) });
         assert_eq!(run.watermark.due, UnixMs(5));
         assert_eq!(run.counters.unscheduled, 1);

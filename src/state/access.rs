@@ -19,7 +19,6 @@ use super::header::HeaderControl;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::results::decode_ring;
-use super::rules::{Rule, in_force};
 use super::run::RunResult;
 use super::store::{Claimed, Inner, Locked, Mine, Place, READ_TRIES, Unread, Written};
 
@@ -305,7 +304,7 @@ impl Inner {
     /// Tries the run lock; refused also if a claim of this worker has it, over which the kernel
     /// would grant it once more, and take it away with the second one's end.
     pub(super) fn try_run_lock(&self, place: &Place) -> Lock<'_> {
-        if in_force(Rule::TableOfClaims) && self.claimed(place) == Claimed::Yes {
+        if self.claimed(place) == Claimed::Yes {
             return Lock::Refused;
         }
         self.try_lock(CLAIM, place.page)

@@ -1,4 +1,5 @@
-//! Claiming: at most one process makes an attempt, and each due time is taken once.
+//! Claiming: at most one process makes an attempt, and each due time is taken once. The rules are those
+//! of docs/protocol.md.
 //!
 //! ```text
 //! read -> dealt with? ------------------------------------------------> DealtWith
@@ -27,7 +28,6 @@ use super::exclusion::{Excluded, Exclusion, longest_attempt};
 use super::format::CONTROL;
 use super::look::{Around, Due, Look};
 use super::notice::Notice;
-use super::rules::{Rule, in_force};
 use super::run::{Attempt, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 use super::shared_claims::Claimant;
 use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
@@ -141,7 +141,8 @@ impl ClaimAttempt {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
-        let is_ours = in_force(Rule::TableOfClaims) && inner.claimed(timer.place) == Claimed::Yes;
+        // Rule "table of claims".
+        let is_ours = inner.claimed(timer.place) == Claimed::Yes;
         if is_ours && self.known == Known::Plain {
             return Step::DealtWith;
         }
@@ -180,7 +181,8 @@ impl ClaimAttempt {
             }
             Excluded::LeftToOwner => return Step::LeftToOwner,
         };
-        let now = if in_force(Rule::ClockReadUnderLock) { clock() } else { seen_at };
+        // Rules "clock under lock" and "reread under lock".
+        let now = clock();
         let reading = match store.read_locked(timer.place, now) {
             Ok(reading) => reading,
             Err(Blocked::Repaired) => return Step::DealtWith,
@@ -192,11 +194,6 @@ impl ClaimAttempt {
                 let local = Timer { place, ..timer };
                 return self.decide_locked(store, local, exclusion, reading, now, clock);
             }
-        };
-        // Lifted in the model only: what was read before the lock is believed.
-        let reading = match seen {
-            Some(Ok(seen)) if !in_force(Rule::RereadUnderLock) => seen,
-            _ => reading,
         };
         if self.known == Known::Plain && !reading.is_plain() {
             return Step::DealtWith;
@@ -218,9 +215,7 @@ impl ClaimAttempt {
         if self.known == Known::Plain {
             return Step::DealtWith;
         }
-        if !in_force(Rule::OverlapIsSeenTwice) {
-            return Step::Overlap(running);
-        }
+        // Rule "overlap is seen thrice".
         let contest = |looks| Contest { run: running.run, number: running.number, looks };
         let same = self
             .contest
@@ -260,13 +255,8 @@ impl ClaimAttempt {
         if reading.is_ahead(timer.due_times, now) {
             // Others write the control part meanwhile: only a clock that is read after the record
             // can tell.
-            if in_force(Rule::ClockReadUnderLock) {
-                now = clock();
-            }
+            now = clock();
             if reading.is_ahead(timer.due_times, now) {
-                let mut stale = || now;
-                let clock: &mut dyn FnMut() -> UnixMs =
-                    if in_force(Rule::ClockReadUnderLock) { clock } else { &mut stale };
                 match store.set_back_locked(timer, reading.run, clock) {
                     Err(Blocked::Again) => {}
                     Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::DealtWith,
@@ -291,9 +281,8 @@ impl ClaimAttempt {
             return stopped;
         }
         let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
-        if let Wanted::Order { number } = self.wanted
-            && in_force(Rule::OrderIsDone)
-        {
+        // Rule "order is done".
+        if let Wanted::Order { number } = self.wanted {
             reading.run.orders_done = number;
         }
         let known_since = self.known_since(&reading);
@@ -325,7 +314,8 @@ impl ClaimAttempt {
             let name = timer.place.name.clone();
             inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }
-        let locked = if in_force(Rule::LockIsHeld) { exclusion.keep() } else { None };
+        // Rule "lock is held".
+        let locked = exclusion.keep();
         let counted = self.counted;
         Step::Won(Claim::new(inner, timer.place, reading.run, attempt, locked, counted))
     }
@@ -434,9 +424,7 @@ fn close_last(claim: &mut ClaimPart, run: RunId) -> (Option<Attempt>, Option<Run
         Progress::Waiting(last, wait) if last.run != run => {
             (None, Some(claim.close(last, wait.last)))
         }
-        Progress::Running(last) if in_force(Rule::InterruptedIsCounted) => {
-            (Some(last), Some(claim.close(last, interrupted())))
-        }
+        Progress::Running(last) => (Some(last), Some(claim.close(last, interrupted()))),
         _ => (None, None),
     }
 }

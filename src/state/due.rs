@@ -9,7 +9,6 @@ use super::control::{Control, Paused, Presence};
 use super::decide::Wanted;
 use super::fields::NEVER;
 use super::header::HeaderControl;
-use super::rules::{Rule, in_force};
 use super::run::{Attempt, Ended, Outcome, Progress, Trigger};
 
 /// A timer's due times, as every process computes them.
@@ -131,11 +130,9 @@ impl Reading {
             .filter(|at| *at > self.run.watermark.due && *at <= now && now <= at.plus(within))
     }
 
-    /// Whether an instant lies so far ahead that the clock must have been set back.
+    /// Whether an instant lies so far ahead that the clock must have been set back: rule "clock set
+    /// back".
     pub(super) fn is_ahead(&self, due_times: &dyn DueTimes, now: UnixMs) -> bool {
-        if !in_force(Rule::ClockSetBack) {
-            return false;
-        }
         let (run, control, header) = (&self.run, &self.control, &self.header);
         let pauses =
             [control.paused, header.paused].map(|paused| paused.map(|paused| paused.since));
@@ -176,9 +173,9 @@ impl Reading {
             }
             Wanted::Next { run, attempt } => match self.run.progress {
                 Progress::Waiting(last, wait) => {
-                    let follows = last.number.checked_add(1) == Some(attempt);
                     last.run == run
-                        && (follows || !in_force(Rule::AttemptIsClaimed))
+                        // Rule "attempt is claimed".
+                        && last.number.checked_add(1) == Some(attempt)
                         && wait.next_at <= now
                         && self.waiting_ends(due_times, now).is_none()
                 }

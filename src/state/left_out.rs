@@ -4,7 +4,6 @@ use crate::schedule::UnixMs;
 
 use super::control::{Control, Gap, LeftOut};
 use super::due::DueTimes;
-use super::rules::{Rule, in_force};
 
 /// What was counted of the due times that had no run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +44,7 @@ impl Control {
         self.leave_out(due_times, queued.unwrap_or(after), up_to, kind);
     }
 
-    /// Leaves out for good what lies in (`after`, `up_to`]. Where no further stretch can wait to be
+    /// Leaves out for good what lies in (`after`, `up_to`]: rule "left out is dealt with". Where no further stretch can wait to be
     /// counted, the newest one is stretched: what is counted may then be too much, or of the wrong
     /// kind, but nothing runs that was left out, and nothing waits for the count.
     pub(super) fn leave_out(
@@ -58,9 +57,7 @@ impl Control {
         if due_times.next(after).is_none_or(|due| due > up_to) {
             return;
         }
-        if in_force(Rule::LeftOutIsDealtWith) {
-            self.left_out_up_to = self.left_out_up_to.max(Some(up_to));
-        }
+        self.left_out_up_to = self.left_out_up_to.max(Some(up_to));
         let is_full = self.gaps.is_full();
         if let Some(last) = self.gaps.last_mut()
             && (is_full
@@ -73,7 +70,7 @@ impl Control {
         self.gaps.push(Gap { after, up_to, kind, counted: 0 });
     }
 
-    /// Counts what was left out, at most 1000 due times per call where they have to be found one by one;
+    /// Counts what was left out: rule "left out is counted"; at most 1000 due times per call where they have to be found one by one;
     /// answers the numbers of the stretches that are counted to their end now.
     pub(super) fn count(&mut self, due_times: &dyn DueTimes) -> Counted {
         let (mut told, mut counted) = (Counted::default(), Counted::default());
@@ -91,10 +88,8 @@ impl Control {
             told.add(gap.kind, in_all);
             self.gaps.remove_first();
         }
-        if in_force(Rule::LeftOutIsCounted) {
-            self.missed = self.missed.saturating_add(counted.missed);
-            self.overlaps = self.overlaps.saturating_add(counted.overlaps);
-        }
+        self.missed = self.missed.saturating_add(counted.missed);
+        self.overlaps = self.overlaps.saturating_add(counted.overlaps);
         told
     }
 

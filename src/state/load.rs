@@ -15,7 +15,6 @@ use super::header::{HeaderControl, Newness};
 use super::master::State;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
-use super::rules::{Rule, in_force};
 use super::store::{Place, Steps};
 
 /// `first=`.
@@ -151,9 +150,8 @@ fn load(
             control.created_at = Some(now);
         }
         was if changed || was_out || was != Presence::Enabled => {
-            if in_force(Rule::NotBefore) {
-                control.not_before = control.not_before.max(Some(now));
-            }
+            // Rule "not before".
+            control.not_before = control.not_before.max(Some(now));
             if changed && was != Presence::Absent && control.schedule_hash != 0 {
                 notices.push(Notice::ScheduleChanged { name: name() });
             }

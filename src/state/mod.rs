@@ -11,6 +11,8 @@ mod bench;
 #[cfg(test)]
 mod bounded_tests;
 #[cfg(test)]
+mod broken_rules;
+#[cfg(test)]
 mod chance;
 mod check;
 #[cfg(test)]
@@ -58,7 +60,6 @@ mod recover;
 mod results;
 mod retry;
 mod rewrite;
-mod rules;
 mod run;
 mod shared_claims;
 mod shown;

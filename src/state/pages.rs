@@ -16,6 +16,8 @@ pub(super) struct Pages {
     holder: Holder,
     #[cfg(test)]
     fault: std::cell::Cell<Fault>,
+    #[cfg(test)]
+    seen: super::broken_rules::Seen,
 }
 
 /// What befalls the writes of a description.
@@ -43,6 +45,8 @@ impl Pages {
             holder,
             #[cfg(test)]
             fault: std::cell::Cell::default(),
+            #[cfg(test)]
+            seen: super::broken_rules::Seen::default(),
         }
     }
 
@@ -125,7 +129,10 @@ impl Pages {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
             _ => Ok(()),
-        })
+        })?;
+        #[cfg(test)]
+        self.seen.read(bytes, offset);
+        Ok(())
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
@@ -149,6 +156,8 @@ impl Pages {
             }
             Fault::KilledAfter(writes) => self.fault.set(Fault::KilledAfter(writes - 1)),
         }
+        #[cfg(test)]
+        let bytes = &super::broken_rules::written(&self.file, bytes, offset);
         again(|| write_at(&self.file, bytes, offset))
     }
 
@@ -188,10 +197,17 @@ impl Pages {
     }
 
     pub(super) fn try_lock_at(&self, offset: u64, kind: Kind) -> io::Result<Tried> {
-        again(|| lock::try_lock(&self.file, self.holder, offset, kind))
+        let tried = again(|| lock::try_lock(&self.file, self.holder, offset, kind))?;
+        #[cfg(test)]
+        if tried == Tried::Taken {
+            self.seen.locked(offset);
+        }
+        Ok(tried)
     }
 
     pub(super) fn unlock_at(&self, offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.seen.unlocked(offset);
         // Kept, it would keep others out.
         lock::unlock(&self.file, self.holder, offset)
             .or_else(|_| lock::unlock(&self.file, self.holder, offset))

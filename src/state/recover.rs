@@ -1,4 +1,4 @@
-//! Putting right what nobody else will: interrupted runs, damaged parts, a clock set back.
+//! Putting right what nobody else will: interrupted runs (rule "interrupted is counted"), damaged parts, a clock set back.
 
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
@@ -12,7 +12,6 @@ use super::exclusion::Excluded;
 use super::format::CONTROL;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
-use super::rules::{Rule, in_force};
 use super::run::{Attempt, Outcome, Progress, Wait};
 use super::store::{Claimed, Owner, Place, Store, Timer, Unread, Written};
 use super::under_lock::Blocked;
@@ -93,7 +92,7 @@ impl Store {
             return Recovered::HeldElsewhere(attempt);
         }
         let (recovered, result) = match reading.run.progress {
-            Progress::Running(attempt) if in_force(Rule::InterruptedIsCounted) => {
+            Progress::Running(attempt) => {
                 let next_at = retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
                 let next_at = next_at.filter(|next_at| {
                     let wait = Wait { next_at: *next_at, last: interrupted() };
@@ -119,7 +118,7 @@ impl Store {
                 let result = reading.run.close(attempt, ended);
                 (Recovered::Ended(ended.outcome), Some(result))
             }
-            _ => return Recovered::Nothing,
+            Progress::Nothing => return Recovered::Nothing,
         };
         if inner.write_claim(place, &mut reading.run, result) == Written::No
             && place.page.is_some()

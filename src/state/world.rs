@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 
 use super::bench::{BOOT, Bench, run_id, timer};
+use super::broken_rules::{self, Rule, is_broken};
 use super::chance::Chance;
 use super::pages::Fault;
 use super::*;
@@ -17,11 +18,11 @@ mod events;
 /// A promise that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// P1: two attempts at once.
+    /// One at a time: two attempts at once.
     OneAtATime,
-    /// P2: a due time, an attempt or an order taken twice.
+    /// At most once: a due time, an attempt or an order taken twice.
     AtMostOnce,
-    /// P3: the next due time is not taken, or left out with nothing in progress.
+    /// Never silent: the next due time is not taken, or left out with nothing in progress.
     NeverSilent,
     /// The account of due times does not come out even.
     Account,
@@ -81,6 +82,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
+        broken_rules::bury();
         let mut chance = Chance(stable_hash(&[b"model", &seed.to_le_bytes()]));
         let period: i64 = [100, 1000, 5000][usize::try_from(chance.below(3)).unwrap()];
         let mut bench = Bench::memory(&[]);
@@ -185,6 +187,7 @@ impl World {
 
     /// Dies: descriptors and memory are gone, nothing is written.
     fn kill(&mut self, worker: Worker) {
+        broken_rules::die(worker.number);
         self.running.remove(&worker.number);
         drop(worker);
     }
@@ -216,6 +219,9 @@ impl World {
         }
         let (place, due_times) = (self.place.clone(), self.due_times());
         let timer = timer(&place, &due_times);
+        if is_broken(Rule::TableOfClaims) {
+            worker.store.inner.set_claimed(&place, store::Claimed::No);
+        }
         if worker.attempt.is_some() {
             return self.step(worker, timer);
         }
@@ -234,7 +240,9 @@ impl World {
         }
         let look = Look::at(&due_times, now);
         match decide(&reading, &look, self.policy, worker.catch_up_at) {
-            Decision::Sleep { .. } => worker.saw_plain = reading.is_plain(),
+            Decision::Sleep { .. } => {
+                worker.saw_plain = reading.is_plain() && !is_broken(Rule::ClockSetBack);
+            }
             Decision::EndWaiting => {}
             Decision::CatchUp { run_at, .. } => worker.catch_up_at = Some(run_at),
             Decision::Claim(wanted) => {
@@ -249,6 +257,7 @@ impl World {
             Decision::DropOrder { number, .. } => {
                 let _ = worker.store.drop_order(timer, number, now);
             }
+            Decision::ClockSetBack if is_broken(Rule::ClockSetBack) => {}
             Decision::ClockSetBack => {
                 let _ = worker.store.set_back(timer, &mut || self.preempted());
             }
@@ -257,20 +266,41 @@ impl World {
 
     fn step(&mut self, worker: &mut Worker, timer: Timer<'_>) {
         let Some(mut attempt) = worker.attempt.take() else { return };
-        let wanted = attempt.wanted();
-        let step = attempt.step(&worker.store, timer, &mut || self.preempted());
+        let mut read_at = None;
+        let step = broken_rules::claiming(attempt.wanted(), || {
+            attempt.step(&worker.store, timer, &mut || {
+                let now = self.preempted();
+                if is_broken(Rule::ClockUnderLock) { *read_at.get_or_insert(now) } else { now }
+            })
+        });
         match step {
-            Step::Won(claim) => self.won(worker, claim),
-            Step::Again { .. } => worker.attempt = Some(attempt),
-            Step::Overlap(_) => {
-                if let Wanted::Due { due, .. } = wanted {
-                    let edited = worker.store.overlap(timer, due, self.overlap, UnixMs(self.now));
-                    if edited == Edited::Done(true) && self.running.is_empty() {
-                        self.fail(Broken::NeverSilent, "an overlap with nothing in progress");
+            Step::Won(claim) => {
+                if is_broken(Rule::LockIsHeld) {
+                    worker.store.inner.unlock(format::CLAIM, self.place.page.unwrap());
+                    if let Some(claims) = &self.place.claims {
+                        claims.release(worker.store.process().holder());
                     }
                 }
+                self.won(worker, claim);
             }
+            Step::Again { .. } if is_broken(Rule::OverlapIsSeenThrice) => {
+                let seen = worker.store.read(&self.place).map(|reading| reading.run.progress);
+                match seen {
+                    Ok(Progress::Running(_)) => self.overlap(worker, timer, attempt.wanted()),
+                    _ => worker.attempt = Some(attempt),
+                }
+            }
+            Step::Again { .. } => worker.attempt = Some(attempt),
+            Step::Overlap(_) => self.overlap(worker, timer, attempt.wanted()),
             Step::GaveUp | Step::DealtWith | Step::LeftToOwner | Step::Unwritable => {}
+        }
+    }
+
+    fn overlap(&mut self, worker: &Worker, timer: Timer<'_>, wanted: Wanted) {
+        let Wanted::Due { due, .. } = wanted else { return };
+        let edited = worker.store.overlap(timer, due, self.overlap, UnixMs(self.now));
+        if edited == Edited::Done(true) && self.running.is_empty() {
+            self.fail(Broken::NeverSilent, "an overlap with nothing in progress");
         }
     }
 
@@ -397,7 +427,7 @@ impl World {
         self.account(&reading)
     }
 
-    /// SPEC 2: due times = runs - unscheduled + overlaps + missed.
+    /// Due times = runs - unscheduled + overlaps + missed.
     fn account(&self, reading: &Reading) -> Verdict {
         let (run, control) = (&reading.run, &reading.control);
         assert!(!control.has_uncounted(), "{control:?}");

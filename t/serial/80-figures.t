@@ -135,7 +135,7 @@ for my $name ( sort keys %every ) {
     is( scalar @untold, 0, "$name: each run that was killed is told of" ) or diag explain [ map { $_->{headers} } @untold ];
 }
 
-# The account of SPEC 2.
+# The account.
 my $records = read_records( $nginx->prefix . '/timers.state' );
 for my $name ( sort keys %every ) {
     my $r    = $records->{$name};

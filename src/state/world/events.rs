@@ -73,12 +73,12 @@ impl World {
         }
         self.bench.hash = self.period.unsigned_abs();
         self.policy.schedule = if names.is_empty() { Scheduled::Off } else { scheduled };
-        self.bench.reload_as(names, scheduled).unwrap();
+        broken_rules::loading(|| self.bench.reload_as(names, scheduled)).unwrap();
         if self.policy.schedule == Scheduled::Off {
             let ms = self.chance.ms(4 * self.period);
             self.pass(ms);
             self.policy.schedule = Scheduled::On;
-            self.bench.reload(&["a"]).unwrap();
+            broken_rules::loading(|| self.bench.reload(&["a"])).unwrap();
             self.reloaded_at = self.now;
         } else if self.period != was {
             self.reloaded_at = self.now;

@@ -134,7 +134,7 @@ sub dues_between {
     return POSIX::floor( ( $to - $offset ) / $every ) - POSIX::floor( ( $from - $offset ) / $every );
 }
 
-# The account of SPEC 2 for a timer of "every=N offset=O" that was configured, enabled and not paused
+# The account for a timer of "every=N offset=O" that was configured, enabled and not paused
 # since its record was made: (due times, what became of them).
 sub account {
     my ( $record, $every, $offset ) = @_;

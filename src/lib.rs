@@ -17,6 +17,7 @@ static ALLOCATOR: os::memory::Allocator = os::memory::Allocator;
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
 pub mod deadlines;
+pub mod nth;
 pub mod os;
 pub mod schedule;
 pub mod state;

@@ -20,7 +20,6 @@ mod worker;
 
 use std::cell::{OnceCell, RefCell};
 use std::num::NonZeroUsize;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +39,7 @@ pub use worker::{TimerWorker, WorkerChoice};
 use crate::nginx::conf::Location;
 use crate::nginx::conf::Place;
 use crate::nginx::run::{Access, Method, Uri};
+use crate::nth::Nth;
 use crate::os::EventFd;
 use crate::os::file::Owner;
 use crate::schedule::{Zone, Zones};
@@ -100,34 +100,7 @@ pub struct MainConf {
 }
 
 /// A timer of a configuration.
-///
-/// A worker keeps as many of them as there are timers: a count in each timer would give each worker a
-/// copy of the memory that the master has filled.
-///
-/// # Invariants
-///
-/// `index` is one of `timers`.
-#[derive(Clone)]
-pub struct Timer {
-    timers: Rc<Vec<TimerConf>>,
-    index: usize,
-}
-
-impl Timer {
-    /// Which of the timers it is, in the order in which they are configured.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-}
-
-impl Deref for Timer {
-    type Target = TimerConf;
-
-    #[expect(clippy::indexing_slicing, reason = "the invariant")]
-    fn deref(&self) -> &TimerConf {
-        &self.timers[self.index]
-    }
-}
+pub type Timer = Nth<TimerConf>;
 
 /// What is to be done when the configuration goes, which is with the pool of its cycle.
 #[derive(Default)]
@@ -167,8 +140,7 @@ impl MainConf {
 
     /// Each of them, to be kept.
     pub fn each_timer(&self) -> impl Iterator<Item = Timer> {
-        let timers = &self.timers;
-        (0..timers.len()).map(|index| Timer { timers: Rc::clone(timers), index })
+        Nth::each(&self.timers)
     }
 
     /// The time zones, opened once for each configuration.

@@ -13,6 +13,7 @@ use super::running::Running;
 use super::worker::Worker;
 use crate::conf::Timer;
 use crate::nginx::process;
+use crate::nth::Nth;
 use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
@@ -26,7 +27,7 @@ use crate::state::{self, Around, Look, Place, Scheduled, Steps, Wanted};
 /// the first thing that is done when it runs out is to find out when the next due time starts.
 pub(super) struct Job {
     pub(super) conf: Timer,
-    pub(super) place: Place,
+    pub(super) place: Nth<Place>,
     pub(super) worker: Rc<Worker>,
     pub(super) index: JobIndex,
     pub(super) me: Weak<Self>,
@@ -90,7 +91,7 @@ impl Job {
     /// There is no memory.
     pub(super) fn begin(
         conf: Timer,
-        place: Place,
+        place: Nth<Place>,
         worker: Rc<Worker>,
     ) -> Result<Rc<Self>, NoMemory> {
         let index = worker.queue.join()?;

@@ -42,6 +42,7 @@ use crate::nginx::log::{Level, Log};
 use crate::nginx::notifier::Notifier;
 use crate::nginx::process::{self, Role};
 use crate::nginx::run::trial::{self, Trial};
+use crate::nth::Nth;
 use crate::os::memory::{self, push};
 use crate::throttle::Throttle;
 use job::Job;
@@ -170,20 +171,20 @@ fn begin_later(process: Process, why: &str) -> Timer {
 fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<Job>> {
     let slot = worker.slot();
     let opened = main.opened().borrow();
-    let places = opened.iter().flat_map(|opened| &opened.state.places);
+    let places = opened.iter().flat_map(|opened| Nth::each(&opened.state.places));
     let timers = main.each_timer().zip(places).filter(|(timer, _)| {
         timer.worker == WorkerChoice::Any || timer.worker.slot(&timer.name, process.workers) == slot
     });
     let mut jobs = Vec::new();
     for (timer, place) in timers {
-        let job = Job::begin(timer.clone(), place.clone(), Rc::clone(worker));
+        let job = Job::begin(timer.clone(), place, Rc::clone(worker));
         if job.and_then(|job| push(&mut jobs, job)).is_err() {
             let message = format_args!("timer \"{}\": no memory", timer.name);
             Log::cycle().write(Level::Crit, message);
         }
     }
     // Room for all of them at once: to move them later would take long.
-    let _ = worker.store.make_room(jobs.len());
+    let _ = worker.store.make_room(main.timers().len());
     if !main.timers().is_empty() {
         notices::began(main, slot, jobs.len());
     }
@@ -259,7 +260,7 @@ fn look(heard: Heard) {
     let news = worker.has_news() || matches!(heard, Heard::Rung(_));
     let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
     for job in (0..).map_while(job) {
-        if rung == Some(job.conf.index()) {
+        if rung == Some(job.conf.number()) {
             job.look();
         } else {
             job.tick(news);
@@ -281,7 +282,7 @@ enum Here {
 fn look_at(timer: usize) -> Here {
     let job = RUNNER.with_borrow(|runner| {
         let mut jobs = runner.as_ref()?.jobs.iter();
-        jobs.find(|job| job.conf.index() == timer).map(Rc::clone)
+        jobs.find(|job| job.conf.number() == timer).map(Rc::clone)
     });
     let Some(job) = job else { return Here::NotSeen };
     job.look();

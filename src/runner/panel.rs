@@ -15,7 +15,7 @@ use crate::state::{self, HeaderControl, Health, Reading, RunResult, Store};
 pub struct Panel {
     timers: Rc<Vec<TimerConf>>,
     /// One for each timer; none where nothing could be opened.
-    places: Vec<state::Place>,
+    places: Rc<Vec<state::Place>>,
     /// `None`: this process runs no timers, or there is no state.
     worker: Option<Rc<Worker>>,
     bells: Rc<Vec<EventFd>>,

@@ -361,9 +361,12 @@ impl Inner {
 
     pub(super) fn mine<T>(&self, place: &Place, look: impl FnOnce(&mut Mine) -> T) -> T {
         let mut timers = self.timers.borrow_mut();
-        if let Some(mine) = timers.get_mut(&place.name) {
-            return look(mine);
+        if timers.len() <= place.number {
+            timers.resize_with(place.number + 1, Mine::default);
         }
-        look(timers.entry(place.name.clone()).or_default())
+        match timers.get_mut(place.number) {
+            Some(mine) => look(mine),
+            None => look(&mut Mine::default()),
+        }
     }
 }

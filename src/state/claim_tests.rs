@@ -227,7 +227,7 @@ fn a_timer_without_a_record_runs_from_memory() {
 fn a_record_that_belongs_to_another_name_is_not_touched() {
     let bench = Bench::memory(&["a"]);
     let (one, every) = (bench.worker(1), secondly());
-    let place = Place { page: bench.places[0].page, ..Place::nowhere("b") };
+    let place = Place { number: 1, page: bench.places[0].page, ..Place::nowhere("b") };
     let timer = timer(&place, &every);
     let before = one.read(&bench.places[0]).unwrap();
     won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);

@@ -29,7 +29,7 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
     let names: Vec<String> = (0..TIMERS).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let bench = Bench::file(&names);
-    let places = bench.places.clone();
+    let places = bench.places.to_vec();
     let done = AtomicBool::new(false);
     let reads = AtomicU64::new(0);
     let path = bench.configured.path().unwrap().to_path_buf();

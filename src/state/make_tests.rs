@@ -65,7 +65,7 @@ fn of_masters_that_make_one_file_at_once_one_does() {
                 let opened = open(&StatePath::Named(path), None, &[name, "both"], &mut by).unwrap();
                 assert!(opened.notices.is_empty(), "{:?}", opened.notices);
                 assert_eq!(opened.state.backing(), Backing::File);
-                opened.places
+                opened.places.to_vec()
             }
         };
         let threads = ["a", "b", "c"].map(|name| std::thread::spawn(make(name)));

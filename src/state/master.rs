@@ -63,7 +63,7 @@ pub struct Opened {
     /// The state.
     pub state: State,
     /// One place for each name, in their order.
-    pub places: Vec<Place>,
+    pub places: Rc<Vec<Place>>,
     /// What there is to log.
     pub notices: Vec<Notice>,
 }
@@ -281,17 +281,18 @@ impl State {
         names: &[&str],
         opener: &mut Opener<'_>,
         notices: &mut Vec<Notice>,
-    ) -> Vec<Place> {
+    ) -> Rc<Vec<Place>> {
         let usable = !self.waits();
         let places =
             usable.then(|| self.with_pages(|pages| allocate(pages, names, opener, notices)));
         let mut places: Vec<Place> = places
             .flatten()
             .unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
-        for place in &mut places {
+        for (number, place) in places.iter_mut().enumerate() {
+            place.number = number;
             place.claims = self.claims.borrow().of(&place.name);
         }
-        places
+        Rc::new(places)
     }
 
     /// Whether the state can be relied on, as far as opening it has shown.

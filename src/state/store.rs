@@ -1,7 +1,6 @@
 //! A worker's view of the state.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ use super::shared_claims::{Claimant, SharedClaim, SharedHealth};
 /// Where the record of a timer is; given out by the master, valid for one cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// Which of the timers of the cycle it is.
+    pub(super) number: usize,
     /// `None`: the file has no room for it, and the timer is degraded.
     pub(super) page: Option<u32>,
     pub(super) name: Box<str>,
@@ -48,7 +49,8 @@ impl Place {
 
     /// A place that no file has.
     pub(super) fn nowhere(name: &str) -> Self {
-        Self { page: None, name: name.into(), name_hash: name_hash(name), claims: None }
+        let name_hash = name_hash(name);
+        Self { number: 0, page: None, name: name.into(), name_hash, claims: None }
     }
 }
 
@@ -136,7 +138,8 @@ pub(super) struct Inner {
     pub(super) pages: Option<Pages>,
     pub(super) process: Process,
     pub(super) attached_at: UnixMs,
-    pub(super) timers: RefCell<HashMap<Box<str>, Mine>>,
+    /// By the numbers of their [`Place`]s.
+    pub(super) timers: RefCell<Vec<Mine>>,
     pub(super) notices: RefCell<Vec<Notice>>,
     /// What holds for all timers, where that could not be written.
     pub(super) header: Cell<Option<HeaderControl>>,
@@ -287,7 +290,9 @@ impl Store {
     /// There is no memory.
     pub fn make_room(&self, timers: usize) -> Result<(), NoMemory> {
         let mut mine = self.inner.timers.borrow_mut();
-        fallible(|| mine.try_reserve(timers))
+        fallible(|| mine.try_reserve_exact(timers))?;
+        mine.resize_with(timers, Mine::default);
+        Ok(())
     }
 
     /// Reads a record, without a lock.

@@ -93,6 +93,11 @@ impl Timer {
     pub fn arm(&self, after: Duration) {
         self.0.0.arm(after);
     }
+
+    /// Takes it back.
+    pub fn cancel(&self) {
+        self.0.0.leave();
+    }
 }
 
 impl Posted {

@@ -10,19 +10,19 @@
 //! An answer is at work for one slot: a piece of it, or [`SLOT`]. So each of many has its share, and one
 //! alone has all of the time that answers have.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::nginx::core::event::{Hold, Next, Timer};
+use crate::nginx::core::event::{Hold, Next, Posted, Timer};
 use crate::os::Share;
 use crate::os::memory::{NoMemory, fallible};
 
 /// How long an answer is at work before others are.
 const SLOT: Duration = Duration::from_millis(1);
-/// The next turn comes after this time.
-const NEXT_TURN: Duration = Duration::from_millis(1);
+/// The timer that holds an exiting worker while somebody waits has nothing else to do.
+const HOLD: Duration = Duration::from_secs(60);
 
 /// What waits for a slot.
 pub(in crate::nginx) trait Work {
@@ -40,7 +40,13 @@ struct Turn {
 
 struct Queue {
     waiting: RefCell<VecDeque<Weak<dyn Work>>>,
-    timer: RefCell<Option<Timer>>,
+    next_turn: OnceCell<NextTurn>,
+}
+
+/// The next turn comes at once, also while nginx's clock stands still.
+struct NextTurn {
+    posted: Posted,
+    hold: Timer,
 }
 
 thread_local! {
@@ -49,7 +55,7 @@ thread_local! {
     /// When the slot that is in use began.
     static SLOT_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
     static QUEUE: Queue = const {
-        Queue { waiting: RefCell::new(VecDeque::new()), timer: RefCell::new(None) }
+        Queue { waiting: RefCell::new(VecDeque::new()), next_turn: OnceCell::new() }
     };
 }
 
@@ -111,21 +117,20 @@ pub(in crate::nginx) fn enqueue<T: Work + 'static>(work: &Rc<T>, end: End) -> Re
 
 impl Queue {
     fn come_back(&self) {
-        let mut timer = self.timer.borrow_mut();
-        let timer = timer.get_or_insert_with(|| {
-            Timer::new(Hold::HoldsExit, || {
-                QUEUE.with(Self::turn);
-                Next::Stop
-            })
+        let next_turn = self.next_turn.get_or_init(|| NextTurn {
+            posted: Posted::new(|| QUEUE.with(Self::turn)),
+            hold: Timer::new(Hold::HoldsExit, || Next::After(HOLD)),
         });
-        timer.arm(NEXT_TURN);
+        next_turn.posted.post_next();
+        next_turn.hold.arm(HOLD);
     }
 
     /// One slot after the other, until the time is spent or nobody waits.
     fn turn(&self) {
+        TURN.set(None);
         while !is_spent() {
             let next = self.waiting.borrow_mut().pop_front();
-            let Some(next) = next else { return };
+            let Some(next) = next else { break };
             // Those that have gone meanwhile have nothing to do.
             if let Some(work) = next.upgrade() {
                 SLOT_BEGAN.set(Some(Instant::now()));
@@ -134,6 +139,8 @@ impl Queue {
         }
         if !self.waiting.borrow().is_empty() {
             self.come_back();
+        } else if let Some(next_turn) = self.next_turn.get() {
+            next_turn.hold.cancel();
         }
     }
 }

@@ -236,8 +236,7 @@ sub system_calls {
     my $runs = $self->runs;
     sleep $seconds;
     $runs = $self->runs - $runs;
-    kill 'INT', $strace;
-    reap($strace);
+    stop_process($strace);
     croak 'no runs' if !$runs;
 
     # nginx has one thread; a connection's calls name its descriptor first, or third with epoll_ctl().

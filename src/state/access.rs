@@ -16,11 +16,12 @@ use super::format::{
     result_part,
 };
 use super::header::HeaderControl;
+use super::locked::{Locked, Unlock};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::results::decode_ring;
 use super::run::RunResult;
-use super::store::{Claimed, Inner, Locked, Mine, Place, READ_TRIES, Unread, Written};
+use super::store::{Claimed, Inner, Mine, Place, READ_TRIES, Unread, Written};
 
 /// Notices that nobody fetches are not kept without end.
 const NOTICES: usize = 256;
@@ -54,17 +55,15 @@ fn keep(results: &mut Vec<RunResult>, ended: Option<RunResult>) {
 
 /// What came of an attempt to lock a part.
 pub(super) enum Lock<'a> {
-    Taken(Locked<'a>),
+    Taken(Locked<&'a Inner>),
     /// Another description holds it.
     Refused,
     /// There is nothing to lock, or locking fails: nobody is excluded.
     Unknown,
 }
 
-/// The right to read and write a part once.
-pub(super) struct EditLock<'a> {
-    _lock: Option<Locked<'a>>,
-}
+/// The right to read and write a part once: its lock, or nothing where locking fails.
+pub(super) type EditLock<'a> = Option<Locked<&'a Inner>>;
 
 impl Inner {
     /// Reads a record once.
@@ -280,8 +279,9 @@ impl Inner {
         match pages.try_lock(part, page) {
             Ok(Tried::Taken) => {
                 // Its new holder releases it.
-                self.unreleased.borrow_mut().retain(|left| *left != (part, page));
-                Lock::Taken(Locked::new(self, part, page))
+                let byte = part.offset(page);
+                self.unreleased.borrow_mut().retain(|left| *left != byte);
+                Lock::Taken(Locked::new(self, byte))
             }
             Ok(Tried::Refused) => Lock::Refused,
             Err(error) => {
@@ -295,8 +295,8 @@ impl Inner {
     /// if another description holds it.
     pub(super) fn try_edit_lock(&self, part: Part, page: Option<u32>) -> Option<EditLock<'_>> {
         match self.try_lock(part, page) {
-            Lock::Taken(lock) => Some(EditLock { _lock: Some(lock) }),
-            Lock::Unknown => Some(EditLock { _lock: None }),
+            Lock::Taken(lock) => Some(Some(lock)),
+            Lock::Unknown => Some(None),
             Lock::Refused => None,
         }
     }
@@ -310,20 +310,11 @@ impl Inner {
         self.try_lock(CLAIM, place.page)
     }
 
-    pub(super) fn unlock(&self, part: Part, page: u32) {
-        let Some(pages) = &self.pages else { return };
-        if let Err(error) = pages.unlock(part, page) {
-            self.fail(Action::Lock, error);
-            // It would keep others out for as long as this worker lives.
-            self.unreleased.borrow_mut().push((part, page));
-        }
-    }
-
     /// Releases the locks that could not be released before.
     pub(super) fn release_left(&self) {
         if let Some(pages) = &self.pages {
             let mut left = self.unreleased.borrow_mut();
-            left.retain(|(part, page)| pages.unlock(*part, *page).is_err());
+            left.retain(|byte| pages.unlock_at(*byte).is_err());
         }
     }
 
@@ -367,6 +358,17 @@ impl Inner {
         match timers.get_mut(place.number) {
             Some(mine) => look(mine),
             None => look(&mut Mine::default()),
+        }
+    }
+}
+
+/// For a worker, whose locks would keep others out for as long as it lives.
+impl Unlock for Inner {
+    fn unlock(&self, byte: u64) {
+        let Some(pages) = &self.pages else { return };
+        if let Err(error) = pages.unlock_at(byte) {
+            self.fail(Action::Lock, error);
+            self.unreleased.borrow_mut().push(byte);
         }
     }
 }

@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::os::file::metadata;
-use crate::os::lock::Tried;
 use crate::schedule::UnixMs;
 
 use super::claim_part::ClaimPart;
@@ -15,6 +14,7 @@ use super::control::{Control, Presence};
 use super::convert::is_text;
 use super::file::{Opener, grow, read_identity};
 use super::format::{CLAIM, CONTROL, MOST_PAGES, PAGE_BYTES, Part, RING_AT, RING_BYTES, name_hash};
+use super::locked::Locked;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
 use super::store::Place;
@@ -227,8 +227,8 @@ fn add<'a>(
 
 /// Gives a page to `name`, if it is free and nobody is at it.
 fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
-    let _run = PartLocked::try_new(pages, CLAIM, page)?;
-    let _edit = PartLocked::try_new(pages, CONTROL, page)?;
+    let _run = try_lock(pages, CLAIM, page)?;
+    let _edit = try_lock(pages, CONTROL, page)?;
     Page::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
     let mut control = match damage {
         Damage::None => Control::new(),
@@ -246,27 +246,9 @@ fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Op
     pages.write(&bytes, CLAIM.offset(page)).ok()
 }
 
-/// A lock on a part of a page, for as long as the value lives.
-pub(super) struct PartLocked<'a> {
-    pages: &'a Pages,
-    part: Part,
-    page: u32,
-}
-
-impl<'a> PartLocked<'a> {
-    pub(super) fn try_new(pages: &'a Pages, part: Part, page: u32) -> Option<Self> {
-        match pages.try_lock(part, page) {
-            Ok(Tried::Taken) => Some(Self { pages, part, page }),
-            _ => None,
-        }
-    }
-}
-
-impl Drop for PartLocked<'_> {
-    fn drop(&mut self) {
-        // A lock that cannot be released goes with its descriptor.
-        drop(self.pages.unlock(self.part, self.page));
-    }
+/// Locks a part of a page; `None` if others hold it, or it cannot be locked.
+pub(super) fn try_lock(pages: &Pages, part: Part, page: u32) -> Option<Locked<&Pages>> {
+    pages.lock_at(part.offset(page)).ok().flatten()
 }
 
 /// How many records of timers that are not configured are taken over into another file.
@@ -317,7 +299,7 @@ fn copy(
     control: &Control,
 ) -> io::Result<()> {
     // A record whose lock is held has a newer life than ours.
-    if let Some(_lock) = PartLocked::try_new(to, CLAIM, page)
+    if let Some(_lock) = try_lock(to, CLAIM, page)
         && to.read_part::<{ CLAIM.bytes }>(CLAIM, page).is_ok_and(|bytes| {
             ClaimPart::decode(&bytes).is_none_or(|there| there.serial < claim.serial)
         })
@@ -326,7 +308,7 @@ fn copy(
         to.write(&ring, CLAIM.offset(page) + RING_AT as u64)?;
         to.write_part(CLAIM, page, &claim.encode())?;
     }
-    if let Some(_lock) = PartLocked::try_new(to, CONTROL, page)
+    if let Some(_lock) = try_lock(to, CONTROL, page)
         && to.read_part::<{ CONTROL.bytes }>(CONTROL, page).is_ok_and(|bytes| {
             Control::decode(&bytes, name).is_ok_and(|there| there.serial < control.serial)
                 || Control::name_in(&bytes).is_none()

@@ -315,7 +315,7 @@ impl ClaimAttempt {
             inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }
         // Rule "lock is held".
-        let locked = exclusion.keep();
+        let locked = exclusion.keep(inner);
         let counted = self.counted;
         Step::Won(Claim::new(inner, timer.place, reading.run, attempt, locked, counted))
     }

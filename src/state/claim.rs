@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::schedule::UnixMs;
 
 use super::claim_part::ClaimPart;
-use super::format::CLAIM;
+use super::locked::Locked;
 use super::run::{Attempt, Ended, Progress, RunResult, Wait};
 use super::store::{Claimed, Inner, Place};
 
@@ -13,14 +13,14 @@ use super::store::{Claimed, Inner, Place};
 ///
 /// # Invariants
 ///
-/// This worker holds the timer, and the run lock of the page `locked` if there is one; the table of
+/// This worker holds the timer, and has the run lock, if it is `locked`; the table of
 /// claims says so. Nobody else writes the run part: `run` is what it contains, if it could be written.
 pub struct Claim {
     inner: Rc<Inner>,
     place: Place,
     run: ClaimPart,
     attempt: Attempt,
-    locked: Option<u32>,
+    locked: Option<Locked<Rc<Inner>>>,
     /// Whether all that was left out for this claim has been counted.
     counted: bool,
 }
@@ -49,7 +49,7 @@ impl Claim {
         place: &Place,
         run: ClaimPart,
         attempt: Attempt,
-        locked: Option<u32>,
+        locked: Option<Locked<Rc<Inner>>>,
         counted: bool,
     ) -> Self {
         // INVARIANT: from here on this value's drop alone gives others their way.
@@ -99,16 +99,15 @@ impl Claim {
     /// Its process dies: the kernel lets go of the lock, and nothing else happens.
     #[cfg(test)]
     pub(super) fn die(mut self) {
-        if let Some(page) = self.locked.take() {
-            self.inner.unlock(CLAIM, page);
-        }
+        drop(self.locked.take());
         std::mem::forget(self);
     }
 
     /// A record that could not be read when the claim was made, and can be now, gets what has happened
     /// since.
     fn find_record(&mut self) {
-        let (None, Some(page)) = (self.place.page, self.locked) else { return };
+        let page = self.locked.as_ref().and_then(Locked::page);
+        let (None, Some(page)) = (self.place.page, page) else { return };
         let found = Place { page: Some(page), ..self.place.clone() };
         if let Ok(run) = self.inner.try_read_claim(&found) {
             self.run = run;
@@ -121,9 +120,8 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.inner.set_claimed(&self.place, Claimed::No);
         self.inner.release(&self.place);
-        if let Some(page) = self.locked {
-            self.inner.unlock(CLAIM, page);
-        }
+        // Who gets the lock finds no holder.
+        drop(self.locked.take());
     }
 }
 

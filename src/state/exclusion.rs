@@ -4,15 +4,17 @@
 //! The lock alone does where locks work. The holder alone does where they fail; it also tells that a
 //! worker's last write is still to come.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
 use super::access::Lock;
+use super::locked::Locked;
 use super::notice::Notice;
 use super::run::{Attempt, Trigger};
 use super::shared_claims::{Claimant, Held, SharedClaim};
-use super::store::{Inner, Locked, Owner, Place, Timer};
+use super::store::{Inner, Owner, Place, Timer};
 
 /// An attempt that exceeds its timeout by this does not end any more.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -21,7 +23,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Exclusion<'a> {
     // Dropped in this order: who gets the lock finds no holder.
     hold: Hold<'a>,
-    lock: Option<Locked<'a>>,
+    lock: Option<Locked<&'a Inner>>,
     /// Whether a living process has had the timer for too long.
     taken_over: bool,
 }
@@ -118,10 +120,10 @@ impl Exclusion<'_> {
         !(self.taken_over || (self.lock.is_none() && may_live && lives()))
     }
 
-    /// Leaves it to a claim, whose drop gives it back; answers the page that is locked.
-    pub(super) fn keep(mut self) -> Option<u32> {
+    /// Leaves it to a claim, whose drop gives it back; answers the lock.
+    pub(super) fn keep(mut self, inner: &Rc<Inner>) -> Option<Locked<Rc<Inner>>> {
         self.hold.place = None;
-        self.lock.take().and_then(Locked::keep)
+        self.lock.take().map(|lock| lock.keep(inner))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::schedule::UnixMs;
 use super::convert::{self, convert, may_convert};
 use super::format::{CLAIM, HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
 use super::header::{Bad, Identity, Newness, PidFile, Records};
+use super::locked::Locked;
 use super::notice::{Action, Failure, Notice};
 use super::pages::Pages;
 use super::path::{OpenError, check_file, open_error};
@@ -63,16 +64,6 @@ pub(super) enum IsNew {
     No,
 }
 
-/// A lock of the master, released when dropped.
-pub(super) struct HeaderLocked<'a>(&'a Pages);
-
-impl Drop for HeaderLocked<'_> {
-    fn drop(&mut self) {
-        // A lock that cannot be released goes with its descriptor.
-        drop(self.0.unlock_at(HEADER_LOCK));
-    }
-}
-
 impl Opener<'_> {
     /// Waits; `None` if it has waited for long enough.
     pub(super) fn wait_for(&mut self, time: Duration) -> Option<()> {
@@ -85,10 +76,10 @@ impl Opener<'_> {
     pub(super) fn lock_header<'a>(
         &mut self,
         pages: &'a Pages,
-    ) -> io::Result<Option<HeaderLocked<'a>>> {
+    ) -> io::Result<Option<Locked<&'a Pages>>> {
         loop {
-            if pages.try_lock_at(HEADER_LOCK, Kind::Exclusive)? == Tried::Taken {
-                return Ok(Some(HeaderLocked(pages)));
+            if let Some(locked) = pages.lock_at(HEADER_LOCK)? {
+                return Ok(Some(locked));
             }
             if self.wait_for(LOCK_WAIT).is_none() {
                 return Ok(None);
@@ -280,7 +271,7 @@ fn unlock_use(pages: &Pages) -> Result<(), Failure> {
 pub(super) fn probe(pages: &Pages) -> io::Result<()> {
     pages.held(CLAIM, PROBED_PAGE)?;
     if pages.try_lock(CLAIM, PROBED_PAGE)? == Tried::Taken {
-        pages.unlock(CLAIM, PROBED_PAGE)?;
+        pages.unlock_at(CLAIM.offset(PROBED_PAGE))?;
     }
     Ok(())
 }

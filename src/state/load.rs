@@ -5,13 +5,14 @@ use std::collections::HashSet;
 
 use crate::schedule::UnixMs;
 
-use super::allocate::PartLocked;
+use super::allocate::try_lock;
 use super::claim_part::ClaimPart;
 use super::control::{Control, NotIts, Presence};
 use super::decide::Scheduled;
 use super::file::{Opener, read_identity};
 use super::format::{CLAIM, CONTROL, HEADER_CONTROL, Part};
 use super::header::{HeaderControl, Newness};
+use super::locked::Locked;
 use super::master::State;
 use super::notice::{Action, Notice};
 use super::pages::Pages;
@@ -222,10 +223,10 @@ fn lock<'a>(
     part: Part,
     page: u32,
     opener: &mut Opener<'_>,
-) -> Option<PartLocked<'a>> {
+) -> Option<Locked<&'a Pages>> {
     let mut steps = Steps::default();
     loop {
-        if let Some(locked) = PartLocked::try_new(pages, part, page) {
+        if let Some(locked) = try_lock(pages, part, page) {
             return Some(locked);
         }
         opener.wait_for(steps.next()?)?;

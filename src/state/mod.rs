@@ -45,6 +45,7 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 mod local;
+mod locked;
 mod look;
 #[cfg(test)]
 mod make_tests;

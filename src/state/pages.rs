@@ -177,10 +177,6 @@ impl Pages {
         self.try_lock_at(part.offset(page), Kind::Exclusive)
     }
 
-    pub(super) fn unlock(&self, part: Part, page: u32) -> io::Result<()> {
-        self.unlock_at(part.offset(page))
-    }
-
     pub(super) fn held(&self, part: Part, page: u32) -> io::Result<Held> {
         self.held_at(part.offset(page))
     }

@@ -10,7 +10,7 @@ use crate::schedule::UnixMs;
 use super::claim_part::ClaimPart;
 use super::control::Control;
 use super::due::{DueTimes, Reading};
-use super::format::{Part, name_hash};
+use super::format::name_hash;
 use super::header::{HeaderControl, Newness};
 use super::notice::{Action, Notice};
 use super::pages::Pages;
@@ -149,7 +149,7 @@ pub(super) struct Inner {
     /// Whether an access to the file has failed lately, in any worker.
     pub(super) failing: SharedHealth,
     /// Locks that could not be released.
-    pub(super) unreleased: RefCell<Vec<(Part, u32)>>,
+    pub(super) unreleased: RefCell<Vec<u64>>,
     order_number: Cell<u64>,
 }
 
@@ -218,32 +218,6 @@ pub(super) enum Written {
     Yes,
     /// This worker remembers it instead.
     No,
-}
-
-/// A lock on one part, released when dropped.
-pub(super) struct Locked<'a> {
-    inner: &'a Inner,
-    part: Part,
-    page: Option<u32>,
-}
-
-impl<'a> Locked<'a> {
-    pub(super) fn new(inner: &'a Inner, part: Part, page: u32) -> Self {
-        Self { inner, part, page: Some(page) }
-    }
-
-    /// Leaves the lock to a claim, whose drop releases it; answers the page.
-    pub(super) fn keep(mut self) -> Option<u32> {
-        self.page.take()
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        if let Some(page) = self.page {
-            self.inner.unlock(self.part, page);
-        }
-    }
 }
 
 impl Mine {

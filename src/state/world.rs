@@ -10,6 +10,7 @@ use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 use super::bench::{BOOT, Bench, run_id, timer};
 use super::broken_rules::{self, Rule, is_broken};
 use super::chance::Chance;
+use super::locked::Unlock;
 use super::pages::Fault;
 use super::*;
 
@@ -276,7 +277,7 @@ impl World {
         match step {
             Step::Won(claim) => {
                 if is_broken(Rule::LockIsHeld) {
-                    worker.store.inner.unlock(format::CLAIM, self.place.page.unwrap());
+                    worker.store.inner.unlock(format::CLAIM.offset(self.place.page.unwrap()));
                     if let Some(claims) = &self.place.claims {
                         claims.release(worker.store.process().holder());
                     }

@@ -17,7 +17,7 @@ pub(super) struct PendingClaim {
     claim: ClaimAttempt,
     permit: Permit,
     /// The next step is not taken before this.
-    not_before: Instant,
+    not_before: Option<Instant>,
 }
 
 impl Job {
@@ -34,7 +34,7 @@ impl Job {
         }
         let claim = ClaimAttempt::unseen(&look, new_run_id(self.conf.name.as_str()))?;
         let permit = self.worker.queue.permit()?;
-        Some(self.contend(PendingClaim { claim, permit, not_before: Instant::now() }))
+        Some(self.contend(PendingClaim { claim, permit, not_before: None }))
     }
 
     /// Claims what a look at the record has shown, once it is this worker's turn.
@@ -61,12 +61,13 @@ impl Job {
 
     pub(super) fn claim(&self, wanted: Wanted, permit: Permit, look: &Look<'_>) -> NextStep {
         let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()), look);
-        self.contend(PendingClaim { claim, permit, not_before: Instant::now() })
+        self.contend(PendingClaim { claim, permit, not_before: None })
     }
 
     /// Takes the next step of a contested claim, once its time has come.
     pub(super) fn go_on(&self, pending: PendingClaim) -> NextStep {
-        let left = pending.not_before.saturating_duration_since(Instant::now());
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let left = pending.not_before.map(left).unwrap_or_default();
         if left.is_zero() {
             return self.contend(pending);
         }
@@ -111,7 +112,7 @@ impl Job {
                 self.leave_out_overlap(wanted, wall_clock().since(running.started_at))
             }
             Step::Again { after } => {
-                pending.not_before = Instant::now() + after;
+                pending.not_before = Some(Instant::now() + after);
                 self.enter(State::Claiming(Box::new(pending)));
                 NextStep::LookAfter(after)
             }

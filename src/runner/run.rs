@@ -5,28 +5,29 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::conf::Timer;
 use crate::nginx::run::Origin;
 use crate::os::{random_bytes, wall_clock};
 use crate::schedule::{UnixMs, stable_hash};
 use crate::state::{Attempt, RunId, Trigger};
 
 /// One attempt of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Run {
-    timer: String,
+    timer: Timer,
     attempt: Attempt,
     last_success: Option<UnixMs>,
 }
 
 impl Run {
     /// An attempt of a run of `timer`, whose last success started at `last_success`.
-    pub(super) fn new(timer: &str, attempt: &Attempt, last_success: Option<UnixMs>) -> Self {
-        Self { timer: timer.to_owned(), attempt: *attempt, last_success }
+    pub(super) fn new(timer: &Timer, attempt: &Attempt, last_success: Option<UnixMs>) -> Self {
+        Self { timer: timer.clone(), attempt: *attempt, last_success }
     }
 
     /// The timer's name.
     pub fn timer(&self) -> &str {
-        &self.timer
+        self.timer.name.as_str()
     }
 
     /// The run's id, the same for all its attempts.
@@ -62,7 +63,7 @@ impl Run {
 
 impl Origin for Run {
     fn write_context(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        write!(out, "timer: \"{}\", run: {}", self.timer, self.attempt.run)
+        write!(out, "timer: \"{}\", run: {}", self.timer(), self.attempt.run)
     }
 }
 

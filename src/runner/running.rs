@@ -58,8 +58,7 @@ impl Running {
 impl Job {
     /// Starts the attempt that `claim` gives the right to.
     pub(super) fn start(&self, claim: Claim, permit: Permit) {
-        let name = self.conf.name.as_str();
-        let run = Rc::new(Run::new(name, claim.attempt(), claim.last_success_at()));
+        let run = Rc::new(Run::new(&self.conf, claim.attempt(), claim.last_success_at()));
         let me = self.me.clone();
         let timeout = Timer::new(Hold::HoldsExit, move || {
             me.upgrade().map_or(Next::Stop, |job| job.time_out())
@@ -166,8 +165,10 @@ impl Job {
         let duration = running.ended.get().map_or_else(|| running.since(), |(_, took)| took);
         let ended = Ended { outcome: ending.outcome(), status: ending.status(), duration };
         let due_times = &self.conf.due_times;
-        let next_at =
-            self.conf.retry.next_at(claim.attempt(), ended.outcome, due_times, wall_clock());
+        let retry = Some(&self.conf.retry).filter(|retry| retry.more > 0);
+        let next_at = retry.and_then(|retry| {
+            retry.next_at(claim.attempt(), ended.outcome, due_times, wall_clock())
+        });
         let mut look_on = running.looked_at.get();
         match claim.finish(ended, next_at) {
             Finished::Waiting { .. } => {

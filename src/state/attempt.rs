@@ -155,16 +155,17 @@ impl ClaimAttempt {
         }
         // Whoever refuses the lock is worth a look.
         self.looks_first = true;
-        let seen_at = clock();
         match &seen {
-            Some(Ok(reading))
-                if !reading.may_start(self.wanted, timer.due_times, seen_at)
-                    && !reading.is_ahead(timer.due_times, seen_at) =>
-            {
-                return Step::DealtWith;
+            Some(Ok(reading)) => {
+                let now = clock();
+                if !reading.may_start(self.wanted, timer.due_times, now)
+                    && !reading.is_ahead(timer.due_times, now)
+                {
+                    return Step::DealtWith;
+                }
             }
             Some(Err(Unread::Lost)) => return Step::LeftToOwner,
-            Some(Ok(_) | Err(Unread::Torn)) | None => {}
+            Some(Err(Unread::Torn)) | None => {}
         }
         let exclusion = match inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,

@@ -26,6 +26,10 @@ impl Store {
     /// Reads all parts while the caller excludes others; a damaged one is written anew.
     pub(super) fn read_locked(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
         let inner = &self.inner;
+        // Ordinarily all of it is whole, and is read in one piece.
+        if let Ok(reading) = inner.try_read(place) {
+            return Ok(reading);
+        }
         let run = match inner.try_read_claim(place) {
             Ok(run) => run,
             Err(Unreadable::Others) => return Err(self.lost(place)),

@@ -99,8 +99,14 @@ impl Claim {
     /// Its process dies: the kernel lets go of the lock, and nothing else happens.
     #[cfg(test)]
     pub(super) fn die(mut self) {
-        drop(self.locked.take());
+        self.unlock();
         std::mem::forget(self);
+    }
+
+    /// Lets go of the lock too early.
+    #[cfg(test)]
+    pub(super) fn unlock(&mut self) {
+        drop(self.locked.take());
     }
 
     /// A record that could not be read when the claim was made, and can be now, gets what has happened

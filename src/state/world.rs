@@ -275,9 +275,9 @@ impl World {
             })
         });
         match step {
-            Step::Won(claim) => {
+            Step::Won(mut claim) => {
                 if is_broken(Rule::LockIsHeld) {
-                    worker.store.inner.unlock(format::CLAIM.offset(self.place.page.unwrap()));
+                    claim.unlock();
                     if let Some(claims) = &self.place.claims {
                         claims.release(worker.store.process().holder());
                     }

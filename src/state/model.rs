@@ -45,7 +45,7 @@ const NEEDED_FOR: [(Rule, u64, &[Broken]); 12] = [
     // The watermark lies ahead, and the timer waits for it.
     (Rule::ClockSetBack, 4, &[Broken::NeverSilent]),
     // What others took while the claimant was off the processor looks like a step of the clock.
-    (Rule::ClockUnderLock, 0, &[Broken::Account, Broken::AtMostOnce]),
+    (Rule::ClockUnderLock, 102, &[Broken::Account, Broken::AtMostOnce]),
     (Rule::InterruptedIsCounted, 2, &[Broken::Account]),
     (Rule::NotBefore, 0, &[Broken::Reload, Broken::Account]),
 ];

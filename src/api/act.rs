@@ -14,13 +14,13 @@ use crate::nginx::http::ClientRequest;
 use crate::nginx::http::response::{Answer, Response};
 use crate::nginx::log::Level;
 use crate::os::wall_clock;
-use crate::runner::{Panel, Wake, new_run_id};
+use crate::runner::{Registry, Wake, new_run_id};
 use crate::schedule::UnixMs;
 use crate::state::{Edited, Ordered, Owner, Paused, Recovered, RunId, Steps};
 
 /// An order, and what came of it so far.
 struct Order {
-    panel: Rc<Panel>,
+    registry: Rc<Registry>,
     what: What,
     steps: Steps,
     /// How often it may still be tried when the steps have run out.
@@ -47,11 +47,11 @@ enum Came {
 /// Does something with a timer.
 pub(super) fn act(
     request: &ClientRequest<'_>,
-    panel: &Rc<Panel>,
+    registry: &Rc<Registry>,
     name: &str,
     action: Action,
 ) -> Answer {
-    let Some(number) = panel.find(name) else { return Answer::Now(not_found()) };
+    let Some(number) = registry.find(name) else { return Answer::Now(not_found()) };
     let what = match action {
         Action::Run => What::Run(number, new_run_id(name)),
         Action::Cancel => What::Cancel(number),
@@ -61,13 +61,13 @@ pub(super) fn act(
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order::new(panel, what).give(request)
+    Order::new(registry, what).give(request)
 }
 
 /// Does something with all timers.
 pub(super) fn act_on_all(
     request: &ClientRequest<'_>,
-    panel: &Rc<Panel>,
+    registry: &Rc<Registry>,
     action: ActionOnAll,
 ) -> Answer {
     let what = match action {
@@ -77,7 +77,7 @@ pub(super) fn act_on_all(
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order::new(panel, what).give(request)
+    Order::new(registry, what).give(request)
 }
 
 /// The end of the pause that is asked for; none without one.
@@ -93,8 +93,8 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
 }
 
 impl Order {
-    fn new(panel: &Rc<Panel>, what: What) -> Self {
-        Self { panel: Rc::clone(panel), what, steps: Steps::default(), last_tries: 2 }
+    fn new(registry: &Rc<Registry>, what: What) -> Self {
+        Self { registry: Rc::clone(registry), what, steps: Steps::default(), last_tries: 2 }
     }
 
     /// Writes the order down; where somebody else is writing, a little later.
@@ -104,7 +104,7 @@ impl Order {
             Some(Edited::Done(came)) => (came, true),
             Some(Edited::NotWritten(came)) => (came, self.is_own()),
             Some(Edited::Failed) => {
-                self.panel.report();
+                self.registry.report();
                 return Answer::Now(error(503, "state cannot be read or written"));
             }
             Some(Edited::Again) => {
@@ -115,7 +115,7 @@ impl Order {
                 };
             }
         };
-        self.panel.report();
+        self.registry.report();
         if !written {
             return Answer::Now(error(503, "state cannot be written"));
         }
@@ -128,29 +128,31 @@ impl Order {
         let number = self.number()?;
         self.last_tries = self.last_tries.checked_sub(1)?;
         // One that can be read by now may have been written anew since the last try.
-        let repaired = match self.panel.read(number) {
+        let repaired = match self.registry.read(number) {
             Some(_) => Recovered::Nothing,
-            None => self.panel.store()?.repair(self.panel.timer(number)?.place, wall_clock()),
+            None => {
+                self.registry.store()?.repair(self.registry.timer(number)?.record, wall_clock())
+            }
         };
         Some(Duration::from_millis(if repaired == Recovered::Again { 64 } else { 1 }))
     }
 
     fn write(&self) -> Option<Edited<Came>> {
-        let store = self.panel.store()?;
+        let store = self.registry.store()?;
         let now = wall_clock();
         let paused = |until| Came::Paused(Paused { since: now, until });
         Some(match self.what {
             What::Run(number, run) => {
-                map(store.order_run(self.panel.timer(number)?, run, now), Came::Ordered)
+                map(store.order_run(self.registry.timer(number)?, run, now), Came::Ordered)
             }
             What::Cancel(number) => {
-                map(store.order_cancel(self.panel.timer(number)?, now), Came::Ordered)
+                map(store.order_cancel(self.registry.timer(number)?, now), Came::Ordered)
             }
             What::Pause(number, until) => {
-                map(store.pause(self.panel.timer(number)?, until, now), |()| paused(until))
+                map(store.pause(self.registry.timer(number)?, until, now), |()| paused(until))
             }
             What::Resume(number) => {
-                map(store.resume(self.panel.timer(number)?, now), |()| Came::Resumed)
+                map(store.resume(self.registry.timer(number)?, now), |()| Came::Resumed)
             }
             What::PauseAll(until) => map(store.pause_all(until, now), |()| paused(until)),
             What::ResumeAll => map(store.resume_all(now), |()| Came::Resumed),
@@ -160,7 +162,7 @@ impl Order {
     /// Whether what this worker alone remembers is enough: it is the one that acts on it.
     fn is_own(&self) -> bool {
         self.number()
-            .and_then(|number| self.panel.timer(number))
+            .and_then(|number| self.registry.timer(number))
             .is_some_and(|timer| timer.owner == Owner::This)
     }
 
@@ -193,9 +195,9 @@ impl Order {
             return error(409, why);
         }
         match (self.number(), self.what) {
-            (Some(number), What::Run(..)) => self.panel.wake(number, Wake::One),
-            (Some(number), _) => self.panel.wake(number, Wake::All),
-            (None, _) => self.panel.wake_all(),
+            (Some(number), What::Run(..)) => self.registry.wake(number, Wake::One),
+            (Some(number), _) => self.registry.wake(number, Wake::All),
+            (None, _) => self.registry.wake_all(),
         }
         self.tell(request, came);
         match *came {
@@ -203,8 +205,8 @@ impl Order {
             Came::Ordered(Ordered::Conflict) => error(409, why),
             Came::Paused(paused) => {
                 let seen = match self.number() {
-                    Some(number) => self.panel.read(number).and_then(|it| it.control.paused),
-                    None => self.panel.header().paused,
+                    Some(number) => self.registry.read(number).and_then(|it| it.control.paused),
+                    None => self.registry.header().paused,
                 };
                 let paused = Pause::of(seen.or(Some(paused)), wall_clock());
                 value(200, &IsPaused { paused })
@@ -220,7 +222,7 @@ impl Order {
             What::Pause(..) | What::PauseAll(_) => Action::Pause,
             What::Resume(_) | What::ResumeAll => Action::Resume,
         };
-        let timer = self.number().and_then(|number| self.panel.timers().get(number));
+        let timer = self.number().and_then(|number| self.registry.timers().get(number));
         let log = |message: std::fmt::Arguments<'_>| request.log(Level::Notice, message);
         match (timer, came) {
             (Some(timer), Came::Ordered(Ordered::Pending(run))) => {

@@ -18,12 +18,12 @@ use crate::nginx::http::response::{Answer, Body};
 use crate::nginx::http::turn::time_is_up;
 use crate::nginx::process;
 use crate::os::memory;
-use crate::runner::Panel;
+use crate::runner::Registry;
 use crate::state::Health;
 
 /// The JSON of all timers.
-pub(super) fn timers(panel: &Rc<Panel>) -> Answer {
-    let mut seen = Seen::now(panel);
+pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
+    let mut seen = Seen::now(registry);
     let mut next = None;
     let body = body_by(move |piece| {
         let Some(number) = next else {
@@ -50,17 +50,17 @@ pub(super) fn timers(panel: &Rc<Panel>) -> Answer {
 
 /// All but the timers, up to their list.
 fn write_host(seen: &Seen, piece: &mut Vec<u8>) {
-    let (panel, now) = (&seen.panel, seen.now());
-    let state_file = panel.state_file().map(|path| path.to_string_lossy());
+    let (registry, now) = (&seen.registry, seen.now());
+    let state_file = registry.state_file().map(|path| path.to_string_lossy());
     let host = Host {
         version: env!("CARGO_PKG_VERSION"),
         nginx: process::nginx_version(),
         hostname: &process::host_name(),
-        state: json::health(panel.health()),
+        state: json::health(registry.health()),
         state_file: state_file.as_deref(),
-        tzdata: &panel.zones().to_string(),
+        tzdata: &registry.zones().to_string(),
         now,
-        paused: Pause::of(panel.header().paused, now),
+        paused: Pause::of(registry.header().paused, now),
     };
     json::write(&host, piece);
     if piece.last() == Some(&b'}') {
@@ -70,8 +70,8 @@ fn write_host(seen: &Seen, piece: &mut Vec<u8>) {
 }
 
 /// The JSON of one timer.
-pub(super) fn timer(panel: &Rc<Panel>, number: usize) -> Answer {
-    one_timer(Seen::now(panel), number)
+pub(super) fn timer(registry: &Rc<Registry>, number: usize) -> Answer {
+    one_timer(Seen::now(registry), number)
 }
 
 fn one_timer(mut seen: Seen, number: usize) -> Answer {
@@ -94,14 +94,14 @@ fn one_timer(mut seen: Seen, number: usize) -> Answer {
 const STATIC_ROWS: usize = 1000;
 
 /// The page, with what a browser without scripts shows of the timers.
-pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
-    let mut seen = Seen::now(panel);
+pub(super) fn page(registry: &Rc<Registry>, write: Write) -> Answer {
+    let mut seen = Seen::now(registry);
     let buttons = match write {
         Write::On => Buttons::Shown,
         Write::Off => Buttons::LeftOut,
     };
-    let shown = panel.timers().len().min(STATIC_ROWS);
-    let left_out = panel.timers().len() - shown;
+    let shown = registry.timers().len().min(STATIC_ROWS);
+    let left_out = registry.timers().len() - shown;
     let mut page = Page::new(buttons, seen.remarks(), shown, left_out);
     let body = body_by(move |piece| page.write(|number| seen.look(number, page::Row::of), piece));
     let mut response = response(200, response::HTML, body);
@@ -111,15 +111,15 @@ pub(super) fn page(panel: &Rc<Panel>, write: Write) -> Answer {
 }
 
 /// The metrics of all timers.
-pub(super) fn metrics(panel: &Rc<Panel>) -> Answer {
-    let (mut seen, mut metrics) = (Seen::now(panel), Metrics::new());
+pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
+    let (mut seen, mut metrics) = (Seen::now(registry), Metrics::new());
     let body = body_by(move |piece| metrics.write(&mut seen, piece));
     Answer::Now(response(200, response::METRICS, body))
 }
 
 /// The table of all timers.
-pub(super) fn text(panel: &Rc<Panel>) -> Answer {
-    let mut seen = Seen::now(panel);
+pub(super) fn text(registry: &Rc<Registry>) -> Answer {
+    let mut seen = Seen::now(registry);
     let Ok(mut table) = Table::new(seen.count()) else { return no_memory() };
     let body = body_by(move |piece| table.write(&mut seen, piece));
     Answer::Now(response(200, response::TEXT, body))
@@ -130,13 +130,13 @@ fn no_memory() -> Answer {
 }
 
 /// Whether all timers are well.
-pub(super) fn health_of_all(panel: &Rc<Panel>) -> Answer {
-    Check { seen: Seen::now(panel), left: 0..panel.timers().len() }.go_on()
+pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
+    Check { seen: Seen::now(registry), left: 0..registry.timers().len() }.go_on()
 }
 
 /// Whether one timer is well.
-pub(super) fn health_of(panel: &Rc<Panel>, number: usize) -> Answer {
-    Check { seen: Seen::now(panel), left: number..number + 1 }.go_on()
+pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
+    Check { seen: Seen::now(registry), left: number..number + 1 }.go_on()
 }
 
 /// A look at whether timers are well, and those that were not looked at yet.
@@ -197,7 +197,7 @@ impl Check {
 
     /// What is wrong with the state.
     fn state(&self) -> Option<&'static str> {
-        let degraded = self.seen.panel.health() == Health::Degraded;
+        let degraded = self.seen.registry.health() == Health::Degraded;
         degraded.then_some("the state is degraded\n")
     }
 }

@@ -9,7 +9,7 @@ use super::piece::Then;
 use super::response::{self, body_by, response};
 use crate::nginx::http::response::Answer;
 use crate::os::wall_clock;
-use crate::runner::Panel;
+use crate::runner::Registry;
 use crate::schedule::{Cron, Schedule, UnixMs, Zone};
 
 /// What comes before the list.
@@ -27,19 +27,22 @@ const LONGEST: usize = 1024;
 
 /// Those of a timer.
 pub(super) fn of_timer(
-    panel: &Rc<Panel>,
+    registry: &Rc<Registry>,
     number: usize,
     arguments: Arguments<'_>,
 ) -> Result<Answer, String> {
-    let timer = panel.timers().get(number).ok_or("no such timer")?;
+    let timer = registry.timers().get(number).ok_or("no such timer")?;
     list(Some(timer.name.as_str()), timer.due_times.schedule.clone(), arguments)
 }
 
 /// Those of the expression in `cron` in the zone in `tz`.
-pub(super) fn of_expression(panel: &Panel, arguments: Arguments<'_>) -> Result<Answer, String> {
+pub(super) fn of_expression(
+    registry: &Registry,
+    arguments: Arguments<'_>,
+) -> Result<Answer, String> {
     let cron = arguments.get("cron", Plus::Blank)?.ok_or("\"cron\" argument is missing")?;
     let zone = match arguments.get("tz", Plus::Itself)? {
-        Some(name) => panel.zones().get(&name).map_err(|why| why.to_string())?,
+        Some(name) => registry.zones().get(&name).map_err(|why| why.to_string())?,
         None => Zone::utc(),
     };
     if cron.len() > LONGEST {

@@ -12,13 +12,13 @@ use super::view::{Configured, View, Worker};
 use crate::conf::{TimerConf, WorkerChoice};
 use crate::nginx::event::{Hold, Next, Timer};
 use crate::os::wall_clock;
-use crate::runner::Panel;
+use crate::runner::Registry;
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Health, Reading, Steps};
 
 /// The timers of a configuration, as one answer sees them.
 pub(super) struct Seen {
-    pub(super) panel: Rc<Panel>,
+    pub(super) registry: Rc<Registry>,
     /// What holds at this instant is shown, however long it takes.
     now: UnixMs,
     shared: Rc<Shared>,
@@ -29,7 +29,7 @@ pub(super) struct Seen {
 
 /// What the answers of this worker share.
 struct Shared {
-    panel: Rc<Panel>,
+    registry: Rc<Registry>,
     samples: RefCell<Samples>,
     is_used: Cell<bool>,
     is_armed: Cell<bool>,
@@ -45,17 +45,17 @@ thread_local! {
 const UNUSED: Duration = Duration::from_secs(1);
 
 impl Shared {
-    fn of(panel: &Rc<Panel>) -> Rc<Self> {
+    fn of(registry: &Rc<Registry>) -> Rc<Self> {
         let current = SHARED.with_borrow(Weak::upgrade);
-        if let Some(shared) = current.filter(|shared| Rc::ptr_eq(&shared.panel, panel)) {
+        if let Some(shared) = current.filter(|shared| Rc::ptr_eq(&shared.registry, registry)) {
             return shared;
         }
         let shared = Rc::new_cyclic(|weak: &Weak<Self>| {
             let weak = Weak::clone(weak);
             let look = move || weak.upgrade().map_or(Next::Stop, |shared| shared.give_up());
             Self {
-                panel: Rc::clone(panel),
-                samples: RefCell::new(Samples::new(panel.timers().len())),
+                registry: Rc::clone(registry),
+                samples: RefCell::new(Samples::new(registry.timers().len())),
                 is_used: Cell::new(false),
                 is_armed: Cell::new(false),
                 timer: Timer::new(Hold::Cancelable, look),
@@ -91,11 +91,11 @@ impl Shared {
 
 impl Seen {
     /// As they are now.
-    pub(super) fn now(panel: &Rc<Panel>) -> Self {
-        let shared = Shared::of(panel);
+    pub(super) fn now(registry: &Rc<Registry>) -> Self {
+        let shared = Shared::of(registry);
         let began = shared.samples.borrow_mut().begin();
-        let (panel, now) = (Rc::clone(panel), wall_clock());
-        Self { panel, now, shared, began, steps: Steps::default() }
+        let (registry, now) = (Rc::clone(registry), wall_clock());
+        Self { registry, now, shared, began, steps: Steps::default() }
     }
 
     /// Shows one timer to `look`; `None` if there is none of this number.
@@ -108,27 +108,27 @@ impl Seen {
         number: usize,
         look: impl FnOnce(&View<'_>) -> T,
     ) -> Result<Option<T>, Duration> {
-        let Some(conf) = self.panel.timers().get(number) else { return Ok(None) };
-        let reading = self.panel.read(number);
-        let results = |reading: &Reading| self.panel.results(number, reading);
+        let Some(conf) = self.registry.timers().get(number) else { return Ok(None) };
+        let reading = self.registry.read(number);
+        let results = |reading: &Reading| self.registry.results(number, reading);
         if reading.is_none()
             && let Some(after) = self.steps.next()
         {
             return Err(after);
         }
-        let timer = configured(conf, self.panel.workers());
+        let timer = configured(conf, self.registry.workers());
         Ok(Some(look(&View { timer: &timer, reading, now: self.now, results: &results })))
     }
 
     /// What is to be said of all timers, and of the state.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
-        let panel = &self.panel;
-        if let Some(paused) = panel.header().paused.filter(|paused| paused.holds(self.now)) {
+        let registry = &self.registry;
+        if let Some(paused) = registry.header().paused.filter(|paused| paused.holds(self.now)) {
             remarks.push(format!("all timers are paused since {}", paused.since.rfc3339()));
         }
-        if panel.health() != Health::Ok {
-            remarks.push(format!("the state is {}", json::health(panel.health())));
+        if registry.health() != Health::Ok {
+            remarks.push(format!("the state is {}", json::health(registry.health())));
         }
         remarks
     }
@@ -136,11 +136,11 @@ impl Seen {
 
 impl Timers for Seen {
     fn count(&self) -> usize {
-        self.panel.timers().len()
+        self.registry.timers().len()
     }
 
     fn name(&self, number: usize) -> &str {
-        self.panel.timers().get(number).map_or("", |timer| timer.name.as_str())
+        self.registry.timers().get(number).map_or("", |timer| timer.name.as_str())
     }
 
     fn sample(&mut self, number: usize) -> Result<Option<Sample>, Duration> {
@@ -153,7 +153,7 @@ impl Timers for Seen {
     }
 
     fn info(&self, number: usize) -> Info {
-        let timer = self.panel.timers().get(number);
+        let timer = self.registry.timers().get(number);
         let schedule = timer.map(|timer| &timer.due_times.schedule);
         Info {
             schedule: schedule.map(ToString::to_string).unwrap_or_default(),
@@ -170,7 +170,7 @@ impl Timers for Seen {
     }
 
     fn state_ok(&self) -> bool {
-        self.panel.health() != Health::Degraded
+        self.registry.health() != Health::Degraded
     }
 
     fn remarks(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::TimerModule;
 use crate::conf::{LocationConf, Write};
 use crate::nginx::http::response::{Answer, Response};
 use crate::nginx::http::{ClientRequest, Handler};
-use crate::runner::Panel;
+use crate::runner::Registry;
 
 /// The content handler of `timer_api`.
 pub struct Api;
@@ -37,7 +37,7 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
             if route.acts() {
                 return Err(not_allowed(ACT));
             }
-            show(request, &panel()?, route, write)
+            show(request, &registry()?, route, write)
         }
         b"POST" if write == Write::On => {
             may_act(request)?;
@@ -47,8 +47,8 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
                 known.map_err(|why| error(400, &why))?;
             }
             match route {
-                Route::Act(name, action) => Ok(act::act(request, &panel()?, name, action)),
-                Route::ActOnAll(action) => Ok(act::act_on_all(request, &panel()?, action)),
+                Route::Act(name, action) => Ok(act::act(request, &registry()?, name, action)),
+                Route::ActOnAll(action) => Ok(act::act_on_all(request, &registry()?, action)),
                 _ => Err(not_allowed(READ)),
             }
         }
@@ -57,8 +57,8 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
     }
 }
 
-fn panel() -> Result<Rc<Panel>, Response> {
-    Panel::current().ok_or_else(|| error(503, "timers are not running"))
+fn registry() -> Result<Rc<Registry>, Response> {
+    Registry::current().ok_or_else(|| error(503, "timers are not running"))
 }
 
 fn may_act(request: &ClientRequest<'_>) -> Result<(), Response> {
@@ -72,23 +72,23 @@ fn may_act(request: &ClientRequest<'_>) -> Result<(), Response> {
 
 fn show(
     request: &ClientRequest<'_>,
-    panel: &Rc<Panel>,
+    registry: &Rc<Registry>,
     route: Route<'_>,
     write: Write,
 ) -> Result<Answer, Response> {
     let arguments = Arguments(request.arguments());
-    let number = |name: &str| panel.find(name).ok_or_else(not_found);
+    let number = |name: &str| registry.find(name).ok_or_else(not_found);
     let bad = |why: String| error(400, &why);
     match route {
-        Route::Index if wants_page(request) => Ok(lists::page(panel, write)),
-        Route::Index | Route::Timers => Ok(lists::timers(panel)),
-        Route::Timer(name) => Ok(lists::timer(panel, number(name)?)),
-        Route::NextOf(name) => next::of_timer(panel, number(name)?, arguments).map_err(bad),
-        Route::Next => next::of_expression(panel, arguments).map_err(bad),
-        Route::Text => Ok(lists::text(panel)),
-        Route::Health => Ok(lists::health_of_all(panel)),
-        Route::HealthOf(name) => Ok(lists::health_of(panel, number(name)?)),
-        Route::Metrics => Ok(lists::metrics(panel)),
+        Route::Index if wants_page(request) => Ok(lists::page(registry, write)),
+        Route::Index | Route::Timers => Ok(lists::timers(registry)),
+        Route::Timer(name) => Ok(lists::timer(registry, number(name)?)),
+        Route::NextOf(name) => next::of_timer(registry, number(name)?, arguments).map_err(bad),
+        Route::Next => next::of_expression(registry, arguments).map_err(bad),
+        Route::Text => Ok(lists::text(registry)),
+        Route::Health => Ok(lists::health_of_all(registry)),
+        Route::HealthOf(name) => Ok(lists::health_of(registry, number(name)?)),
+        Route::Metrics => Ok(lists::metrics(registry)),
         Route::Act(..) | Route::ActOnAll(_) => Err(not_allowed(ACT)),
     }
 }

@@ -95,7 +95,7 @@ pub struct MainConf {
     timers: Rc<Vec<TimerConf>>,
     opened: RefCell<Option<OpenedState>>,
     api: Option<Write>,
-    bells: RefCell<Rc<Vec<EventFd>>>,
+    notifiers: RefCell<Rc<Vec<EventFd>>>,
     at_end: RefCell<AtEnd>,
 }
 
@@ -155,8 +155,8 @@ impl MainConf {
 
     /// A bell for each worker, by its slot, once the configuration was taken up; none without an
     /// API that steers.
-    pub fn bells(&self) -> &RefCell<Rc<Vec<EventFd>>> {
-        &self.bells
+    pub fn notifiers(&self) -> &RefCell<Rc<Vec<EventFd>>> {
+        &self.notifiers
     }
 
     /// Where the state is kept; known once the configuration was read.

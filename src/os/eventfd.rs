@@ -1,4 +1,4 @@
-//! A bell: eventfd(2). Who has its descriptor can ring it, whatever process hears it.
+//! A one: eventfd(2). Who has its descriptor can ring it, whatever process hears it.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::call::Call;
 use super::fault;
 
-/// A bell that any number of processes can ring, and that stays rung until it was heard.
+/// A one that any number of processes can ring, and that stays rung until it was heard.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
@@ -28,7 +28,7 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Another descriptor of the same bell.
+    /// Another descriptor of the same one.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl EventFd {
     }
 
     /// Rings it so many times. One that nobody hears stays rung, so that there is nothing to fail.
-    pub fn ring(&self, times: NonZeroU64) {
+    pub fn notify(&self, times: NonZeroU64) {
         let times = times.get().to_ne_bytes();
         // SAFETY: an open descriptor; reads eight bytes of ours.
         let _ = unsafe { libc::write(self.0.as_raw_fd(), times.as_ptr().cast(), times.len()) };
@@ -46,7 +46,7 @@ impl EventFd {
 
     /// Hears it: how many times it was rung since the last time, by all who did; `None` if it was
     /// not.
-    pub fn hear(&self) -> Option<NonZeroU64> {
+    pub fn take(&self) -> Option<NonZeroU64> {
         let mut times = [0; 8];
         // SAFETY: an open descriptor; writes eight bytes of ours.
         let n = unsafe { libc::read(self.0.as_raw_fd(), times.as_mut_ptr().cast(), times.len()) };
@@ -65,13 +65,13 @@ mod tests {
 
     #[test]
     fn stays_rung_until_it_is_heard() {
-        let bell = EventFd::new().unwrap();
-        let other = bell.try_clone().unwrap();
-        assert_eq!(bell.hear(), None);
-        other.ring(NonZeroU64::MIN);
-        bell.ring(NonZeroU64::new(41).unwrap());
-        assert_eq!(bell.hear(), NonZeroU64::new(42));
-        assert_eq!(bell.hear(), None);
-        assert_eq!(other.hear(), None);
+        let one = EventFd::new().unwrap();
+        let other = one.try_clone().unwrap();
+        assert_eq!(one.take(), None);
+        other.notify(NonZeroU64::MIN);
+        one.notify(NonZeroU64::new(41).unwrap());
+        assert_eq!(one.take(), NonZeroU64::new(42));
+        assert_eq!(one.take(), None);
+        assert_eq!(other.take(), None);
     }
 }

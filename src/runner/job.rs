@@ -17,7 +17,7 @@ use crate::nth::Nth;
 use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
-use crate::state::{self, Around, Look, Place, Scheduled, Steps, Wanted};
+use crate::state::{self, Around, Look, Record, Scheduled, Steps, Wanted};
 
 /// A timer in a worker that may run it.
 ///
@@ -27,7 +27,7 @@ use crate::state::{self, Around, Look, Place, Scheduled, Steps, Wanted};
 /// the first thing that is done when it runs out is to find out when the next due time starts.
 pub(super) struct Job {
     pub(super) conf: Timer,
-    pub(super) place: Nth<Place>,
+    pub(super) record: Nth<Record>,
     pub(super) worker: Rc<Worker>,
     pub(super) index: JobIndex,
     pub(super) me: Weak<Self>,
@@ -91,13 +91,13 @@ impl Job {
     /// There is no memory.
     pub(super) fn begin(
         conf: Timer,
-        place: Nth<Place>,
+        record: Nth<Record>,
         worker: Rc<Worker>,
     ) -> Result<Rc<Self>, NoMemory> {
         let index = worker.queue.join()?;
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
             conf,
-            place,
+            record,
             worker,
             index,
             me: me.clone(),
@@ -192,10 +192,10 @@ impl Job {
 
     /// Writes what could not be written before.
     pub(super) fn write_again(&self) {
-        if self.worker.store.has_unwritten(&self.place) {
+        if self.worker.store.has_unwritten(&self.record) {
             self.worker.store.write_again(self.timer());
             if self.is_over() {
-                self.worker.store.give_up(&self.place);
+                self.worker.store.give_up(&self.record);
             }
         }
     }
@@ -242,7 +242,7 @@ impl Job {
 
     pub(super) fn timer(&self) -> state::Timer<'_> {
         state::Timer {
-            place: &self.place,
+            record: &self.record,
             due_times: &self.conf.due_times,
             owner: self.worker.owner(&self.conf),
             timeout: self.conf.timeout,

@@ -82,7 +82,7 @@ impl Job {
             Ok(reading) => reading,
             Err(Unread::Torn) => {
                 return self.wait_a_step(|| {
-                    store.repair(&self.place, look.now);
+                    store.repair(&self.record, look.now);
                 });
             }
             // It falls to its owner.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::notices;
+use super::messages;
 use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, Write};
 use crate::nginx::conf::{Opening, Purpose, Unusable};
@@ -85,7 +85,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     match state::open(configured, before.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
             let told = mem::take(&mut opened.notices);
-            notices::write_all(opening.log, main.timers(), configured.path(), &told);
+            messages::write_all(opening.log, main.timers(), configured.path(), &told);
             let patience = by.patience;
             main.opened().replace(Some(OpenedState { state: opened, pid_file, workers, patience }));
             Ok(())
@@ -98,7 +98,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
 const EACH: usize = 1024;
 
 /// Takes the configuration up: writes what it says of the timers into their records, and makes a
-/// bell for each of `workers`.
+/// notifier for each of `workers`.
 pub fn load(main: &MainConf, workers: usize, log: Log) {
     let before = HELD.take();
     let was = if before.is_none() && is_reload() { Before::Out } else { Before::Loaded };
@@ -134,8 +134,8 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
     HELD.set(held);
     if main.api() == Some(Write::On) {
         // Without them, an order is seen within a second.
-        let bells: Result<Vec<_>, _> = (0..workers).map(|_| EventFd::new()).collect();
-        main.bells().replace(Rc::new(bells.unwrap_or_default()));
+        let notifiers: Result<Vec<_>, _> = (0..workers).map(|_| EventFd::new()).collect();
+        main.notifiers().replace(Rc::new(notifiers.unwrap_or_default()));
     }
     if super::has_begun() {
         super::begin(main, super::ALONE);
@@ -144,7 +144,7 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
 
 /// Writes what the configuration says of the timers into their records.
 fn write_records(main: &MainConf, opened: &Opened, was: Before, by: &mut Opener<'_>, log: Log) {
-    let told = match loaded(main, &opened.places) {
+    let told = match loaded(main, &opened.records) {
         Ok(timers) => opened.state.load(&timers, was, by),
         Err(why) => {
             log.write(Level::Crit, format_args!("timer: {why}, records are as they were"));
@@ -155,11 +155,11 @@ fn write_records(main: &MainConf, opened: &Opened, was: Before, by: &mut Opener<
         if let Notice::ScheduleChanged { name } = notice {
             let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
             let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
-            let log = notices::log_of(main.timers(), notice).unwrap_or(log);
-            notices::schedule_changed(log, name, next);
+            let log = messages::log_of(main.timers(), notice).unwrap_or(log);
+            messages::schedule_changed(log, name, next);
         }
     }
-    notices::write_all(log, main.timers(), opened.state.path(), &told);
+    messages::write_all(log, main.timers(), opened.state.path(), &told);
 }
 
 /// Whether no run may start until the state file was taken over.
@@ -181,20 +181,20 @@ pub(super) fn take_over(main: &MainConf, failures: &mut Throttle) -> bool {
         patience: Duration::ZERO,
     };
     let load = |opened: &Opened, by: &mut Opener<'_>| {
-        notices::write_all(log, main.timers(), opened.state.path(), &opened.notices);
+        messages::write_all(log, main.timers(), opened.state.path(), &opened.notices);
         write_records(main, opened, Before::Loaded, by, log);
     };
     match opened.state.state.take_over(&names, &mut by, load) {
         TakenOver::Yes(mut taken) => {
             let told = mem::take(&mut taken.notices);
-            notices::write_all(log, main.timers(), taken.state.path(), &told);
+            messages::write_all(log, main.timers(), taken.state.path(), &told);
             opened.state = taken;
             true
         }
         TakenOver::NotYet => false,
         TakenOver::Failed(notice) => {
             if failures.pass(Instant::now()).is_some() {
-                notices::write(log, opened.state.state.path(), &notice);
+                messages::write(log, opened.state.state.path(), &notice);
             }
             false
         }
@@ -228,11 +228,11 @@ impl Held {
 }
 
 /// What the records are to say.
-fn loaded<'a>(main: &MainConf, places: &'a [state::Place]) -> Result<Vec<Loaded<'a>>, NoMemory> {
+fn loaded<'a>(main: &MainConf, records: &'a [state::Record]) -> Result<Vec<Loaded<'a>>, NoMemory> {
     let mut timers = Vec::new();
-    fallible(|| timers.try_reserve_exact(places.len()))?;
-    timers.extend(main.timers().iter().zip(places).map(|(timer, place)| Loaded {
-        place,
+    fallible(|| timers.try_reserve_exact(records.len()))?;
+    timers.extend(main.timers().iter().zip(records).map(|(timer, record)| Loaded {
+        record,
         schedule_hash: timer.due_times.schedule.stable_hash(),
         scheduled: timer.scheduled,
         first: timer.first,

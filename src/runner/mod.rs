@@ -18,8 +18,8 @@ mod claiming;
 mod job;
 mod look;
 mod master;
-mod notices;
-mod panel;
+mod messages;
+mod registry;
 mod report;
 mod run;
 mod run_queue;
@@ -31,7 +31,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use master::{load, open};
-pub use panel::{Panel, Wake};
+pub use registry::{Registry, Wake};
 pub use run::{Run, new_run_id};
 
 use crate::TimerModule;
@@ -46,12 +46,12 @@ use crate::nth::Nth;
 use crate::os::memory::{self, push};
 use crate::throttle::Throttle;
 use job::Job;
-use panel::{Concern, Runs};
+use registry::{Runs, WakeHint};
 use worker::Worker;
 
 /// The timers of this process.
 struct Runner {
-    panel: Rc<Panel>,
+    registry: Rc<Registry>,
     /// `None`: it runs none, and only shows them.
     worker: Option<Rc<Worker>>,
     jobs: Vec<Rc<Job>>,
@@ -88,11 +88,11 @@ pub fn begin(main: &MainConf, process: Process) {
 
 /// Shows the timers, of which none runs.
 fn show_only(main: &MainConf, process: Process) {
-    let panel = Panel::new(main, None, process.workers, Runs::No);
+    let registry = Registry::new(main, None, process.workers, Runs::No);
     let leaving = put(None).map(Runner::leave).unwrap_or_default();
     let tick = (!leaving.is_empty()).then(tick);
     let jobs = Vec::new();
-    put(Some(Runner { panel, worker: None, jobs, leaving, _tick: tick, _bell: None }));
+    put(Some(Runner { registry, worker: None, jobs, leaving, _tick: tick, _bell: None }));
 }
 
 /// Looks once a second whether the state file can be taken over, and begins then.
@@ -129,15 +129,18 @@ fn begin_now(main: &MainConf, process: Process) {
     }
     let runs = if trial == Trial::Passed { Runs::Yes } else { Runs::No };
     let worker = master::attach(main, process);
-    let panel = Panel::new(main, worker.clone(), process.workers, runs);
+    let registry = Registry::new(main, worker.clone(), process.workers, runs);
     let starts = worker.as_ref().filter(|_| runs == Runs::Yes);
     let jobs = starts.map_or_else(Vec::new, |worker| begin_jobs(main, worker, process));
     let leaving = put(None).map(Runner::leave).unwrap_or_default();
     let tick = (!jobs.is_empty() || !leaving.is_empty()).then(tick);
-    let bells = main.bells().borrow();
-    let bell = process.role.slot().filter(|_| tick.is_some()).and_then(|slot| bells.get(slot));
-    let bell = bell.and_then(|bell| Notifier::new(bell, |times| look(Heard::Rung(Concern(times)))));
-    put(Some(Runner { panel, worker, jobs, leaving, _tick: tick, _bell: bell }));
+    let notifiers = main.notifiers().borrow();
+    let notifier =
+        process.role.slot().filter(|_| tick.is_some()).and_then(|slot| notifiers.get(slot));
+    let notifier = notifier.and_then(|notifier| {
+        Notifier::new(notifier, |times| look(Heard::Notified(WakeHint(times))))
+    });
+    put(Some(Runner { registry, worker, jobs, leaving, _tick: tick, _bell: notifier }));
 }
 
 /// Whether this nginx runs a location as it must.
@@ -171,13 +174,13 @@ fn begin_later(process: Process, why: &str) -> Timer {
 fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<Job>> {
     let slot = worker.slot();
     let opened = main.opened().borrow();
-    let places = opened.iter().flat_map(|opened| Nth::each(&opened.state.places));
-    let timers = main.each_timer().zip(places).filter(|(timer, _)| {
+    let records = opened.iter().flat_map(|opened| Nth::each(&opened.state.records));
+    let timers = main.each_timer().zip(records).filter(|(timer, _)| {
         timer.worker == WorkerChoice::Any || timer.worker.slot(&timer.name, process.workers) == slot
     });
     let mut jobs = Vec::new();
-    for (timer, place) in timers {
-        let job = Job::begin(timer.clone(), place, Rc::clone(worker));
+    for (timer, record) in timers {
+        let job = Job::begin(timer.clone(), record, Rc::clone(worker));
         if job.and_then(|job| push(&mut jobs, job)).is_err() {
             let message = format_args!("timer \"{}\": no memory", timer.name);
             Log::cycle().write(Level::Crit, message);
@@ -186,7 +189,7 @@ fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<
     // Room for all of them at once: to move them later would take long.
     let _ = worker.store.make_room(main.timers().len());
     if !main.timers().is_empty() {
-        notices::began(main, slot, jobs.len());
+        messages::began(main, slot, jobs.len());
     }
     jobs
 }
@@ -236,8 +239,8 @@ impl Runner {
 enum Heard {
     /// A second has passed.
     Tick,
-    /// The bell was rung.
-    Rung(Concern),
+    /// It was notified.
+    Notified(WakeHint),
 }
 
 /// Once a second: has looked at what other processes have changed.
@@ -253,14 +256,14 @@ fn tick() -> Timer {
 /// Looks at what other processes have changed.
 fn look(heard: Heard) {
     let Some(worker) = RUNNER.with_borrow(|runner| runner.as_ref()?.worker.clone()) else { return };
-    let rung = match heard {
-        Heard::Rung(concern) => concern.timer(),
+    let notified = match heard {
+        Heard::Notified(hint) => hint.timer(),
         Heard::Tick => None,
     };
-    let news = worker.has_news() || matches!(heard, Heard::Rung(_));
+    let news = worker.has_news() || matches!(heard, Heard::Notified(_));
     let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
     for job in (0..).map_while(job) {
-        if rung == Some(job.conf.number()) {
+        if notified == Some(job.conf.number()) {
             job.look();
         } else {
             job.tick(news);
@@ -294,5 +297,5 @@ const ALONE: Process = Process { role: Role::Single, workers: 1 };
 
 /// Replaces the runner; the old one is dropped by the caller, outside of the borrow.
 fn put(runner: Option<Runner>) -> Option<Runner> {
-    RUNNER.with_borrow_mut(|place| std::mem::replace(place, runner))
+    RUNNER.with_borrow_mut(|record| std::mem::replace(record, runner))
 }

@@ -126,7 +126,7 @@ impl Job {
     /// Cuts the attempt off if it was ordered to be cancelled, in a worker that leaves too.
     pub(super) fn follow_cancel(&self) {
         let Some(running) = self.running() else { return };
-        if self.worker.store.is_cancelled(&self.place, running.run.id()) {
+        if self.worker.store.is_cancelled(&self.record, running.run.id()) {
             // Cut off again for as long as something holds it.
             running.timeout.arm(CUT_OFF_AGAIN);
             running.cut_off(Outcome::Cancelled);

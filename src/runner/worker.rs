@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::notices;
+use super::messages;
 use super::run_queue::RunQueue;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
@@ -118,8 +118,8 @@ impl Worker {
     fn write(&self, notices: Vec<Notice>) {
         for notice in notices {
             if self.passes(&notice) {
-                let log = notices::log_of(&self.timers, &notice).unwrap_or(Log::cycle());
-                notices::write(log, self.path.as_deref(), &notice);
+                let log = messages::log_of(&self.timers, &notice).unwrap_or(Log::cycle());
+                messages::write(log, self.path.as_deref(), &notice);
             }
         }
     }

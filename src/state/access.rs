@@ -18,10 +18,10 @@ use super::format::{
 use super::header::HeaderControl;
 use super::locked::{Locked, Unlock};
 use super::notice::{Action, Notice};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::results::decode_ring;
 use super::run::RunResult;
-use super::store::{Claimed, Inner, Mine, Place, READ_TRIES, Unread, Written};
+use super::store::{Claimed, Inner, LocalRecord, READ_TRIES, Record, Unread, Written};
 
 /// Notices that nobody fetches are not kept without end.
 const NOTICES: usize = 256;
@@ -67,11 +67,11 @@ pub(super) type EditLock<'a> = Option<Locked<&'a Inner>>;
 
 impl Inner {
     /// Reads a record once.
-    pub(super) fn try_read(&self, place: &Place) -> Result<Reading, Unread> {
-        let (pages, page) = self.record(place).ok_or(Unread::Lost)?;
+    pub(super) fn try_read(&self, record: &Record) -> Result<Reading, Unread> {
+        let (pages, page) = self.record(record).ok_or(Unread::Lost)?;
         let bytes = self.known(pages.read_parts::<RECORD_BYTES>(page))?;
-        let run = self.its_claim(place, CLAIM.of(&bytes))?;
-        let control = self.its_control(place, CONTROL.of(&bytes))?;
+        let run = self.its_claim(record, CLAIM.of(&bytes))?;
+        let control = self.its_control(record, CONTROL.of(&bytes))?;
         let header = self.try_read_header().ok_or(Unread::Torn)?;
         Ok(Reading { run, control, header })
     }
@@ -111,44 +111,44 @@ impl Inner {
     }
 
     /// Reads the claim part once.
-    pub(super) fn try_read_claim(&self, place: &Place) -> Result<ClaimPart, Unreadable> {
-        let (pages, page) = self.record(place).ok_or(Unreadable::Lost)?;
+    pub(super) fn try_read_claim(&self, record: &Record) -> Result<ClaimPart, Unreadable> {
+        let (pages, page) = self.record(record).ok_or(Unreadable::Lost)?;
         let bytes = self.known(pages.read_part::<{ CLAIM.bytes }>(CLAIM, page))?;
-        self.its_claim(place, &bytes)
+        self.its_claim(record, &bytes)
     }
 
     /// The same of the control part.
-    pub(super) fn try_read_control(&self, place: &Place) -> Result<Control, Unreadable> {
-        let (pages, page) = self.record(place).ok_or(Unreadable::Lost)?;
+    pub(super) fn try_read_control(&self, record: &Record) -> Result<Control, Unreadable> {
+        let (pages, page) = self.record(record).ok_or(Unreadable::Lost)?;
         let bytes = self.known(pages.read_part::<{ CONTROL.bytes }>(CONTROL, page))?;
-        self.its_control(place, &bytes)
+        self.its_control(record, &bytes)
     }
 
     /// The claim part of a timer in these bytes, with what this worker knows better.
-    fn its_claim(&self, place: &Place, bytes: &[u8]) -> Result<ClaimPart, Unreadable> {
+    fn its_claim(&self, record: &Record, bytes: &[u8]) -> Result<ClaimPart, Unreadable> {
         let claim = match ClaimPart::decode(bytes) {
-            Some(claim) if claim.name_hash != place.name_hash => return Err(Unreadable::Others),
+            Some(claim) if claim.name_hash != record.name_hash => return Err(Unreadable::Others),
             claim => claim,
         };
-        self.newest_claim(place, claim).ok_or(Unreadable::Torn)
+        self.newest_claim(record, claim).ok_or(Unreadable::Torn)
     }
 
     /// The same of the control part.
-    fn its_control(&self, place: &Place, bytes: &[u8]) -> Result<Control, Unreadable> {
-        let control = match Control::decode(bytes, &place.name) {
+    fn its_control(&self, record: &Record, bytes: &[u8]) -> Result<Control, Unreadable> {
+        let control = match Control::decode(bytes, &record.name) {
             Ok(control) => Some(control),
             Err(NotIts::Damaged) => None,
             Err(NotIts::Others) => return Err(Unreadable::Others),
         };
-        self.newest_control(place, control).ok_or(Unreadable::Torn)
+        self.newest_control(record, control).ok_or(Unreadable::Torn)
     }
 
     /// The results that belong to a claim part, newest first; without those that cannot be read.
-    pub(super) fn read_results(&self, place: &Place, claim: &ClaimPart) -> Vec<RunResult> {
-        let mut results: Vec<_> =
-            self.mine(place, |mine| mine.unwritten_results().into_iter().rev().collect());
+    pub(super) fn read_results(&self, record: &Record, claim: &ClaimPart) -> Vec<RunResult> {
+        let mut results: Vec<_> = self
+            .local_record(record, |local| local.unwritten_results().into_iter().rev().collect());
         let written = claim.results_ever.saturating_sub(results.len() as u64);
-        if let Some((pages, page)) = self.record(place)
+        if let Some((pages, page)) = self.record(record)
             && written > 0
             && let Ok(ring) = self.known(pages.read_ring::<RING_BYTES>(page))
         {
@@ -158,8 +158,8 @@ impl Inner {
         results
     }
 
-    fn record(&self, place: &Place) -> Option<(&Pages, u32)> {
-        self.pages.as_ref().zip(place.page)
+    fn record(&self, record: &Record) -> Option<(&PagedFile, u32)> {
+        self.pages.as_ref().zip(record.page)
     }
 
     fn known<T>(&self, read: io::Result<T>) -> Result<T, Unreadable> {
@@ -174,27 +174,27 @@ impl Inner {
     /// holds the run lock.
     pub(super) fn write_claim(
         &self,
-        place: &Place,
+        record: &Record,
         claim: &mut ClaimPart,
         ended: Option<RunResult>,
     ) -> Written {
         claim.serial = claim.serial.saturating_add(1);
-        if place.page.is_none() {
-            self.mine(place, |mine| {
-                keep(&mut mine.results, ended);
-                mine.local = Some(Box::new(claim.clone()));
+        if record.page.is_none() {
+            self.local_record(record, |local| {
+                keep(&mut local.results, ended);
+                local.apart = Some(Box::new(claim.clone()));
             });
             return Written::No;
         }
-        let mut results = self.mine(place, |mine| mine.unwritten_results());
+        let mut results = self.local_record(record, |local| local.unwritten_results());
         let numbers = (1..=claim.results_ever).rev();
         let newest_first = ended.iter().chain(results.iter().rev()).zip(numbers);
         let written = newest_first.fold(Written::Yes, |written, (result, number)| match written {
-            Written::Yes => self.write(result_part(number), place.page, &result.encode(number)),
+            Written::Yes => self.write(result_part(number), record.page, &result.encode(number)),
             Written::No => Written::No,
         });
         let written = match written {
-            Written::Yes => self.write(CLAIM, place.page, &claim.encode()),
+            Written::Yes => self.write(CLAIM, record.page, &claim.encode()),
             Written::No => Written::No,
         };
         if written == Written::Yes {
@@ -202,12 +202,12 @@ impl Inner {
         } else {
             keep(&mut results, ended);
         }
-        self.mine(place, |mine| {
-            mine.local = None;
-            mine.taken_over = None;
-            mine.results = results;
-            mine.run = (written == Written::No).then(|| Box::new(claim.clone()));
-            if let Some(known) = &mut mine.known {
+        self.local_record(record, |local| {
+            local.apart = None;
+            local.taken_over = None;
+            local.results = results;
+            local.run = (written == Written::No).then(|| Box::new(claim.clone()));
+            if let Some(known) = &mut local.known {
                 known.0 = claim.without_history();
             }
         });
@@ -215,23 +215,23 @@ impl Inner {
     }
 
     /// Writes the control part; the caller holds the edit lock.
-    pub(super) fn write_control(&self, place: &Place, control: &mut Control) -> Written {
-        let written = self.try_write_control(place, control);
-        self.keep_control(place, control, written);
+    pub(super) fn write_control(&self, record: &Record, control: &mut Control) -> Written {
+        let written = self.try_write_control(record, control);
+        self.keep_control(record, control, written);
         written
     }
 
     /// The same; what could not be written is not remembered.
-    pub(super) fn try_write_control(&self, place: &Place, control: &mut Control) -> Written {
+    pub(super) fn try_write_control(&self, record: &Record, control: &mut Control) -> Written {
         control.serial = control.serial.saturating_add(1);
-        self.write(CONTROL, place.page, &control.encode(&place.name))
+        self.write(CONTROL, record.page, &control.encode(&record.name))
     }
 
     /// Remembers a control part that was written, or could not be.
-    pub(super) fn keep_control(&self, place: &Place, control: &Control, written: Written) {
-        self.mine(place, |mine| {
-            mine.control = (written == Written::No).then(|| Box::new(control.clone()));
-            if let Some(known) = &mut mine.known {
+    pub(super) fn keep_control(&self, record: &Record, control: &Control, written: Written) {
+        self.local_record(record, |local| {
+            local.control = (written == Written::No).then(|| Box::new(control.clone()));
+            if let Some(known) = &mut local.known {
                 known.1 = control.clone();
             }
         });
@@ -303,11 +303,11 @@ impl Inner {
 
     /// Tries the run lock; refused also if a claim of this worker has it, over which the kernel
     /// would grant it once more, and take it away with the second one's end.
-    pub(super) fn try_run_lock(&self, place: &Place) -> Lock<'_> {
-        if self.claimed(place) == Claimed::Yes {
+    pub(super) fn try_run_lock(&self, record: &Record) -> Lock<'_> {
+        if self.claimed(record) == Claimed::Yes {
             return Lock::Refused;
         }
-        self.try_lock(CLAIM, place.page)
+        self.try_lock(CLAIM, record.page)
     }
 
     /// Releases the locks that could not be released before.
@@ -319,8 +319,8 @@ impl Inner {
     }
 
     /// Whether another process holds the run lock; `None` if that cannot be told.
-    pub(super) fn run_lock_held(&self, place: &Place) -> Option<Held> {
-        let (pages, page) = self.record(place)?;
+    pub(super) fn run_lock_held(&self, record: &Record) -> Option<Held> {
+        let (pages, page) = self.record(record)?;
         match pages.held(CLAIM, page) {
             Ok(held) => Some(held),
             Err(error) => {
@@ -330,12 +330,12 @@ impl Inner {
         }
     }
 
-    pub(super) fn claimed(&self, place: &Place) -> Claimed {
-        self.mine(place, |mine| mine.claimed)
+    pub(super) fn claimed(&self, record: &Record) -> Claimed {
+        self.local_record(record, |local| local.claimed)
     }
 
-    pub(super) fn set_claimed(&self, place: &Place, claimed: Claimed) {
-        self.mine(place, |mine| mine.claimed = claimed);
+    pub(super) fn set_claimed(&self, record: &Record, claimed: Claimed) {
+        self.local_record(record, |local| local.claimed = claimed);
     }
 
     pub(super) fn notice(&self, notice: Notice) {
@@ -350,14 +350,18 @@ impl Inner {
         self.notice(Notice::Failed { action, error });
     }
 
-    pub(super) fn mine<T>(&self, place: &Place, look: impl FnOnce(&mut Mine) -> T) -> T {
+    pub(super) fn local_record<T>(
+        &self,
+        record: &Record,
+        look: impl FnOnce(&mut LocalRecord) -> T,
+    ) -> T {
         let mut timers = self.timers.borrow_mut();
-        if timers.len() <= place.number {
-            timers.resize_with(place.number + 1, Mine::default);
+        if timers.len() <= record.number {
+            timers.resize_with(record.number + 1, LocalRecord::default);
         }
-        match timers.get_mut(place.number) {
-            Some(mine) => look(mine),
-            None => look(&mut Mine::default()),
+        match timers.get_mut(record.number) {
+            Some(local) => look(local),
+            None => look(&mut LocalRecord::default()),
         }
     }
 }

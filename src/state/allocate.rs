@@ -16,8 +16,8 @@ use super::file::{Opener, grow, read_identity};
 use super::format::{CLAIM, CONTROL, MOST_PAGES, PAGE_BYTES, Part, RING_AT, RING_BYTES, name_hash};
 use super::locked::Locked;
 use super::notice::{Action, Notice};
-use super::pages::Pages;
-use super::store::Place;
+use super::paged_file::PagedFile;
+use super::store::Record;
 
 /// How long a timer that is no longer configured keeps its record.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -49,7 +49,7 @@ enum Page {
 }
 
 impl Page {
-    fn read(pages: &Pages, page: u32, again: &mut Again) -> io::Result<Self> {
+    fn read(pages: &PagedFile, page: u32, again: &mut Again) -> io::Result<Self> {
         let mut seen = Self::read_once(pages, page)?;
         for _ in 0..Again::EACH.min(again.0) {
             if !matches!(
@@ -70,7 +70,7 @@ impl Page {
         Ok(seen)
     }
 
-    fn read_once(pages: &Pages, page: u32) -> io::Result<Self> {
+    fn read_once(pages: &PagedFile, page: u32) -> io::Result<Self> {
         let bytes = pages.read_record(page)?;
         if bytes == [0; PAGE_BYTES] {
             return Ok(Self::Free);
@@ -112,24 +112,24 @@ impl Page {
 /// Finds the record of each name, or allocates one; a name that finds no room has a place without
 /// a page.
 pub(super) fn allocate(
-    pages: &Pages,
+    pages: &PagedFile,
     names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
-) -> Vec<Place> {
+) -> Vec<Record> {
     let mut found = match scan(pages, names, opener.now) {
         Ok(found) => found,
         Err(error) => {
             notices.push(Notice::Failed { action: Action::Read, error });
-            return names.iter().map(|name| Place::nowhere(name)).collect();
+            return names.iter().map(|name| Record::nowhere(name)).collect();
         }
     };
     if found.pages.len() < names.len() {
         add(pages, names, &mut found, opener, notices);
     }
-    let place =
-        |name: &&str| Place { page: found.pages.get(*name).copied(), ..Place::nowhere(name) };
-    names.iter().map(place).collect()
+    let record =
+        |name: &&str| Record { page: found.pages.get(*name).copied(), ..Record::nowhere(name) };
+    names.iter().map(record).collect()
 }
 
 /// What a file has. However many records that are, no more is kept of them than there are names.
@@ -148,7 +148,7 @@ enum Damage {
     Some,
 }
 
-fn scan<'a>(pages: &Pages, names: &[&'a str], now: UnixMs) -> io::Result<Found<'a>> {
+fn scan<'a>(pages: &PagedFile, names: &[&'a str], now: UnixMs) -> io::Result<Found<'a>> {
     let mut wanted = HashMap::new();
     let mut found = Found { pages: HashMap::new(), reusable: Vec::new(), damage: Damage::None };
     wanted.try_reserve(names.len())?;
@@ -174,7 +174,7 @@ fn scan<'a>(pages: &Pages, names: &[&'a str], now: UnixMs) -> io::Result<Found<'
 }
 
 fn add<'a>(
-    pages: &Pages,
+    pages: &PagedFile,
     names: &[&'a str],
     found: &mut Found<'a>,
     opener: &mut Opener<'_>,
@@ -226,7 +226,7 @@ fn add<'a>(
 }
 
 /// Gives a page to `name`, if it is free and nobody is at it.
-fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
+fn give(pages: &PagedFile, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
     let _run = try_lock(pages, CLAIM, page)?;
     let _edit = try_lock(pages, CONTROL, page)?;
     Page::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
@@ -237,8 +237,8 @@ fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Op
     control.last_seen_at = Some(now);
     let mut bytes = [0; PAGE_BYTES];
     let mut put = |at: usize, part: &[u8]| {
-        if let Some(place) = bytes.get_mut(at..at + part.len()) {
-            place.copy_from_slice(part);
+        if let Some(record) = bytes.get_mut(at..at + part.len()) {
+            record.copy_from_slice(part);
         }
     };
     put(CLAIM.at, &ClaimPart::new(name_hash(name), now).encode());
@@ -247,7 +247,7 @@ fn give(pages: &Pages, page: u32, name: &str, damage: Damage, now: UnixMs) -> Op
 }
 
 /// Locks a part of a page; `None` if others hold it, or it cannot be locked.
-pub(super) fn try_lock(pages: &Pages, part: Part, page: u32) -> Option<Locked<&Pages>> {
+pub(super) fn try_lock(pages: &PagedFile, part: Part, page: u32) -> Option<Locked<&PagedFile>> {
     pages.lock_at(part.offset(page)).ok().flatten()
 }
 
@@ -257,8 +257,8 @@ const OTHERS: usize = 16 * 1024;
 /// Writes the records of one file into another, where they are newer than what that one has: those
 /// of `names`, and others as far as there is room for them.
 pub(super) fn transplant(
-    from: &Pages,
-    to: &Pages,
+    from: &PagedFile,
+    to: &PagedFile,
     names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
@@ -269,10 +269,10 @@ pub(super) fn transplant(
         Err(error) => return fail(Action::Read, error),
     };
     let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
-    let places = allocate(to, &names, opener, notices);
+    let records = allocate(to, &names, opener, notices);
     let mut fail = |action, error| notices.push(Notice::Failed { action, error });
-    for ((name, at), place) in found.iter().zip(places) {
-        let Some(page) = place.page else { continue };
+    for ((name, at), record) in found.iter().zip(records) {
+        let Some(page) = record.page else { continue };
         let Ok(Page::Record { claim: Some(claim), control: Some(control) }) =
             Page::read(from, *at, &mut Again::new())
         else {
@@ -290,9 +290,9 @@ pub(super) fn transplant(
 
 /// Writes a record into another file, where it is newer.
 fn copy(
-    from: &Pages,
+    from: &PagedFile,
     at: u32,
-    to: &Pages,
+    to: &PagedFile,
     page: u32,
     claim: &ClaimPart,
     name: &str,
@@ -320,7 +320,7 @@ fn copy(
 }
 
 /// The whole records of a file that is held open, with the page of each.
-fn records_of(pages: &Pages, names: &[&str]) -> io::Result<Vec<(Box<str>, u32)>> {
+fn records_of(pages: &PagedFile, names: &[&str]) -> io::Result<Vec<(Box<str>, u32)>> {
     let mut wanted = HashSet::new();
     wanted.try_reserve(names.len())?;
     wanted.extend(names.iter().copied());
@@ -344,7 +344,7 @@ fn records_of(pages: &Pages, names: &[&str]) -> io::Result<Vec<(Box<str>, u32)>>
 
 /// How many pages a file that is held open has: as its header says, or, if that was overwritten,
 /// as its length does.
-fn pages_of(pages: &Pages) -> io::Result<u32> {
+fn pages_of(pages: &PagedFile) -> io::Result<u32> {
     if let Ok(identity) = read_identity(pages)? {
         return Ok(identity.pages);
     }

@@ -9,7 +9,7 @@ use crate::schedule::UnixMs;
 
 use super::master::State;
 use super::notice::{Action, Notice};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::store::{Health, Process, Store};
 
 impl State {
@@ -36,16 +36,16 @@ impl State {
             |pages, health| Store::new(pages, process, health, self.claims.borrow().health(), now);
         let pages = match (own, master) {
             (None, _) => return store(None, Health::Degraded),
-            (Some(Ok(file)), _) => Ok(Pages::new(file)),
+            (Some(Ok(file)), _) => Ok(PagedFile::new(file)),
             (Some(Err(_)), Master::Another) => {
                 let taken = self.pages.take().ok_or(io::ErrorKind::NotFound.into());
-                taken.map(|pages| Pages::locked_by(Holder::Process, pages.into_file()))
+                taken.map(|pages| PagedFile::locked_by(Holder::Process, pages.into_file()))
             }
             // Nobody else has this file, and in one process the table of claims excludes.
             (Some(Err(_)), Master::This) => {
                 let cloned = self.with_pages(|pages| pages.file().try_clone());
                 let cloned = cloned.unwrap_or(Err(io::ErrorKind::NotFound.into()));
-                cloned.map(Pages::new)
+                cloned.map(PagedFile::new)
             }
         };
         match pages {
@@ -61,7 +61,7 @@ impl State {
     /// The same file with a description of its own: through `/proc`, or by its path.
     pub(super) fn own_description(
         &self,
-        pages: &Pages,
+        pages: &PagedFile,
         reopen: impl FnOnce(&File) -> io::Result<File>,
     ) -> io::Result<File> {
         if pages.holder() == Holder::Process {

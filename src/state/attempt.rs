@@ -26,12 +26,12 @@ use super::decide::Wanted;
 use super::due::Reading;
 use super::exclusion::{Excluded, Exclusion, longest_attempt};
 use super::format::CONTROL;
+use super::locked_read::Blocked;
 use super::look::{Around, Due, Look};
 use super::notice::Notice;
 use super::run::{Attempt, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 use super::shared_claims::Claimant;
 use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
-use super::under_lock::Blocked;
 
 /// A claim that is being tried; between two steps its caller waits.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct ClaimAttempt {
     /// Whether the record is looked at before the lock is tried.
     looks_first: bool,
     steps: Steps,
-    contest: Option<Contest>,
+    seen_running: Option<SeenRunning>,
     /// Whether all that was left out for this has been counted.
     counted: bool,
 }
@@ -59,7 +59,7 @@ enum Known {
 
 /// The attempt that was seen running while the lock was refused.
 #[derive(Clone, Copy, Debug)]
-struct Contest {
+struct SeenRunning {
     run: RunId,
     number: u32,
     looks: Looks,
@@ -111,7 +111,7 @@ impl ClaimAttempt {
             known: Known::Seen,
             looks_first: true,
             steps: Steps::default(),
-            contest: None,
+            seen_running: None,
             counted: true,
         }
     }
@@ -142,7 +142,7 @@ impl ClaimAttempt {
     ) -> Step {
         let inner = &store.inner;
         // Rule "table of claims".
-        let is_ours = inner.claimed(timer.place) == Claimed::Yes;
+        let is_ours = inner.claimed(timer.record) == Claimed::Yes;
         if is_ours && self.known == Known::Plain {
             return Step::DealtWith;
         }
@@ -173,7 +173,7 @@ impl ClaimAttempt {
                 let seen = seen.unwrap_or_else(|| store.read_for(timer));
                 let progress = match inner.run_elsewhere(timer, clock()) {
                     // What this worker remembers of its own tells nothing of others.
-                    Some(attempt) if store.read(timer.place) == Err(Unread::Lost) => {
+                    Some(attempt) if store.read(timer.record) == Err(Unread::Lost) => {
                         Some(Progress::Running(attempt))
                     }
                     _ => seen.ok().map(|reading| reading.run.progress),
@@ -184,15 +184,15 @@ impl ClaimAttempt {
         };
         // Rules "clock under lock" and "reread under lock".
         let now = clock();
-        let reading = match store.read_locked(timer.place, now) {
+        let reading = match store.read_locked(timer.record, now) {
             Ok(reading) => reading,
             Err(Blocked::Repaired) => return Step::DealtWith,
             Err(Blocked::Again) => return self.again(),
             Err(Blocked::Lost) if timer.owner == Owner::Other => return Step::LeftToOwner,
             Err(Blocked::Lost) => {
-                let reading = inner.local_reading(timer.place);
-                let place = &timer.place.lost();
-                let local = Timer { place, ..timer };
+                let reading = inner.local_reading(timer.record);
+                let record = &timer.record.lost();
+                let local = Timer { record, ..timer };
                 return self.decide_locked(store, local, exclusion, reading, now, clock);
             }
         };
@@ -210,29 +210,29 @@ impl ClaimAttempt {
 
     fn refused(&mut self, progress: Option<Progress>) -> Step {
         let Some(Progress::Running(running)) = progress else {
-            self.contest = None;
+            self.seen_running = None;
             return self.again();
         };
         if self.known == Known::Plain {
             return Step::DealtWith;
         }
         // Rule "overlap is seen thrice".
-        let contest = |looks| Contest { run: running.run, number: running.number, looks };
-        let same = self
-            .contest
-            .filter(|contest| (contest.run, contest.number) == (running.run, running.number));
-        match (self.contest, same.map(|contest| contest.looks)) {
+        let seen_running = |looks| SeenRunning { run: running.run, number: running.number, looks };
+        let same = self.seen_running.filter(|seen_running| {
+            (seen_running.run, seen_running.number) == (running.run, running.number)
+        });
+        match (self.seen_running, same.map(|seen_running| seen_running.looks)) {
             (None, _) => {
-                self.contest = Some(contest(Looks::Once));
+                self.seen_running = Some(seen_running(Looks::Once));
                 Step::Again { after: SECOND_LOOK }
             }
             (_, Some(Looks::Once)) => {
-                self.contest = Some(contest(Looks::Twice));
+                self.seen_running = Some(seen_running(Looks::Twice));
                 Step::Again { after: THIRD_LOOK }
             }
             (_, Some(Looks::Twice)) => Step::Overlap(running),
             (Some(_), None) => {
-                self.contest = None;
+                self.seen_running = None;
                 self.again()
             }
         }
@@ -266,7 +266,7 @@ impl ClaimAttempt {
                     return Step::Again { after };
                 }
                 // What others keep locked for too long is pulled back later; the run does not wait for it.
-                let Ok(seen) = store.read_locked(timer.place, now) else { return Step::GaveUp };
+                let Ok(seen) = store.read_locked(timer.record, now) else { return Step::GaveUp };
                 reading = seen.without_ahead(timer.due_times, now);
                 counts = false;
             }
@@ -289,19 +289,19 @@ impl ClaimAttempt {
         let known_since = self.known_since(&reading);
         let (interrupted, ended) = close_last(&mut reading.run, attempt.run);
         reading.run.start(attempt);
-        if inner.write_claim(timer.place, &mut reading.run, ended) == Written::No
-            && timer.place.page.is_some()
+        if inner.write_claim(timer.record, &mut reading.run, ended) == Written::No
+            && timer.record.page.is_some()
         {
             if timer.owner == Owner::Other {
-                inner.forget_run(timer.place);
+                inner.forget_run(timer.record);
                 return Step::LeftToOwner;
             }
             if known_since <= inner.attached_at {
-                inner.forget_run(timer.place);
+                inner.forget_run(timer.record);
                 return Step::Unwritable;
             }
         }
-        if let Some(claims) = &timer.place.claims {
+        if let Some(claims) = &timer.record.claims {
             claims.attempt(attempt.run, attempt.number);
             match self.wanted {
                 Wanted::Due { due, .. } => claims.take(due),
@@ -312,13 +312,13 @@ impl ClaimAttempt {
         if let Some(attempt) = interrupted
             && exclusion.tells_death_of(&attempt)
         {
-            let name = timer.place.name.clone();
+            let name = timer.record.name.clone();
             inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
         }
         // Rule "lock is held".
         let locked = exclusion.keep(inner);
         let counted = self.counted;
-        Step::Won(Claim::new(inner, timer.place, reading.run, attempt, locked, counted))
+        Step::Won(Claim::new(inner, timer.record, reading.run, attempt, locked, counted))
     }
 
     /// Since when what is wanted could have been taken.
@@ -333,7 +333,7 @@ impl ClaimAttempt {
 
     /// The attempt that is made if the claim is won.
     fn attempt(&self, inner: &Inner, reading: &Reading, now: UnixMs) -> Option<Attempt> {
-        let mine = Attempt {
+        let new = Attempt {
             run: self.run,
             due: now,
             trigger: Trigger::Manual,
@@ -343,17 +343,17 @@ impl ClaimAttempt {
             started_at: now,
         };
         match (self.wanted, reading.run.progress) {
-            (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..mine }),
+            (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..new }),
             (Wanted::Order { .. }, _) => {
                 let order = reading.control.order;
-                Some(Attempt { run: order.run, due: order.at, ..mine })
+                Some(Attempt { run: order.run, due: order.at, ..new })
             }
             (Wanted::Next { attempt, .. }, Progress::Waiting(last, _)) => Some(Attempt {
                 run: last.run,
                 due: last.due,
                 trigger: last.trigger,
                 number: attempt,
-                ..mine
+                ..new
             }),
             (Wanted::Next { .. }, _) => None,
         }
@@ -375,12 +375,12 @@ impl ClaimAttempt {
         if look.follows(dealt, due) {
             return None;
         }
-        let Some(_lock) = inner.try_edit_lock(CONTROL, timer.place.page) else {
+        let Some(_lock) = inner.try_edit_lock(CONTROL, timer.record.page) else {
             return self.not_counted(inner, timer);
         };
-        let control = match inner.try_read_control(timer.place) {
+        let control = match inner.try_read_control(timer.record) {
             Ok(control) => control,
-            Err(Unreadable::Lost) if timer.place.page.is_none() => reading.control.clone(),
+            Err(Unreadable::Lost) if timer.record.page.is_none() => reading.control.clone(),
             Err(_) => return self.not_counted(inner, timer),
         };
         let mut reading = Reading { control, ..reading.clone() };
@@ -396,14 +396,14 @@ impl ClaimAttempt {
         control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
         inner.count(timer, control);
         self.counted = !control.has_uncounted();
-        inner.write_control(timer.place, control);
+        inner.write_control(timer.record, control);
         None
     }
 
     /// What is due is worth more than the account of what was not.
     fn not_counted(&mut self, inner: &Inner, timer: Timer<'_>) -> Option<Step> {
         let Some(after) = self.steps.next() else {
-            inner.notice(Notice::NotCounted { name: timer.place.name.clone() });
+            inner.notice(Notice::NotCounted { name: timer.record.name.clone() });
             return None;
         };
         Some(Step::Again { after })

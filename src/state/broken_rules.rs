@@ -53,7 +53,7 @@ pub(super) fn without<T>(rule: Rule, work: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// A new world begins.
+/// A new simulator begins.
 pub(super) fn bury() {
     DEAD.with_borrow_mut(HashSet::clear);
 }

@@ -12,7 +12,7 @@ use super::file::read_identity;
 use super::format::USE_LOCK;
 use super::header::{Bad, PidFile};
 use super::judge::judge;
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::path::{
     PathError, StatePath, check_directory, check_metadata, check_owner, is_missing, is_too_long,
 };
@@ -53,7 +53,7 @@ pub fn check(
     let opened = workers.map_or_else(|| open_to_read(file), |user| open_to_read_as(user, file));
     // What cannot be read is no reason to refuse: a start goes on without the file.
     if let Ok(opened) = opened
-        && let Ok(Some(problem)) = look_into(file, path, &Pages::new(opened), pid_file)
+        && let Ok(Some(problem)) = look_into(file, path, &PagedFile::new(opened), pid_file)
     {
         return Err(problem);
     }
@@ -79,7 +79,7 @@ fn check_rights(file: &Path, path: &Path, workers: Option<Owner>) -> Result<(), 
 fn look_into(
     file: &Path,
     path: &StatePath,
-    pages: &Pages,
+    pages: &PagedFile,
     pid_file: &PidFile,
 ) -> io::Result<Option<PathError>> {
     match path {

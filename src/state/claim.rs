@@ -7,7 +7,7 @@ use crate::schedule::UnixMs;
 use super::claim_part::ClaimPart;
 use super::locked::Locked;
 use super::run::{Attempt, Ended, Progress, RunResult, Wait};
-use super::store::{Claimed, Inner, Place};
+use super::store::{Claimed, Inner, Record};
 
 /// The right to make one attempt. While it lives, no other process makes one of this timer.
 ///
@@ -17,7 +17,7 @@ use super::store::{Claimed, Inner, Place};
 /// claims says so. Nobody else writes the run part: `run` is what it contains, if it could be written.
 pub struct Claim {
     inner: Rc<Inner>,
-    place: Place,
+    record: Record,
     run: ClaimPart,
     attempt: Attempt,
     locked: Option<Locked<Rc<Inner>>>,
@@ -46,16 +46,16 @@ impl Claim {
     /// The claim of `attempt`; the caller has excluded others, and written `run` if that can be.
     pub(super) fn new(
         inner: &Rc<Inner>,
-        place: &Place,
+        record: &Record,
         run: ClaimPart,
         attempt: Attempt,
         locked: Option<Locked<Rc<Inner>>>,
         counted: bool,
     ) -> Self {
         // INVARIANT: from here on this value's drop alone gives others their way.
-        inner.set_claimed(place, Claimed::Yes);
-        let (inner, place) = (Rc::clone(inner), place.clone());
-        Self { inner, place, run, attempt, locked, counted }
+        inner.set_claimed(record, Claimed::Yes);
+        let (inner, record) = (Rc::clone(inner), record.clone());
+        Self { inner, record, run, attempt, locked, counted }
     }
 
     /// What is to be attempted.
@@ -65,7 +65,7 @@ impl Claim {
 
     /// The timer's name.
     pub fn name(&self) -> &str {
-        &self.place.name
+        &self.record.name
     }
 
     /// Whether the number of due times that were left out before this one is known already.
@@ -90,7 +90,7 @@ impl Claim {
             let result = self.run.close(self.attempt, ended);
             (Finished::Closed { result, failures_before }, Some(result))
         };
-        self.inner.write_claim(&self.place, &mut self.run, result);
+        self.inner.write_claim(&self.record, &mut self.run, result);
         finished
     }
 }
@@ -113,19 +113,19 @@ impl Claim {
     /// since.
     fn find_record(&mut self) {
         let page = self.locked.as_ref().and_then(Locked::page);
-        let (None, Some(page)) = (self.place.page, page) else { return };
-        let found = Place { page: Some(page), ..self.place.clone() };
+        let (None, Some(page)) = (self.record.page, page) else { return };
+        let found = Record { page: Some(page), ..self.record.clone() };
         if let Ok(run) = self.inner.try_read_claim(&found) {
             self.run = run;
-            self.place = found;
+            self.record = found;
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.inner.set_claimed(&self.place, Claimed::No);
-        self.inner.release(&self.place);
+        self.inner.set_claimed(&self.record, Claimed::No);
+        self.inner.release(&self.record);
         // Who gets the lock finds no holder.
         drop(self.locked.take());
     }

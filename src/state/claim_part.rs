@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
-use super::fields::{Fields, FieldsMut};
+use super::codec::{Decoder, Encoder};
 use super::format::{CLAIM, Field, claim as at};
 use super::run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
@@ -186,7 +186,7 @@ impl ClaimPart {
     /// The part as it stands in the file.
     pub(super) fn encode(&self) -> [u8; CLAIM.bytes] {
         let mut bytes = [0; CLAIM.bytes];
-        let mut to = FieldsMut(&mut bytes);
+        let mut to = Encoder(&mut bytes);
         to.u64(at::SERIAL, self.serial);
         to.u64(at::NAME_HASH, self.name_hash);
         to.instant(at::WATERMARK, self.watermark.due);
@@ -237,7 +237,7 @@ impl ClaimPart {
         if !CLAIM.is_whole(bytes) {
             return None;
         }
-        let from = Fields(bytes);
+        let from = Decoder(bytes);
         let attempt = || Attempt {
             run: RunId(from.bytes(at::RUN)),
             due: from.instant(at::DUE),

@@ -2,32 +2,32 @@
 
 use crate::schedule::UnixMs;
 
-use super::bench::*;
-use super::pages::Fault;
+use super::fixture::*;
+use super::paged_file::Fault;
 use super::*;
 
 #[test]
 fn one_of_two_workers_gets_a_due_time_and_the_other_never_does() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let claim_one = won(&one, timer, due(1_001_000), 1_001_000);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_001), Step::DealtWith));
     claim_one.finish(ended(Outcome::Success), None);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_002), Step::DealtWith));
-    let reading = two.read(&bench.places[0]).unwrap();
+    let reading = two.read(&fixture.records[0]).unwrap();
     let run = &reading.run;
     assert_eq!(run.watermark, Watermark { due: UnixMs(1_001_000), attempt: 1 });
     assert_eq!(run.counters.ended_with(Outcome::Success), 1);
     assert_eq!(run.last_success_at, Some(UnixMs(1_001_000)));
-    assert_eq!(two.results(&bench.places[0], &reading)[0].attempt.pid, 1);
+    assert_eq!(two.results(&fixture.records[0], &reading)[0].attempt.pid, 1);
 }
 
 #[test]
 fn a_run_in_progress_is_an_overlap_only_at_the_third_look() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let mut attempt = attempt_for(due(1_002_000), run_id(2));
     let mut waited_ms = Vec::new();
@@ -43,7 +43,7 @@ fn a_run_in_progress_is_an_overlap_only_at_the_third_look() {
     let edited = two.overlap(timer, UnixMs(1_002_000), OverlapPolicy::Skip, UnixMs(1_002_020));
     assert_eq!(edited, Edited::Done(true));
     first.finish(ended(Outcome::Success), None);
-    let reading = one.read(&bench.places[0]).unwrap();
+    let reading = one.read(&fixture.records[0]).unwrap();
     assert_eq!(reading.control.overlaps, 1);
     assert_eq!(reading.next_due(&every, UnixMs(1_002_500)), Some(UnixMs(1_003_000)));
     assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_100), Step::DealtWith));
@@ -51,9 +51,9 @@ fn a_run_in_progress_is_an_overlap_only_at_the_third_look() {
 
 #[test]
 fn a_holder_that_dies_between_two_looks_loses_the_due_time_to_the_next() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let mut attempt = attempt_for(due(1_002_000), run_id(2));
     let mut clock = || UnixMs(1_002_000);
@@ -69,16 +69,16 @@ fn a_holder_that_dies_between_two_looks_loses_the_due_time_to_the_next() {
         "{notices:?}"
     );
     second.finish(ended(Outcome::Failure), None);
-    let run = two.read(&bench.places[0]).unwrap().run;
+    let run = two.read(&fixture.records[0]).unwrap().run;
     assert_eq!(run.counters.ended_with(Outcome::Interrupted), 1);
     assert_eq!(run.runs(), 2);
 }
 
 #[test]
 fn one_worker_does_not_claim_over_its_own_run() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::Overlap(_)));
     assert_eq!(
@@ -91,10 +91,10 @@ fn one_worker_does_not_claim_over_its_own_run() {
 
 #[test]
 fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
-    let looking = one.inner.try_edit_lock(super::format::CLAIM, bench.places[0].page).unwrap();
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
+    let looking = one.inner.try_edit_lock(super::format::CLAIM, fixture.records[0].page).unwrap();
     let mut attempt = attempt_for(due(1_001_000), run_id(2));
     let mut waited_ms = 0;
     loop {
@@ -110,14 +110,14 @@ fn a_lock_that_nobody_seems_to_run_under_is_given_up_after_127_ms() {
     assert_eq!(two.order_run(timer, run_id(3), UnixMs(1_001_200)), Edited::Again);
     drop(looking);
     assert_eq!(leave_out(), Edited::Done(()));
-    assert_eq!(two.read(&bench.places[0]).unwrap().control.missed, 1);
+    assert_eq!(two.read(&fixture.records[0]).unwrap().control.missed, 1);
 }
 
 #[test]
 fn an_attempt_is_repeated_by_whoever_comes_first_and_once() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let run = first.attempt().run;
     assert_eq!(
@@ -130,50 +130,50 @@ fn an_attempt_is_repeated_by_whoever_comes_first_and_once() {
     assert_eq!((second.attempt().number, second.attempt().run), (2, run));
     assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
     second.finish(ended(Outcome::Success), None);
-    let reading = one.read(&bench.places[0]).unwrap();
+    let reading = one.read(&fixture.records[0]).unwrap();
     let record = &reading.run;
     assert_eq!((record.counters.retries, record.runs()), (1, 1));
-    assert_eq!(one.results(&bench.places[0], &reading)[0].attempt.number, 2);
+    assert_eq!(one.results(&fixture.records[0], &reading)[0].attempt.number, 2);
 }
 
 #[test]
 fn the_next_due_time_takes_over_from_a_run_that_waits() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     first.finish(ended(Outcome::Timeout), Some(UnixMs(1_001_900)));
     let second = won(&one, timer, due(1_002_000), 1_002_000);
     second.finish(ended(Outcome::Success), None);
-    let run = one.read(&bench.places[0]).unwrap().run;
+    let run = one.read(&fixture.records[0]).unwrap().run;
     assert_eq!(run.counters.ended_with(Outcome::Timeout), 1);
     assert_eq!(run.counters.ended_with(Outcome::Success), 1);
 }
 
 #[test]
 fn what_a_claim_passes_over_is_missed_and_what_waited_in_the_queue_an_overlap() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let place = &bench.places[0];
-    let timer = timer(place, &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let record = &fixture.records[0];
+    let timer = timer(record, &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     for at in [1_002_000, 1_003_000] {
         let edited = one.overlap(timer, UnixMs(at), OverlapPolicy::Queue, UnixMs(at));
         assert_eq!(edited, Edited::Done(true));
     }
     first.finish(ended(Outcome::Success), None);
-    assert_eq!(one.read(place).unwrap().queued(UnixMs(1_003_100)), Some(UnixMs(1_003_000)));
+    assert_eq!(one.read(record).unwrap().queued(UnixMs(1_003_100)), Some(UnixMs(1_003_000)));
     won(&one, timer, due(1_006_000), 1_006_000).finish(ended(Outcome::Success), None);
-    let control = one.read(place).unwrap().control;
+    let control = one.read(record).unwrap().control;
     assert_eq!((control.overlaps, control.missed), (2, 2));
 }
 
 #[test]
 fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let place = &bench.places[0];
-    let timer = timer(place, &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let record = &fixture.records[0];
+    let timer = timer(record, &every);
     one.set_fault(Fault::Full);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert_eq!(one.health(), Health::Degraded);
@@ -194,27 +194,27 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
     one.inner.failing.clear();
     assert_eq!(one.health(), Health::Ok);
-    let run = two.read(place).unwrap().run;
+    let run = two.read(record).unwrap().run;
     assert_eq!(run.counters.ended_with(Outcome::Success), 3);
     assert_eq!(run.counters.ended_with(Outcome::Interrupted), 0);
 }
 
 #[test]
 fn a_degraded_timer_is_left_to_its_own_slot() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
     one.set_fault(Fault::Full);
-    let timer = Timer { owner: Owner::Other, ..timer(&bench.places[0], &every) };
+    let timer = Timer { owner: Owner::Other, ..timer(&fixture.records[0], &every) };
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));
 }
 
 #[test]
 fn a_timer_without_a_record_runs_from_memory() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let place = Place::nowhere("b");
-    let timer = timer(&place, &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let record = Record::nowhere("b");
+    let timer = timer(&record, &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::Overlap(_)));
     let _ = one.overlap(timer, UnixMs(1_002_000), OverlapPolicy::Skip, UnixMs(1_002_000));
@@ -225,12 +225,12 @@ fn a_timer_without_a_record_runs_from_memory() {
 
 #[test]
 fn a_record_that_belongs_to_another_name_is_not_touched() {
-    let bench = Bench::memory(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let place = Place { number: 1, page: bench.places[0].page, ..Place::nowhere("b") };
-    let timer = timer(&place, &every);
-    let before = one.read(&bench.places[0]).unwrap();
+    let fixture = Fixture::memory(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let record = Record { number: 1, page: fixture.records[0].page, ..Record::nowhere("b") };
+    let timer = timer(&record, &every);
+    let before = one.read(&fixture.records[0]).unwrap();
     won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);
-    assert_eq!(one.read(&bench.places[0]).unwrap(), before);
+    assert_eq!(one.read(&fixture.records[0]).unwrap(), before);
     assert!(matches!(one.take_notices()[..], [Notice::Lost { .. }, ..]));
 }

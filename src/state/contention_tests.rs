@@ -10,15 +10,15 @@ use std::time::Duration;
 use crate::os::file::Owner as FileOwner;
 use crate::schedule::UnixMs;
 
-use super::bench::*;
+use super::fixture::*;
 use super::*;
 
 /// Reads as a patient reader does.
-fn read(store: &Store, place: &Place) -> Option<Reading> {
-    store.read(place).ok().or_else(|| {
+fn read(store: &Store, record: &Record) -> Option<Reading> {
+    store.read(record).ok().or_else(|| {
         Steps::default().find_map(|wait| {
             thread::sleep(wait);
-            store.read(place).ok()
+            store.read(record).ok()
         })
     })
 }
@@ -28,32 +28,32 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
     const TIMERS: usize = 1000;
     let names: Vec<String> = (0..TIMERS).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let bench = Bench::file(&names);
-    let places = bench.places.to_vec();
+    let fixture = Fixture::file(&names);
+    let records = fixture.records.to_vec();
     let done = AtomicBool::new(false);
     let reads = AtomicU64::new(0);
-    let path = bench.configured.path().unwrap().to_path_buf();
+    let path = fixture.configured.path().unwrap().to_path_buf();
     let attach = |pid| {
         // As `State::attach` does; a `State` stays in its thread.
         let file = crate::os::file::open_existing(&path).unwrap();
-        let pages = super::pages::Pages::new(file);
+        let pages = super::paged_file::PagedFile::new(file);
         Store::new(
             Some(pages),
             Process { pid, started: 1, boot: BOOT },
             Health::Ok,
             failing(),
-            UnixMs(bench.now),
+            UnixMs(fixture.now),
         )
     };
-    let (places, done, reads, attach) = (&places, &done, &reads, &attach);
-    let now = bench.now;
+    let (records, done, reads, attach) = (&records, &done, &reads, &attach);
+    let now = fixture.now;
     thread::scope(|scope| {
         for pid in 0..10 {
             scope.spawn(move || {
                 let store = attach(100 + pid);
                 while !done.load(Ordering::Relaxed) {
-                    for place in places {
-                        assert!(read(&store, place).is_some(), "a reader gave up");
+                    for record in records {
+                        assert!(read(&store, record).is_some(), "a reader gave up");
                         reads.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -67,13 +67,13 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
                     let every = secondly();
                     let mut won = 0;
                     for round in 1..=3 {
-                        for place in places {
+                        for record in records {
                             let at = now + round * 1000;
                             let wanted = due(at);
                             let mut attempt = attempt_for(wanted, run_id(1));
                             let step = loop {
                                 let step =
-                                    attempt.step(&store, timer(place, &every), &mut || UnixMs(at));
+                                    attempt.step(&store, timer(record, &every), &mut || UnixMs(at));
                                 match step {
                                     Step::Again { after } => thread::sleep(after),
                                     step => break step,
@@ -96,8 +96,8 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
             .collect();
         let editor = scope.spawn(move || {
             let store = attach(50);
-            for place in places {
-                while store.order_run(timer(place, &secondly()), run_id(5), UnixMs(now))
+            for record in records {
+                while store.order_run(timer(record, &secondly()), run_id(5), UnixMs(now))
                     == Edited::Again
                 {}
             }
@@ -107,8 +107,8 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
         done.store(true, Ordering::Relaxed);
         let store = attach(60);
         let mut runs = 0;
-        for place in places {
-            let reading = read(&store, place).unwrap();
+        for record in records {
+            let reading = read(&store, record).unwrap();
             let (run, control) = (&reading.run, &reading.control);
             runs += usize::try_from(run.runs()).unwrap();
             assert_eq!(run.runs() + control.missed + control.overlaps, 3, "{reading:?}");
@@ -124,10 +124,10 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
 
 #[test]
 fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let place = &bench.places[0];
-    let timer = timer(place, &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let record = &fixture.records[0];
+    let timer = timer(record, &every);
     let now = UnixMs(1_001_500);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let before = one.order_number();
@@ -136,16 +136,16 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
     assert_eq!(two.order_cancel(timer, now), Edited::Done(Ordered::Pending(run)));
     assert_eq!(two.order_run(timer, run_id(9), now), Edited::Done(Ordered::Conflict));
     assert_eq!(one.order_number(), before + 3);
-    assert!(one.is_cancelled(place, run));
+    assert!(one.is_cancelled(record, run));
     first.finish(ended(Outcome::Cancelled), None);
-    assert!(one.read(place).unwrap().is_paused(now));
+    assert!(one.read(record).unwrap().is_paused(now));
     assert_eq!(
         two.order_run(timer, run_id(9), now),
         Edited::Done(Ordered::Pending(run_id(9))),
         "works while paused"
     );
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    let decision = decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None);
+    let decision = decide(&one.read(record).unwrap(), &Look::at(&every, now), policy, None);
     let Decision::Claim(wanted @ Wanted::Order { .. }) = decision else { panic!("{decision:?}") };
     let manual = won(&one, timer, wanted, now.0);
     assert_eq!((manual.attempt().run, manual.attempt().due), (run_id(9), now));
@@ -155,17 +155,17 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
 
 #[test]
 fn an_order_that_is_to_come_again_was_not_given() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let place = &bench.places[0];
-    let timer = timer(place, &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let record = &fixture.records[0];
+    let timer = timer(record, &every);
     let now = UnixMs(1_000_500);
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
-    let wanted = |now| match decide(&one.read(place).unwrap(), &Look::at(&every, now), policy, None)
-    {
-        Decision::Claim(wanted @ Wanted::Order { .. }) => Some(wanted),
-        _ => None,
-    };
+    let wanted =
+        |now| match decide(&one.read(record).unwrap(), &Look::at(&every, now), policy, None) {
+            Decision::Claim(wanted @ Wanted::Order { .. }) => Some(wanted),
+            _ => None,
+        };
 
     // Somebody else gives an order, or pauses all timers.
     let elsewhere = one.lock_header().unwrap();
@@ -173,7 +173,7 @@ fn an_order_that_is_to_come_again_was_not_given() {
     assert_eq!(wanted(now), None, "or it would run now, and once more when it comes again");
     assert_eq!(two.pause(timer, None, now), Edited::Again);
     assert_eq!(two.pause_all(None, now), Edited::Again);
-    assert!(!one.read(place).unwrap().is_paused(now));
+    assert!(!one.read(record).unwrap().is_paused(now));
     drop(elsewhere);
 
     let before = one.order_number();
@@ -183,7 +183,7 @@ fn an_order_that_is_to_come_again_was_not_given() {
 
     let elsewhere = one.lock_header().unwrap();
     assert_eq!(two.order_cancel(timer, now), Edited::Again);
-    assert!(!one.is_cancelled(place, run_id(5)), "the run after it would be cancelled, too");
+    assert!(!one.is_cancelled(record, run_id(5)), "the run after it would be cancelled, too");
     drop(elsewhere);
     claim.finish(ended(Outcome::Success), None);
     assert_eq!(wanted(now), None, "it has run once");
@@ -194,12 +194,12 @@ fn an_order_that_is_to_come_again_was_not_given() {
 fn holder() {
     let Some(path) = std::env::var_os("TIMER_STATE_HELD") else { return };
     let file = crate::os::file::open_existing(path.as_ref()).unwrap();
-    let pages = super::pages::Pages::new(file);
+    let pages = super::paged_file::PagedFile::new(file);
     let process = Process { pid: std::process::id(), started: 1, boot: BOOT };
     let store = Store::new(Some(pages), process, Health::Ok, failing(), UnixMs(1_000_000));
-    let place = Place { page: Some(1), ..Place::nowhere("a") };
+    let record = Record { page: Some(1), ..Record::nowhere("a") };
     let every = secondly();
-    let claim = won(&store, timer(&place, &every), due(1_001_000), 1_001_000);
+    let claim = won(&store, timer(&record, &every), due(1_001_000), 1_001_000);
     fs::write(std::env::var_os("TIMER_STATE_READY").unwrap(), b"").unwrap();
     thread::sleep(Duration::from_secs(60));
     drop(claim);
@@ -207,8 +207,8 @@ fn holder() {
 
 #[test]
 fn a_killed_holder_is_seen_as_interrupted_with_its_pid() {
-    let bench = Bench::file(&["a"]);
-    let path = bench.configured.path().unwrap();
+    let fixture = Fixture::file(&["a"]);
+    let path = fixture.configured.path().unwrap();
     let ready = path.with_file_name("ready");
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "state::contention_tests::holder"])
@@ -224,8 +224,8 @@ fn a_killed_holder_is_seen_as_interrupted_with_its_pid() {
         thread::sleep(Duration::from_millis(5));
     }
     assert!(ready.exists());
-    let (store, every) = (bench.worker(1), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let (store, every) = (fixture.worker(1), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let mut clock = || UnixMs(1_001_500);
     let retry = RetryPolicy::default();
     let Recovered::HeldElsewhere(attempt) = store.recover(timer, &retry, &mut clock) else {
@@ -247,9 +247,9 @@ fn a_killed_holder_is_seen_as_interrupted_with_its_pid() {
 
 #[test]
 fn an_interrupted_run_is_repeated_where_the_policy_says_so() {
-    let bench = Bench::memory(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let run = first.attempt().run;
     drop((first, one));
@@ -261,24 +261,24 @@ fn an_interrupted_run_is_repeated_where_the_policy_says_so() {
     };
     let mut clock = || UnixMs(1_001_500);
     assert_eq!(two.recover(timer, &retry, &mut clock), Recovered::Interrupted);
-    let Progress::Waiting(_, wait) = two.read(&bench.places[0]).unwrap().run.progress else {
+    let Progress::Waiting(_, wait) = two.read(&fixture.records[0]).unwrap().run.progress else {
         panic!("it does not wait")
     };
     let next = Wanted::Next { run, attempt: 2 };
     won(&two, timer, next, wait.next_at.0).finish(ended(Outcome::Success), None);
-    assert_eq!(two.read(&bench.places[0]).unwrap().run.runs(), 1);
+    assert_eq!(two.read(&fixture.records[0]).unwrap().run.runs(), 1);
 }
 
 #[test]
 fn a_master_that_hangs_in_the_header_lock_delays_another_by_two_seconds_only() {
-    let bench = Bench::file(&["a"]);
-    let path = bench.configured.path().unwrap();
-    let other = super::pages::Pages::new(crate::os::file::open_existing(path).unwrap());
+    let fixture = Fixture::file(&["a"]);
+    let path = fixture.configured.path().unwrap();
+    let other = super::paged_file::PagedFile::new(crate::os::file::open_existing(path).unwrap());
     let mut no_wait = |_| ();
     let hanging = Opener {
-        pid_file: &bench.pid_file,
+        pid_file: &fixture.pid_file,
         workers: FileOwner::of_this_process(),
-        now: UnixMs(bench.now),
+        now: UnixMs(fixture.now),
         patience: PATIENCE,
         wait: &mut no_wait,
     }
@@ -287,48 +287,49 @@ fn a_master_that_hangs_in_the_header_lock_delays_another_by_two_seconds_only() {
     let mut waited = Duration::ZERO;
     let mut wait = |time| waited += time;
     let mut opener = Opener {
-        pid_file: &bench.pid_file,
+        pid_file: &fixture.pid_file,
         workers: FileOwner::of_this_process(),
-        now: UnixMs(bench.now),
+        now: UnixMs(fixture.now),
         patience: PATIENCE,
         wait: &mut wait,
     };
-    let cycle = open(&bench.configured, bench.state.as_ref(), &["a", "b"], &mut opener).unwrap();
+    let cycle =
+        open(&fixture.configured, fixture.state.as_ref(), &["a", "b"], &mut opener).unwrap();
     assert_eq!(waited, Duration::from_secs(2));
     assert!(matches!(cycle.notices[..], [Notice::HeaderLocked]), "{:?}", cycle.notices);
-    assert!(cycle.places[0].page.is_some() && cycle.places[1].page.is_none());
+    assert!(cycle.records[0].page.is_some() && cycle.records[1].page.is_none());
     assert_eq!(cycle.state.health(), Health::Degraded);
     drop(hanging);
 }
 
 #[test]
 fn a_pause_that_has_expired_does_not_come_again_with_the_clock() {
-    let bench = Bench::file(&["a"]);
-    let (one, every) = (bench.worker(1), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, every) = (fixture.worker(1), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let until = Some(UnixMs(1_005_000));
     assert_eq!(one.pause(timer, until, UnixMs(1_001_500)), Edited::Done(()));
     assert_eq!(one.pause_all(until, UnixMs(1_001_500)), Edited::Done(()));
     one.end_pauses(timer, UnixMs(1_004_999));
-    assert!(one.read(timer.place).unwrap().is_paused(UnixMs(1_004_999)), "it holds still");
+    assert!(one.read(timer.record).unwrap().is_paused(UnixMs(1_004_999)), "it holds still");
     let _ = one.header();
     one.end_pauses(timer, UnixMs(1_005_000));
-    let reading = one.read(timer.place).unwrap();
+    let reading = one.read(timer.record).unwrap();
     assert!(!reading.is_paused(UnixMs(1_002_000)));
     assert_eq!(reading.dealt_with_up_to(UnixMs(1_006_000)), UnixMs(1_005_000));
 }
 
 #[test]
 fn a_run_does_not_wait_for_who_keeps_locked_what_lies_ahead() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let ahead = UnixMs(1_000_000_000);
     assert_eq!(one.pause_all(None, ahead), Edited::Done(()));
     assert_eq!(one.resume_all(ahead), Edited::Done(()));
     let elsewhere = two.lock_header().unwrap();
     let now = UnixMs(1_002_000);
-    let reading = one.read(timer.place).unwrap();
+    let reading = one.read(timer.record).unwrap();
     let policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::On };
     assert_eq!(decide(&reading, &Look::at(&every, now), policy, None), Decision::ClockSetBack);
     assert_eq!(one.set_back(timer, &mut || now), Recovered::Again);
@@ -339,7 +340,7 @@ fn a_run_does_not_wait_for_who_keeps_locked_what_lies_ahead() {
     won(&one, timer, wanted, now.0).finish(ended(Outcome::Success), None);
     drop(elsewhere);
     assert_eq!(one.set_back(timer, &mut || now), Recovered::Nothing);
-    let reading = one.read(timer.place).unwrap();
+    let reading = one.read(timer.record).unwrap();
     assert!(!matches!(
         decide(&reading, &Look::at(&every, now), policy, None),
         Decision::ClockSetBack

@@ -2,7 +2,7 @@
 
 use crate::schedule::UnixMs;
 
-use super::fields::{Fields, FieldsMut};
+use super::codec::{Decoder, Encoder};
 use super::format::{CONTROL, Field, GAPS, control as at, gap};
 use super::run::RunId;
 
@@ -95,8 +95,8 @@ impl Gaps {
 
     /// Adds one, if there is room for it.
     pub(super) fn push(&mut self, gap: Gap) {
-        if let Some(place) = self.gaps.get_mut(usize::from(self.len)) {
-            *place = gap;
+        if let Some(record) = self.gaps.get_mut(usize::from(self.len)) {
+            *record = gap;
             self.len += 1;
         }
     }
@@ -223,7 +223,7 @@ impl Control {
     /// The part as it stands in the file, in the record of `name`.
     pub(super) fn encode(&self, name: &str) -> [u8; CONTROL.bytes] {
         let mut bytes = [0; CONTROL.bytes];
-        let mut to = FieldsMut(&mut bytes);
+        let mut to = Encoder(&mut bytes);
         to.u64(at::SERIAL, self.serial);
         to.name(at::NAME, name);
         to.u64(at::SCHEDULE_HASH, self.schedule_hash);
@@ -268,12 +268,12 @@ impl Control {
 
     /// Whose part it is; `None` if its checksum or its name is wrong.
     pub(super) fn name_in(bytes: &[u8]) -> Option<&str> {
-        if CONTROL.is_whole(bytes) { Fields(bytes).name(at::NAME) } else { None }
+        if CONTROL.is_whole(bytes) { Decoder(bytes).name(at::NAME) } else { None }
     }
 
     /// Reads a part that is whole.
     pub(super) fn decode_whole(bytes: &[u8]) -> Self {
-        let from = Fields(bytes);
+        let from = Decoder(bytes);
         Self {
             serial: from.u64(at::SERIAL),
             schedule_hash: from.u64(at::SCHEDULE_HASH),
@@ -328,7 +328,7 @@ impl Presence {
 
 /// Writes a pause as two instants.
 pub(super) fn put_pause(
-    to: &mut FieldsMut<'_>,
+    to: &mut Encoder<'_>,
     since: Field<8>,
     until: Field<8>,
     paused: Option<Paused>,
@@ -338,7 +338,7 @@ pub(super) fn put_pause(
 }
 
 /// Reads what [`put_pause`] wrote.
-pub(super) fn get_pause(from: Fields<'_>, since: Field<8>, until: Field<8>) -> Option<Paused> {
+pub(super) fn get_pause(from: Decoder<'_>, since: Field<8>, until: Field<8>) -> Option<Paused> {
     let until = Some(from.instant(until)).filter(|until| *until != FOR_EVER);
     Some(Paused { since: from.some_instant(since)?, until })
 }

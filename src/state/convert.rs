@@ -14,7 +14,7 @@ use crate::schedule::UnixMs;
 
 use super::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT_MARK, TEXT_MARK_AT};
 use super::header::{HeaderControl, Identity, Records};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::version1;
 
 /// Whether the file may be converted now, as far as others than masters go. Workers whose master was
@@ -23,7 +23,7 @@ use super::version1;
 /// # Errors
 ///
 /// What a system call reports.
-pub(super) fn may_convert(pages: &Pages) -> io::Result<bool> {
+pub(super) fn may_convert(pages: &PagedFile) -> io::Result<bool> {
     Ok(pages.any_record_held()? == Held::Nowhere)
 }
 
@@ -33,7 +33,7 @@ pub(super) fn may_convert(pages: &Pages) -> io::Result<bool> {
 /// # Errors
 ///
 /// What a system call reports; what was converted until then is not converted again.
-pub(super) fn convert(pages: &Pages, identity: &mut Identity, now: UnixMs) -> io::Result<()> {
+pub(super) fn convert(pages: &PagedFile, identity: &mut Identity, now: UnixMs) -> io::Result<()> {
     if identity.records == Records::Old {
         convert_header(pages, identity, now)?;
     }
@@ -54,12 +54,12 @@ pub(super) fn convert(pages: &Pages, identity: &mut Identity, now: UnixMs) -> io
 /// # Errors
 ///
 /// What a system call reports.
-pub(super) fn end(pages: &Pages, identity: &mut Identity) -> io::Result<()> {
+pub(super) fn end(pages: &PagedFile, identity: &mut Identity) -> io::Result<()> {
     identity.records = Records::Current;
     pages.write(&identity.encode_part(), 0)
 }
 
-fn convert_header(pages: &Pages, identity: &mut Identity, now: UnixMs) -> io::Result<()> {
+fn convert_header(pages: &PagedFile, identity: &mut Identity, now: UnixMs) -> io::Result<()> {
     let old = pages.read_page(0)?;
     let (control, order_number) = version1::decode_header(&old);
     // What holds for all timers is lost with a damaged part: what came due until now is none of theirs.

@@ -9,13 +9,13 @@ use crate::os::file::open_existing;
 use crate::os::lock::{Holder, Kind, Tried, try_lock};
 use crate::schedule::UnixMs;
 
-use super::bench::*;
 use super::control::{Gap, Order, Paused};
 use super::convert::{self, convert};
 use super::file::read_identity;
+use super::fixture::*;
 use super::format::{PAGE_BYTES, TEXT, TEXT_MARK, TEXT_MARK_AT};
 use super::header::Records;
-use super::pages::{Fault, Pages};
+use super::paged_file::{Fault, PagedFile};
 use super::*;
 
 /// A file that the module wrote when it knew format 1 only: with history, a pause, an order, a retry that
@@ -28,15 +28,15 @@ pub(super) const WRITTEN: i64 = 1_764_000_042_000;
 const BASE: i64 = 1_764_000_000_000;
 
 /// A state whose file is of format 1, not opened yet.
-pub(super) fn old_file() -> Bench {
-    let mut bench = Bench::closed(StatePath::Named);
-    fs::write(path(&bench), OLD).unwrap();
-    bench.now = WRITTEN;
-    bench
+pub(super) fn old_file() -> Fixture {
+    let mut fixture = Fixture::closed(StatePath::Named);
+    fs::write(path(&fixture), OLD).unwrap();
+    fixture.now = WRITTEN;
+    fixture
 }
 
-pub(super) fn path(bench: &Bench) -> PathBuf {
-    bench.configured.path().unwrap().into()
+pub(super) fn path(fixture: &Fixture) -> PathBuf {
+    fixture.configured.path().unwrap().into()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the record has it")]
@@ -45,16 +45,16 @@ fn at(ms: i64) -> Option<UnixMs> {
 }
 
 /// Judges what a file says that was of format 1.
-pub(super) fn judge(bench: &Bench) {
-    let worker = bench.worker(1);
-    let read = |name| worker.read(place(bench, name)).unwrap();
+pub(super) fn judge(fixture: &Fixture) {
+    let worker = fixture.worker(1);
+    let read = |name| worker.read(record(fixture, name)).unwrap();
     for name in NAMES {
         let seen = read(name);
         let Reading { run, control, header } = &seen;
         assert_eq!(control.presence, Presence::Enabled, "{name}");
         assert_eq!((control.created_at, control.not_before), (at(500), None), "{name}");
         assert_eq!((header.not_before, header.paused), (at(41_500), None));
-        let results = worker.results(place(bench, name), &seen);
+        let results = worker.results(record(fixture, name), &seen);
         let ended = run.counters.ended().min(32);
         assert_eq!(results.len() as u64, ended, "{name}");
         assert_eq!(run.last_result, results.first().map(LastResult::from), "{name}");
@@ -71,7 +71,7 @@ pub(super) fn judge(bench: &Bench) {
     assert_eq!((run.counters.retries, run.duration_sum_ms), (7, 120));
     assert_eq!((run.last_success_at, run.last_start_at), (at(36_007), at(40_007)));
     assert_eq!((run.last_lateness_ms, run.consecutive_failures), (7, 3));
-    let results = worker.results(place(bench, "history"), &seen);
+    let results = worker.results(record(fixture, "history"), &seen);
     let dues: Vec<_> = results.iter().map(|it| (it.attempt.due.0 - BASE) / 1000).collect();
     assert_eq!(dues, (9..=40).rev().collect::<Vec<_>>());
     let newest = results[3];
@@ -114,27 +114,27 @@ const OUTCOMES: [Outcome; 6] = [
 
 #[test]
 fn everything_survives_and_goes_on() {
-    let mut bench = old_file();
-    assert!(checked(&bench).unwrap().is_none(), "a test of the configuration");
-    assert_eq!(fs::read(path(&bench)).unwrap(), OLD);
-    assert!(matches!(bench.reload(&NAMES).unwrap()[..], [Notice::IsPaused { .. }]));
-    assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok);
-    judge(&bench);
-    bench.state = None;
-    bench.reload(&NAMES).unwrap();
-    judge(&bench);
+    let mut fixture = old_file();
+    assert!(checked(&fixture).unwrap().is_none(), "a test of the configuration");
+    assert_eq!(fs::read(path(&fixture)).unwrap(), OLD);
+    assert!(matches!(fixture.reload(&NAMES).unwrap()[..], [Notice::IsPaused { .. }]));
+    assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Ok);
+    judge(&fixture);
+    fixture.state = None;
+    fixture.reload(&NAMES).unwrap();
+    judge(&fixture);
     // A timer that was not configured any more has its record still.
-    bench.reload(&["absent"]).unwrap();
-    assert_eq!(counts(&bench, "absent"), 1);
-    bench.reload(&NAMES).unwrap();
+    fixture.reload(&["absent"]).unwrap();
+    assert_eq!(counts(&fixture, "absent"), 1);
+    fixture.reload(&NAMES).unwrap();
     for name in ["history", "running", "waiting", "queued"] {
-        let before = bench.worker(1).read(place(&bench, name)).unwrap().run.counters.ended();
-        run_once(&mut bench, name);
-        let seen = bench.worker(1).read(place(&bench, name)).unwrap();
+        let before = fixture.worker(1).read(record(&fixture, name)).unwrap().run.counters.ended();
+        run_once(&mut fixture, name);
+        let seen = fixture.worker(1).read(record(&fixture, name)).unwrap();
         // What was in progress has ended, too.
         let ended = seen.run.counters.ended() - before;
         assert_eq!(ended, if matches!(name, "running" | "waiting") { 2 } else { 1 }, "{name}");
-        let results = bench.worker(1).results(place(&bench, name), &seen);
+        let results = fixture.worker(1).results(record(&fixture, name), &seen);
         assert_eq!(results[0].ended.outcome, Outcome::Success);
     }
 }
@@ -142,30 +142,30 @@ fn everything_survives_and_goes_on() {
 #[test]
 fn a_kill_at_any_write_leaves_a_file_with_which_the_next_start_goes_on() {
     let whole = {
-        let mut bench = old_file();
-        bench.reload(&NAMES).unwrap();
-        bench.state = None;
-        fs::read(path(&bench)).unwrap()
+        let mut fixture = old_file();
+        fixture.reload(&NAMES).unwrap();
+        fixture.state = None;
+        fs::read(path(&fixture)).unwrap()
     };
     let mut writes = 0;
     loop {
-        let mut bench = old_file();
-        let pages = Pages::new(open_existing(&path(&bench)).unwrap());
+        let mut fixture = old_file();
+        let pages = PagedFile::new(open_existing(&path(&fixture)).unwrap());
         pages.set_fault(Fault::KilledAfter(writes));
         let mut identity = read_identity(&pages).unwrap().unwrap();
         assert_eq!(identity.records, Records::Old);
-        convert(&pages, &mut identity, UnixMs(bench.now)).unwrap();
+        convert(&pages, &mut identity, UnixMs(fixture.now)).unwrap();
         convert::end(&pages, &mut identity).unwrap();
         let was_killed = pages.fault() == Fault::Killed;
         drop(pages);
-        let left = fs::read(path(&bench)).unwrap();
+        let left = fs::read(path(&fixture)).unwrap();
         // A module that knows format 1 only refuses it from the first write on.
         let version = u32::from_le_bytes(left[16..20].try_into().unwrap());
         assert_eq!(version, if writes == 0 { 1 } else { 2 });
-        bench.reload(&NAMES).unwrap();
-        judge(&bench);
-        bench.state = None;
-        assert!(fs::read(path(&bench)).unwrap() == whole, "killed at write {writes}");
+        fixture.reload(&NAMES).unwrap();
+        judge(&fixture);
+        fixture.state = None;
+        assert!(fs::read(path(&fixture)).unwrap() == whole, "killed at write {writes}");
         if !was_killed {
             break;
         }
@@ -184,19 +184,19 @@ fn whichever_call_fails_the_next_start_takes_all_of_it_over() {
         (Call::Stat, errno::EIO),
     ] {
         for after in 0.. {
-            let mut bench = old_file();
+            let mut fixture = old_file();
             let effect = Effect::Errno(error);
             // Once more at once would succeed.
             let fault = CallFault { call: Some(call), after, repeat: Repeat::FromThenOn, effect };
             let failed = with(fault, || {
-                let opened = bench.open(&NAMES);
+                let opened = fixture.open(&NAMES);
                 (fired() > 0).then_some(opened)
             });
             let Some(opened) = failed else { break };
             drop(opened);
-            bench.reload(&NAMES).unwrap();
-            assert_eq!(bench.state.as_ref().unwrap().backing(), Backing::File);
-            judge(&bench);
+            fixture.reload(&NAMES).unwrap();
+            assert_eq!(fixture.state.as_ref().unwrap().backing(), Backing::File);
+            judge(&fixture);
         }
     }
 }
@@ -206,25 +206,25 @@ fn a_damaged_part_costs_itself_only() {
     // The run part, the control part, and the control part of the header.
     for (at, lost) in [(PAGE_BYTES + 600, "run"), (PAGE_BYTES + 2600, "control"), (2100, "header")]
     {
-        let mut bench = old_file();
+        let mut fixture = old_file();
         let mut bytes = OLD.to_vec();
         bytes[at] ^= 1;
-        fs::write(path(&bench), &bytes).unwrap();
-        bench.reload(&NAMES).unwrap();
-        let (worker, every) = (bench.worker(1), secondly());
+        fs::write(path(&fixture), &bytes).unwrap();
+        fixture.reload(&NAMES).unwrap();
+        let (worker, every) = (fixture.worker(1), secondly());
         if lost == "header" {
             let header = worker.header();
             assert_eq!((header.not_before, header.paused), (Some(UnixMs(WRITTEN)), None));
             continue;
         }
-        let timer = timer(place(&bench, "history"), &every);
-        while worker.read(timer.place).is_err() {
-            assert_eq!(worker.repair(timer.place, UnixMs(bench.now)), Recovered::Nothing);
+        let timer = timer(record(&fixture, "history"), &every);
+        while worker.read(timer.record).is_err() {
+            assert_eq!(worker.repair(timer.record, UnixMs(fixture.now)), Recovered::Nothing);
         }
-        let seen = worker.read(timer.place).unwrap();
+        let seen = worker.read(timer.record).unwrap();
         assert_eq!(seen.run.counters.ended(), if lost == "run" { 0 } else { 40 }, "{lost}");
-        assert_eq!(counts(&bench, "paused"), 1);
-        assert_eq!(seen.first(UnixMs(bench.now), Duration::MAX), None);
+        assert_eq!(counts(&fixture, "paused"), 1);
+        assert_eq!(seen.first(UnixMs(fixture.now), Duration::MAX), None);
     }
 }
 
@@ -237,82 +237,82 @@ fn a_damaged_header_of_format_1_is_ours_and_can_be_written_anew() {
         effect: Effect::Errno(16),
     };
     for at in [0, 24, 100] {
-        let mut bench = old_file();
+        let mut fixture = old_file();
         let mut bytes = OLD.to_vec();
         bytes[at] ^= 1;
         bytes[40] ^= 1;
-        fs::write(path(&bench), &bytes).unwrap();
-        let notices = with(MOUNT_POINT, || bench.reload(&NAMES).unwrap());
+        fs::write(path(&fixture), &bytes).unwrap();
+        let notices = with(MOUNT_POINT, || fixture.reload(&NAMES).unwrap());
         assert!(matches!(notices[0], Notice::Rewritten { bad: Bad::Damaged, .. }), "{notices:?}");
-        judge(&bench);
+        judge(&fixture);
     }
 }
 
 #[test]
 fn a_run_of_a_worker_whose_master_was_killed_is_waited_for() {
-    let mut bench = old_file();
-    let orphan = open_existing(&path(&bench)).unwrap();
+    let mut fixture = old_file();
+    let orphan = open_existing(&path(&fixture)).unwrap();
     let byte = u64::from(5_u32) * PAGE_BYTES as u64;
     let locked = try_lock(&orphan, Holder::Description, byte, Kind::Exclusive);
     assert_eq!(locked.unwrap(), Tried::Taken);
-    assert!(matches!(bench.reload(&NAMES).unwrap()[..], [Notice::Waits]));
-    assert!(bench.state.as_ref().unwrap().waits());
-    assert_eq!(fs::read(path(&bench)).unwrap(), OLD);
+    assert!(matches!(fixture.reload(&NAMES).unwrap()[..], [Notice::Waits]));
+    assert!(fixture.state.as_ref().unwrap().waits());
+    assert_eq!(fs::read(path(&fixture)).unwrap(), OLD);
     drop(orphan);
-    bench.reload(&NAMES).unwrap();
-    judge(&bench);
+    fixture.reload(&NAMES).unwrap();
+    judge(&fixture);
 }
 
 /// Writes a page of a text, whole or torn, behind the records of a file.
-fn write_text(bench: &Bench, page: usize, torn: bool) -> Vec<u8> {
+fn write_text(fixture: &Fixture, page: usize, torn: bool) -> Vec<u8> {
     let mut text = vec![0; PAGE_BYTES];
     text[16..24].copy_from_slice(&[7; 8]);
     text[40..45].copy_from_slice(b"hello");
     TEXT.seal(&mut text[..TEXT.bytes]);
     text[TEXT_MARK_AT..].copy_from_slice(&TEXT_MARK);
     text[41] ^= u8::from(torn);
-    let mut bytes = fs::read(path(bench)).unwrap();
+    let mut bytes = fs::read(path(fixture)).unwrap();
     bytes[page * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(&text);
-    fs::write(path(bench), bytes).unwrap();
+    fs::write(path(fixture), bytes).unwrap();
     text
 }
 
 #[test]
 fn a_page_of_a_text_is_no_record_whether_whole_or_torn() {
     for torn in [false, true] {
-        let mut bench = Bench::file(&["a"]);
-        run_once(&mut bench, "a");
-        let texts = [2, 3].map(|page| write_text(&bench, page, torn));
+        let mut fixture = Fixture::file(&["a"]);
+        run_once(&mut fixture, "a");
+        let texts = [2, 3].map(|page| write_text(&fixture, page, torn));
         let names: Vec<String> = (0..20).map(|n| format!("timer-{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).chain(["a"]).collect();
-        bench.first = First::Now;
-        let notices = bench.reload(&names).unwrap();
+        fixture.first = First::Now;
+        let notices = fixture.reload(&names).unwrap();
         assert!(notices.is_empty(), "nothing is damaged: {notices:?}");
-        assert!(bench.places.iter().all(|place| !matches!(place.page, None | Some(2 | 3))));
-        assert_eq!(counts(&bench, "a"), 1);
-        let pages = Pages::new(open_existing(&path(&bench)).unwrap());
+        assert!(fixture.records.iter().all(|record| !matches!(record.page, None | Some(2 | 3))));
+        assert_eq!(counts(&fixture, "a"), 1);
+        let pages = PagedFile::new(open_existing(&path(&fixture)).unwrap());
         let mut identity = read_identity(&pages).unwrap().unwrap();
-        convert(&pages, &mut identity, UnixMs(bench.now)).unwrap();
-        let bytes = fs::read(path(&bench)).unwrap();
+        convert(&pages, &mut identity, UnixMs(fixture.now)).unwrap();
+        let bytes = fs::read(path(&fixture)).unwrap();
         for (page, text) in [2, 3].into_iter().zip(&texts) {
             assert!(bytes[page * PAGE_BYTES..][..PAGE_BYTES] == *text, "page {page}");
         }
     }
     // It is enough to make a file ours.
-    let bench = Bench::file(&["a"]);
-    write_text(&bench, 2, false);
-    let mut bytes = fs::read(path(&bench)).unwrap();
+    let fixture = Fixture::file(&["a"]);
+    write_text(&fixture, 2, false);
+    let mut bytes = fs::read(path(&fixture)).unwrap();
     bytes[..2 * PAGE_BYTES].fill(0x55);
-    fs::write(path(&bench), &bytes).unwrap();
-    assert!(checked(&bench).unwrap().is_none());
+    fs::write(path(&fixture), &bytes).unwrap();
+    assert!(checked(&fixture).unwrap().is_none());
 }
 
 #[test]
 fn an_end_that_is_cut_short_between_its_writes_loses_and_doubles_nothing() {
     for writes in 0..=2 {
-        let bench = Bench::file(&["a"]);
-        let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-        let timer = timer(&bench.places[0], &every);
+        let fixture = Fixture::file(&["a"]);
+        let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+        let timer = timer(&fixture.records[0], &every);
         won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);
         let claim = won(&one, timer, due(1_002_000), 1_002_000);
         one.set_fault(Fault::KilledAfter(writes));
@@ -321,8 +321,8 @@ fn an_end_that_is_cut_short_between_its_writes_loses_and_doubles_nothing() {
         let recovered = two.recover(timer, &RetryPolicy::default(), &mut || UnixMs(1_002_500));
         let cut = writes < 2;
         assert_eq!(recovered == Recovered::Interrupted, cut);
-        let seen = two.read(timer.place).unwrap();
-        let results = two.results(timer.place, &seen);
+        let seen = two.read(timer.record).unwrap();
+        let results = two.results(timer.record, &seen);
         let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0).collect();
         assert_eq!(dues, [1_002_000, 1_001_000], "after {writes} writes");
         assert_eq!(results[0].ended.outcome == Outcome::Interrupted, cut);
@@ -332,12 +332,12 @@ fn an_end_that_is_cut_short_between_its_writes_loses_and_doubles_nothing() {
 
 #[test]
 fn results_that_cannot_be_written_are_kept_until_they_can_be() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);
     let dues = |store: &Store| {
-        let results = store.results(timer.place, &store.read(timer.place).unwrap());
+        let results = store.results(timer.record, &store.read(timer.record).unwrap());
         results.iter().map(|it| it.attempt.due.0 / 1000).collect::<Vec<_>>()
     };
     one.set_fault(Fault::Full);
@@ -348,16 +348,16 @@ fn results_that_cannot_be_written_are_kept_until_they_can_be() {
     assert_eq!(dues(&two), [1001]);
     one.set_fault(Fault::None);
     one.write_again(timer);
-    assert!(!one.has_unwritten(timer.place));
+    assert!(!one.has_unwritten(timer.record));
     assert_eq!(dues(&two), (1009..=1040).rev().collect::<Vec<_>>());
-    assert_eq!(two.read(timer.place).unwrap().run.counters.ended(), 40);
+    assert_eq!(two.read(timer.record).unwrap().run.counters.ended(), 40);
 }
 
 #[test]
 fn what_happens_while_nothing_can_be_read_is_in_the_history_afterwards() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     for at in 1001..=1003 {
         one.read_for(timer).unwrap();
         won(&one, timer, due(at * 1000), at * 1000).finish(ended(Outcome::Success), None);
@@ -370,8 +370,8 @@ fn what_happens_while_nothing_can_be_read_is_in_the_history_afterwards() {
         }
     });
     won(&one, timer, due(1_007_000), 1_007_000).finish(ended(Outcome::Success), None);
-    let seen = two.read(timer.place).unwrap();
-    let results = two.results(timer.place, &seen);
+    let seen = two.read(timer.record).unwrap();
+    let results = two.results(timer.record, &seen);
     let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0 / 1000).collect();
     assert_eq!(dues, (1001..=1007).rev().collect::<Vec<_>>());
     assert_eq!(seen.run.counters.ended_with(Outcome::Failure), 3);

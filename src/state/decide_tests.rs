@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::schedule::UnixMs;
 
-use super::bench::run_id;
 use super::control::{Control, Order, Paused};
 use super::due::tests::every;
+use super::fixture::run_id;
 use super::*;
 
 const RUN_ALL: Policy = Policy {

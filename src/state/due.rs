@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::schedule::{Jitter, Schedule, UnixMs};
 
 use super::claim_part::ClaimPart;
+use super::codec::NEVER;
 use super::control::{Control, Paused, Presence};
 use super::decide::Wanted;
-use super::fields::NEVER;
 use super::header::HeaderControl;
 use super::run::{Attempt, Ended, Outcome, Progress, Trigger};
 

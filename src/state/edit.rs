@@ -11,14 +11,14 @@ use super::due::Reading;
 use super::format::CONTROL;
 use super::header::HeaderControl;
 use super::left_out::Counted;
+use super::locked_read::Blocked;
 use super::look::newest_started;
 use super::notice::Notice;
 use super::run::{Progress, RunId};
 use super::store::{
-    Claimed, Inner, Mine, Owner, Place, Store, Timer, UNREAD_EDIT_TRIES, UNWRITTEN_EDIT_TRIES,
-    Unread, Written,
+    Claimed, Inner, LocalRecord, Owner, Record, Store, Timer, UNREAD_EDIT_TRIES,
+    UNWRITTEN_EDIT_TRIES, Unread, Written,
 };
-use super::under_lock::Blocked;
 
 /// What came of an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +161,10 @@ impl Store {
 
     /// Whether `run` has been ordered to be cancelled; for its holder to ask when the order number
     /// has changed.
-    pub fn is_cancelled(&self, place: &Place, run: RunId) -> bool {
-        let cancel = match self.inner.try_read_control(place) {
+    pub fn is_cancelled(&self, record: &Record, run: RunId) -> bool {
+        let cancel = match self.inner.try_read_control(record) {
             Ok(control) => control.cancel,
-            Err(Unreadable::Lost) => self.inner.local_reading(place).control.cancel,
+            Err(Unreadable::Lost) => self.inner.local_reading(record).control.cancel,
             Err(Unreadable::Torn | Unreadable::Others) => None,
         };
         cancel == Some(run)
@@ -176,7 +176,7 @@ impl Store {
             match reading.control.pending_order(reading.run.orders_done) {
                 Some(order) if order.number == number => {
                     reading.control.order.run = RunId::default();
-                    let name = timer.place.name.clone();
+                    let name = timer.record.name.clone();
                     self.inner.notice(Notice::OrderDropped { name, run: order.run });
                     Change::Write(())
                 }
@@ -281,40 +281,40 @@ impl Store {
         now: UnixMs,
         change: impl FnOnce(&mut Reading) -> Change<T>,
     ) -> Edited<T> {
-        let (inner, place) = (&self.inner, timer.place);
-        let Some(_lock) = inner.try_edit_lock(CONTROL, place.page) else { return Edited::Again };
-        let lost = place.lost();
-        let (place, mut reading) = match self.read_for_edit(place, now) {
-            Ok(reading) => (place, reading),
+        let (inner, record) = (&self.inner, timer.record);
+        let Some(_lock) = inner.try_edit_lock(CONTROL, record.page) else { return Edited::Again };
+        let lost = record.lost();
+        let (record, mut reading) = match self.read_for_edit(record, now) {
+            Ok(reading) => (record, reading),
             Err(Blocked::Again | Blocked::Repaired) => return Edited::Again,
             Err(Blocked::Lost) if timer.owner == Owner::Other => return Edited::Failed,
-            Err(Blocked::Lost) if inner.tries_edit_again(place, UNREAD_EDIT_TRIES) => {
+            Err(Blocked::Lost) if inner.tries_edit_again(record, UNREAD_EDIT_TRIES) => {
                 return Edited::Again;
             }
-            Err(Blocked::Lost) => (&lost, inner.local_reading(place)),
+            Err(Blocked::Lost) => (&lost, inner.local_reading(record)),
         };
         match change(&mut reading) {
             Change::Again => Edited::Again,
             Change::Leave(answer) => Edited::Done(answer),
             Change::Write(answer) => {
                 let control = &mut reading.control;
-                let written = inner.try_write_control(place, control);
+                let written = inner.try_write_control(record, control);
                 match (written, timer.owner) {
                     (Written::No, Owner::Other) => {
-                        inner.forget_control(place);
+                        inner.forget_control(record);
                         return Edited::Failed;
                     }
                     (Written::No, Owner::This)
-                        if inner.tries_edit_again(place, UNWRITTEN_EDIT_TRIES) =>
+                        if inner.tries_edit_again(record, UNWRITTEN_EDIT_TRIES) =>
                     {
                         return Edited::Again;
                     }
-                    _ => inner.keep_control(place, control, written),
+                    _ => inner.keep_control(record, control, written),
                 }
                 if written == Written::No {
                     return Edited::NotWritten(answer);
                 }
-                inner.mine(place, Mine::edit_is_done);
+                inner.local_record(record, LocalRecord::edit_is_done);
                 Edited::Done(answer)
             }
         }
@@ -322,9 +322,9 @@ impl Store {
 
     /// Reads a record under its edit lock. The run part and the header are others' to write: what is
     /// torn is read later.
-    fn read_for_edit(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
-        let control = self.control_locked(place, now)?;
-        match self.read(place) {
+    fn read_for_edit(&self, record: &Record, now: UnixMs) -> Result<Reading, Blocked> {
+        let control = self.control_locked(record, now)?;
+        match self.read(record) {
             Ok(seen) => Ok(Reading { control, ..seen }),
             Err(Unread::Torn) => Err(Blocked::Again),
             Err(Unread::Lost) => Err(Blocked::Lost),
@@ -350,14 +350,14 @@ impl Store {
 
 impl Inner {
     /// Whether an edit of a record that has failed is to be tried again in a moment.
-    fn tries_edit_again(&self, place: &Place, tries: u32) -> bool {
-        place.page.is_some() && self.mine(place, |mine| mine.tries_edit_again(tries))
+    fn tries_edit_again(&self, record: &Record, tries: u32) -> bool {
+        record.page.is_some() && self.local_record(record, |local| local.tries_edit_again(tries))
     }
 
     /// Whether another process has locked a record in which nothing is in progress.
     fn is_locked(&self, timer: Timer<'_>) -> bool {
-        self.claimed(timer.place) == Claimed::No
-            && (self.run_lock_held(timer.place) == Some(Held::Elsewhere)
+        self.claimed(timer.record) == Claimed::No
+            && (self.run_lock_held(timer.record) == Some(Held::Elsewhere)
                 || self.is_held_elsewhere(timer))
     }
 
@@ -365,7 +365,7 @@ impl Inner {
     pub(super) fn count(&self, timer: Timer<'_>, control: &mut Control) {
         let counted = control.count(timer.due_times);
         if counted != Counted::default() {
-            self.notice(Notice::LeftOut { name: timer.place.name.clone(), counted });
+            self.notice(Notice::LeftOut { name: timer.record.name.clone(), counted });
         }
     }
 }

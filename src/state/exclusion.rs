@@ -14,7 +14,7 @@ use super::locked::Locked;
 use super::notice::Notice;
 use super::run::{Attempt, Trigger};
 use super::shared_claims::{Claimant, Held, SharedClaim};
-use super::store::{Inner, Owner, Place, Timer};
+use super::store::{Inner, Owner, Record, Timer};
 
 /// An attempt that exceeds its timeout by this does not end any more.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(super) struct Exclusion<'a> {
 
 struct Hold<'a> {
     inner: &'a Inner,
-    place: Option<&'a Place>,
+    record: Option<&'a Record>,
 }
 
 /// Who may act on a timer.
@@ -46,26 +46,26 @@ pub(super) enum Excluded<'a> {
 impl Inner {
     /// Tries to exclude others from a timer.
     pub(super) fn exclude<'a>(&'a self, timer: Timer<'a>) -> Excluded<'a> {
-        let lock = match self.try_run_lock(timer.place) {
+        let lock = match self.try_run_lock(timer.record) {
             Lock::Taken(lock) => Some(lock),
             Lock::Refused => return Excluded::Us,
             Lock::Unknown if timer.owner == Owner::Other => return Excluded::LeftToOwner,
             Lock::Unknown => None,
         };
-        let held = timer.place.claims.as_ref().map_or(Held::Here, |claims| {
+        let held = timer.record.claims.as_ref().map_or(Held::Here, |claims| {
             claims.hold(self.process.holder(), longest_attempt(timer))
         });
         let taken_over = match held {
             Held::Here => false,
             Held::Elsewhere(..) => return Excluded::Us,
             Held::TakenOver(other, since) => {
-                let name = timer.place.name.clone();
+                let name = timer.record.name.clone();
                 self.notice(Notice::TakenOver { name, pid: other.pid, since });
                 true
             }
         };
         Excluded::Others(Exclusion {
-            hold: Hold { inner: self, place: Some(timer.place) },
+            hold: Hold { inner: self, record: Some(timer.record) },
             lock,
             taken_over,
         })
@@ -77,7 +77,7 @@ impl Inner {
     }
 
     fn holder_elsewhere(&self, timer: Timer<'_>) -> Option<(Claimant, Duration)> {
-        let held = timer.place.claims.as_ref().and_then(SharedClaim::holder);
+        let held = timer.record.claims.as_ref().and_then(SharedClaim::holder);
         held.filter(|(holder, since)| {
             *holder != self.process.holder() && *since <= longest_attempt(timer) && holder.lives()
         })
@@ -86,7 +86,7 @@ impl Inner {
     /// The run of that process, as far as the memory tells that they share.
     pub(super) fn run_elsewhere(&self, timer: Timer<'_>, now: UnixMs) -> Option<Attempt> {
         let (holder, since) = self.holder_elsewhere(timer)?;
-        let claims = timer.place.claims.as_ref()?;
+        let claims = timer.record.claims.as_ref()?;
         let since_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
         Some(Attempt {
             run: claims.run(),
@@ -122,24 +122,24 @@ impl Exclusion<'_> {
 
     /// Leaves it to a claim, whose drop gives it back; answers the lock.
     pub(super) fn keep(mut self, inner: &Rc<Inner>) -> Option<Locked<Rc<Inner>>> {
-        self.hold.place = None;
+        self.hold.record = None;
         self.lock.take().map(|lock| lock.keep(inner))
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.inner.release(place);
+        if let Some(record) = self.record {
+            self.inner.release(record);
         }
     }
 }
 
 impl Inner {
     /// Does not hold the timer any more, unless something of its run is still to be written.
-    pub(super) fn release(&self, place: &Place) {
-        if let Some(claims) = &place.claims
-            && self.mine(place, |mine| mine.run.is_none())
+    pub(super) fn release(&self, record: &Record) {
+        if let Some(claims) = &record.claims
+            && self.local_record(record, |local| local.run.is_none())
         {
             claims.release(self.process.holder());
         }

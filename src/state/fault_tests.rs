@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::os::fault::{Call, Effect, Fault, Repeat, errno, fired, with};
 use crate::schedule::UnixMs;
 
-use super::bench::*;
+use super::fixture::*;
 use super::shared_claims::dead;
 use super::*;
 
@@ -58,7 +58,7 @@ enum Turn {
 }
 
 struct Scenario {
-    bench: Bench,
+    fixture: Fixture,
     oracle: Oracle,
     workers: Vec<Worker>,
     runs: u64,
@@ -70,20 +70,20 @@ const SHORT: i64 = 100;
 
 impl Scenario {
     fn new(configured: Configured) -> Self {
-        let mut bench = Bench::closed(configured);
-        bench.now = 1_000_500;
+        let mut fixture = Fixture::closed(configured);
+        fixture.now = 1_000_500;
         let retry = RetryPolicy {
             more: 1,
             on: vec![Outcome::Failure],
             backoff: Duration::from_millis(100),
             max: Duration::from_millis(100),
         };
-        Self { bench, oracle: Oracle::default(), workers: Vec::new(), runs: 0, retry }
+        Self { fixture, oracle: Oracle::default(), workers: Vec::new(), runs: 0, retry }
     }
 
     /// Loads the configuration, and starts two workers; those of before finish their runs.
     fn load(&mut self) {
-        if self.bench.reload(&["a"]).is_err() {
+        if self.fixture.reload(&["a"]).is_err() {
             assert!(fired() > 0, "the configuration is refused");
             return;
         }
@@ -100,12 +100,12 @@ impl Scenario {
     }
 
     fn spawn(&mut self) {
-        let Some(state) = &self.bench.state else { return };
+        let Some(state) = &self.fixture.state else { return };
         for owner in [Owner::This, Owner::Other] {
             // Who was killed stays dead.
             let pid = PIDS.fetch_add(1, Ordering::Relaxed);
             let process = Process { pid, started: 1, boot: BOOT };
-            let store = state.attach(Master::This, process, UnixMs(self.bench.now));
+            let store = state.attach(Master::This, process, UnixMs(self.fixture.now));
             self.workers.push(Worker {
                 pid,
                 store,
@@ -134,8 +134,8 @@ impl Scenario {
     fn pass(&mut self, ms: i64, takes: i64, outcome: Outcome) {
         let every = secondly();
         for _ in 0..ms / 100 {
-            self.bench.now += 100;
-            let now = UnixMs(self.bench.now);
+            self.fixture.now += 100;
+            let now = UnixMs(self.fixture.now);
             for number in 0..self.workers.len() {
                 (0..12).any(|_| self.turn(number, &every) == Turn::Rest);
                 let worker = &mut self.workers[number];
@@ -146,10 +146,10 @@ impl Scenario {
                     claim.finish(ended(outcome), next_at);
                 }
                 if now.0 % 1000 == 0 {
-                    let timer = timer(&self.bench.places[0], &every);
+                    let timer = timer(&self.fixture.records[0], &every);
                     worker.store.write_again(Timer { owner: worker.owner, ..timer });
                     if worker.leaves {
-                        worker.store.give_up(&self.bench.places[0]);
+                        worker.store.give_up(&self.fixture.records[0]);
                     }
                 }
             }
@@ -158,13 +158,13 @@ impl Scenario {
 
     /// One look, and one action.
     fn turn(&mut self, number: usize, every: &Jittered) -> Turn {
-        let now = UnixMs(self.bench.now);
-        let place = self.bench.places[0].clone();
+        let now = UnixMs(self.fixture.now);
+        let record = self.fixture.records[0].clone();
         let worker = &mut self.workers[number];
         if worker.leaves || worker.claim.is_some() {
             return Turn::Rest;
         }
-        let timer = Timer { owner: worker.owner, ..timer(&place, every) };
+        let timer = Timer { owner: worker.owner, ..timer(&record, every) };
         if worker.attempt.is_none() {
             let _ = worker.store.recover(timer, &self.retry, &mut || now);
             let Ok(reading) = worker.store.read_for(timer) else { return Turn::Rest };
@@ -224,8 +224,8 @@ impl Scenario {
     /// Somebody gives an order to the worker that has this number.
     fn order(&mut self, number: usize, give: impl FnOnce(&Store, Timer<'_>, UnixMs)) {
         let (every, worker) = (secondly(), &self.workers[number]);
-        let timer = Timer { owner: worker.owner, ..timer(&self.bench.places[0], &every) };
-        give(&worker.store, timer, UnixMs(self.bench.now));
+        let timer = Timer { owner: worker.owner, ..timer(&self.fixture.records[0], &every) };
+        give(&worker.store, timer, UnixMs(self.fixture.now));
     }
 
     /// A due time is taken within three periods: the series goes on.
@@ -244,7 +244,7 @@ impl Scenario {
 
     fn play(&mut self) {
         self.load();
-        if self.bench.state.is_none() {
+        if self.fixture.state.is_none() {
             // Nginx does not start.
             return;
         }
@@ -270,10 +270,10 @@ impl Scenario {
         // A restart, some due times later.
         self.workers.clear();
         self.oracle.running = 0;
-        self.bench.now += 2500;
-        self.bench.state = None;
+        self.fixture.now += 2500;
+        self.fixture.state = None;
         self.load();
-        if self.bench.state.is_some() {
+        if self.fixture.state.is_some() {
             self.goes_on("after a restart");
         }
     }
@@ -328,9 +328,9 @@ fn whichever_call_fails_in_memory_no_promise_breaks() {
 
 #[test]
 fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let run = first.attempt().run;
     first.finish(ended(Outcome::Failure), Some(UnixMs(1_001_100)));
@@ -349,9 +349,9 @@ fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read()
 
 #[test]
 fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_cannot_read() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&two, timer, due(1_001_000), 1_001_000);
     let known = one.read_for(timer).unwrap().run.progress;
     assert!(matches!(known, Progress::Running(..)));
@@ -365,7 +365,7 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
     });
     assert!(fired() > 0);
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
-    let counters = two.read(&bench.places[0]).unwrap().run.counters;
+    let counters = two.read(&fixture.records[0]).unwrap().run.counters;
     assert_eq!(counters.ended_with(Outcome::Success), 3);
     assert_eq!(counters.ended_with(Outcome::Interrupted), 0);
 }
@@ -373,9 +373,9 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
 #[test]
 fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too() {
     for call in [Call::Read, Call::Write] {
-        let bench = Bench::file(&["a"]);
-        let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-        let timer = timer(&bench.places[0], &every);
+        let fixture = Fixture::file(&["a"]);
+        let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+        let timer = timer(&fixture.records[0], &every);
         let first = won(&one, timer, due(1_001_000), 1_001_000);
         let at = UnixMs(1_002_000);
         let overlap = || one.overlap(timer, at, OverlapPolicy::Skip, at);
@@ -385,7 +385,7 @@ fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too()
         assert_eq!(overlap(), Edited::Done(true));
         first.finish(ended(Outcome::Success), None);
         assert!(matches!(claim(&two, timer, due(1_002_000), 1_002_100), Step::DealtWith));
-        assert_eq!(two.read(&bench.places[0]).unwrap().control.overlaps, 1);
+        assert_eq!(two.read(&fixture.records[0]).unwrap().control.overlaps, 1);
         // What lasts is not waited for.
         let _second = won(&one, timer, due(1_003_000), 1_003_000);
         let at = UnixMs(1_004_000);
@@ -400,9 +400,9 @@ fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too()
 
 #[test]
 fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits() {
-    let bench = Bench::file(&["a"]);
-    let (one, two, every) = (bench.worker(1), bench.worker(2), secondly());
-    let timer = timer(&bench.places[0], &every);
+    let fixture = Fixture::file(&["a"]);
+    let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
+    let timer = timer(&fixture.records[0], &every);
     let first = won(&two, timer, due(1_001_000), 1_001_000);
     one.read_for(timer).unwrap();
     let fault = Fault {
@@ -417,10 +417,10 @@ fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits(
         second.finish(ended(Outcome::Failure), Some(UnixMs(1_002_900)));
     });
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
-    let seen = two.read(&bench.places[0]).unwrap();
+    let seen = two.read(&fixture.records[0]).unwrap();
     assert_eq!(seen.run.counters.ended_with(Outcome::Failure), 2);
     assert_eq!(seen.run.runs(), 3);
-    let results = two.results(&bench.places[0], &seen);
+    let results = two.results(&fixture.records[0], &seen);
     let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0 / 1000).collect();
     assert_eq!(dues, [1003, 1002, 1001]);
 }

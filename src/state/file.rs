@@ -17,7 +17,7 @@ use super::format::{CLAIM, HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
 use super::header::{Bad, Identity, Newness, PidFile, Records};
 use super::locked::Locked;
 use super::notice::{Action, Failure, Notice};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::path::{OpenError, check_file, open_error};
 
 /// Who opens the state, when, and how it may wait.
@@ -75,8 +75,8 @@ impl Opener<'_> {
     /// Takes the header lock; `None` if others hold it for too long.
     pub(super) fn lock_header<'a>(
         &mut self,
-        pages: &'a Pages,
-    ) -> io::Result<Option<Locked<&'a Pages>>> {
+        pages: &'a PagedFile,
+    ) -> io::Result<Option<Locked<&'a PagedFile>>> {
         loop {
             if let Some(locked) = pages.lock_at(HEADER_LOCK)? {
                 return Ok(Some(locked));
@@ -93,7 +93,7 @@ impl Opener<'_> {
     /// it may be a new one.
     pub(super) fn lock_use(
         &mut self,
-        pages: &Pages,
+        pages: &PagedFile,
         newness: Option<Newness>,
     ) -> Result<Used, Failure> {
         let lock = |kind| pages.try_lock_at(USE_LOCK, kind).map_err(Action::Lock.failed());
@@ -134,7 +134,7 @@ impl Opener<'_> {
     /// alone.
     fn sign(
         &self,
-        pages: &Pages,
+        pages: &PagedFile,
         newness: Option<Newness>,
     ) -> Result<(Result<Identity, Bad>, IsNew), Failure> {
         let write = |bytes: &[u8]| pages.write(bytes, 0).map_err(Action::Write.failed());
@@ -175,7 +175,7 @@ impl Opener<'_> {
 
     /// Opens what is at `path`, or makes an empty file there: whoever first has the use lock
     /// alone fills it. `None` if somebody removed or made it in this very instant.
-    pub(super) fn open_file(&self, path: &Path) -> Result<Option<Pages>, OpenError> {
+    pub(super) fn open_file(&self, path: &Path) -> Result<Option<PagedFile>, OpenError> {
         let file = match open_existing_as(self.workers, path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match create_new_as(self.workers, path) {
@@ -187,7 +187,7 @@ impl Opener<'_> {
         };
         let file = file.map_err(|error| open_error(path, error))?;
         check_file(path, &file, self.workers)?;
-        Ok(Some(Pages::new(file)))
+        Ok(Some(PagedFile::new(file)))
     }
 
     /// Gives the file to the workers, last of all: without `CAP_FOWNER` nothing can be changed in
@@ -195,7 +195,7 @@ impl Opener<'_> {
     pub(super) fn hand_over(
         &self,
         path: &Path,
-        pages: &Pages,
+        pages: &PagedFile,
         is_new: IsNew,
         notices: &mut Vec<Notice>,
     ) {
@@ -214,7 +214,7 @@ impl Opener<'_> {
     }
 
     /// Makes a file in memory, or, where that is forbidden, one without a name.
-    pub(super) fn create_memory(&self, notices: &mut Vec<Notice>) -> Result<Pages, Failure> {
+    pub(super) fn create_memory(&self, notices: &mut Vec<Notice>) -> Result<PagedFile, Failure> {
         let file = match create_memory_file("timers.state") {
             Ok(file) => file,
             Err(error) => {
@@ -224,10 +224,10 @@ impl Opener<'_> {
                 file
             }
         };
-        let pages = Pages::new(file);
+        let pages = PagedFile::new(file);
         let pages = match probe(&pages) {
             Err(error) if is_unsupported(&error) => {
-                Pages::locked_by(Holder::Process, pages.into_file())
+                PagedFile::locked_by(Holder::Process, pages.into_file())
             }
             _ => pages,
         };
@@ -238,7 +238,7 @@ impl Opener<'_> {
 
     /// Moves a bad file aside, if it is still the one at `path`; one that cannot be renamed, as
     /// where it is a mount point, gets a new header. The caller knows that no other master uses it.
-    pub(super) fn move_aside(&mut self, path: &Path, pages: &Pages, bad: Bad) -> Notice {
+    pub(super) fn move_aside(&mut self, path: &Path, pages: &PagedFile, bad: Bad) -> Notice {
         let moved = self.lock_header(pages).and_then(|locked| {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
@@ -255,11 +255,11 @@ impl Opener<'_> {
 }
 
 /// Whether something of the file is still in format 1.
-fn is_old(pages: &Pages) -> bool {
+fn is_old(pages: &PagedFile) -> bool {
     matches!(read_identity(pages), Ok(Ok(identity)) if identity.records != Records::Current)
 }
 
-fn unlock_use(pages: &Pages) -> Result<(), Failure> {
+fn unlock_use(pages: &PagedFile) -> Result<(), Failure> {
     pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())
 }
 
@@ -268,7 +268,7 @@ fn unlock_use(pages: &Pages) -> Result<(), Failure> {
 /// # Errors
 ///
 /// What fcntl(2) reports.
-pub(super) fn probe(pages: &Pages) -> io::Result<()> {
+pub(super) fn probe(pages: &PagedFile) -> io::Result<()> {
     pages.held(CLAIM, PROBED_PAGE)?;
     if pages.try_lock(CLAIM, PROBED_PAGE)? == Tried::Taken {
         pages.unlock_at(CLAIM.offset(PROBED_PAGE))?;
@@ -284,7 +284,7 @@ const PROBED_PAGE: u32 = u32::MAX;
 /// # Errors
 ///
 /// What went wrong; `identity` says how far it came.
-pub(super) fn grow(pages: &Pages, identity: &mut Identity, more: u32) -> Result<(), Notice> {
+pub(super) fn grow(pages: &PagedFile, identity: &mut Identity, more: u32) -> Result<(), Notice> {
     let mut grown = Ok(());
     for _ in 0..more.next_multiple_of(GROWTH) {
         let offset = u64::from(identity.pages) * PAGE_BYTES as u64;
@@ -309,7 +309,7 @@ pub(super) fn grow(pages: &Pages, identity: &mut Identity, more: u32) -> Result<
 const GROWTH: u32 = 16;
 
 /// Reads the header of a file.
-pub(super) fn read_identity(pages: &Pages) -> io::Result<Result<Identity, Bad>> {
+pub(super) fn read_identity(pages: &PagedFile) -> io::Result<Result<Identity, Bad>> {
     let page = pages.read_page(0)?;
     // Asked for last: another master may be making the file longer.
     let bytes = metadata(pages.file())?.len();

@@ -58,7 +58,7 @@ pub(super) const fn result_part(number: u64) -> Part {
 }
 
 /// Which place of the ring it is.
-#[expect(clippy::cast_possible_truncation, reason = "less than the number of places")]
+#[expect(clippy::cast_possible_truncation, reason = "less than the number of records")]
 pub(super) const fn place_of(number: u64) -> usize {
     (number % RESULTS as u64) as usize
 }

@@ -2,13 +2,13 @@
 
 use crate::schedule::{UnixMs, stable_hash};
 
+use super::codec::{Decoder, Encoder};
 use super::control::{Paused, get_pause, put_pause};
-use super::fields::{Fields, FieldsMut};
+use super::escaped::Escaped;
 use super::format::{
     HEADER_CONTROL, IDENTITY, MAGIC, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, PID_FILE_BYTES, Part,
     VERSION, header as control_at, identity as at,
 };
-use super::shown::Shown;
 use super::version1;
 
 /// The identity part of the header: written under the header lock.
@@ -64,7 +64,7 @@ impl PidFile {
 
 impl std::fmt::Display for PidFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Shown::of_bytes(&self.name).fmt(f)
+        Escaped::of_bytes(&self.name).fmt(f)
     }
 }
 
@@ -115,7 +115,7 @@ impl Identity {
         order_number: u64,
     ) -> [u8; PAGE_BYTES] {
         let mut bytes = [0; PAGE_BYTES];
-        let mut to = FieldsMut(&mut bytes);
+        let mut to = Encoder(&mut bytes);
         to.put(at::MAGIC, MAGIC);
         to.u32(at::VERSION, VERSION);
         to.count(at::PAGE_BYTES, PAGE_BYTES);
@@ -163,7 +163,7 @@ impl Identity {
         if page.len() < PAGE_BYTES {
             return Err(Bad::Truncated);
         }
-        let from = Fields(page);
+        let from = Decoder(page);
         let version = from.u32(at::VERSION);
         if version > VERSION {
             return Err(Bad::Newer);
@@ -214,7 +214,7 @@ impl HeaderControl {
     /// The part as it stands in the file.
     pub(super) fn encode(&self) -> [u8; HEADER_CONTROL.bytes] {
         let mut bytes = [0; HEADER_CONTROL.bytes];
-        let mut to = FieldsMut(&mut bytes);
+        let mut to = Encoder(&mut bytes);
         to.u64(control_at::SERIAL, self.serial);
         to.some_instant(control_at::NOT_BEFORE, self.not_before);
         put_pause(&mut to, control_at::PAUSED_SINCE, control_at::PAUSED_UNTIL, self.paused);
@@ -224,7 +224,7 @@ impl HeaderControl {
 
     /// Reads the part; `None` if its checksum is wrong.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let from = Fields(bytes);
+        let from = Decoder(bytes);
         HEADER_CONTROL.is_whole(bytes).then(|| Self {
             serial: from.u64(control_at::SERIAL),
             not_before: from.some_instant(control_at::NOT_BEFORE),

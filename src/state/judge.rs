@@ -7,7 +7,7 @@ use crate::os::file::metadata;
 use super::convert::is_text;
 use super::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT};
 use super::header::Bad;
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::version1;
 
 /// So many pages are searched for a record: more than a state file with a damaged header has that
@@ -16,7 +16,7 @@ const SEARCHED: u64 = 16 * 1024;
 
 /// Looks once more at a file of which the header says nothing of whose it is: a file of ours has
 /// a right checksum somewhere.
-pub(super) fn judge(pages: &Pages, bad: Bad) -> io::Result<Bad> {
+pub(super) fn judge(pages: &PagedFile, bad: Bad) -> io::Result<Bad> {
     if bad != Bad::Foreign {
         return Ok(bad);
     }

@@ -15,8 +15,8 @@ use super::header::{HeaderControl, Newness};
 use super::locked::Locked;
 use super::master::State;
 use super::notice::{Action, Notice};
-use super::pages::Pages;
-use super::store::{Place, Steps};
+use super::paged_file::PagedFile;
+use super::store::{Record, Steps};
 
 /// `first=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum First {
 #[derive(Clone, Copy, Debug)]
 pub struct Loaded<'a> {
     /// Its record.
-    pub place: &'a Place,
+    pub record: &'a Record,
     /// A stable hash of `every`, `offset`, `cron` and `tz`.
     pub schedule_hash: u64,
     /// `enabled=`.
@@ -83,7 +83,7 @@ impl State {
             }
         });
         let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
-        let names = timers.iter().map(|timer| timer.place.name()).collect();
+        let names = timers.iter().map(|timer| timer.record.name()).collect();
         self.note_load(&names, notices.iter().any(failed));
         notices
     }
@@ -102,21 +102,21 @@ impl State {
 }
 
 fn load(
-    pages: &Pages,
+    pages: &PagedFile,
     timer: &Loaded<'_>,
     newness: Newness,
     before: Before,
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
 ) {
-    let name = || timer.place.name.clone();
-    let Some(page) = timer.place.page else { return };
+    let name = || timer.record.name.clone();
+    let Some(page) = timer.record.page else { return };
     let Some(_edit) = lock(pages, CONTROL, page, opener) else {
         return notices.push(Notice::NotLoaded { name: name() });
     };
     let now = opener.now;
     let bytes = pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
-    let mut control = match bytes.map(|bytes| Control::decode(&bytes, timer.place.name())) {
+    let mut control = match bytes.map(|bytes| Control::decode(&bytes, timer.record.name())) {
         Ok(Ok(control)) => control,
         Ok(Err(NotIts::Others)) => return notices.push(Notice::Lost { name: name() }),
         Ok(Err(NotIts::Damaged)) => {
@@ -142,7 +142,7 @@ fn load(
             let Some(_run) = lock(pages, CLAIM, page, opener) else {
                 return notices.push(Notice::NotLoaded { name: name() });
             };
-            let mut claim = ClaimPart::new(timer.place.name_hash, born);
+            let mut claim = ClaimPart::new(timer.record.name_hash, born);
             // Above what an allocation writes.
             claim.serial = 1;
             if let Err(error) = pages.write_part(CLAIM, page, &claim.encode()) {
@@ -166,17 +166,17 @@ fn load(
     control.schedule_hash = timer.schedule_hash;
     control.last_seen_at = Some(now);
     control.seen_by = opener.pid_file.hash();
-    write(pages, page, timer.place.name(), &mut control, notices);
+    write(pages, page, timer.record.name(), &mut control, notices);
 }
 
 /// Marks the records as absent that this instance loaded last and now no longer has. What cannot be
 /// read or locked stays as it is.
-fn mark_absent(pages: &Pages, count: u32, timers: &[Loaded<'_>], opener: &mut Opener<'_>) {
+fn mark_absent(pages: &PagedFile, count: u32, timers: &[Loaded<'_>], opener: &mut Opener<'_>) {
     let mut names = HashSet::new();
     if names.try_reserve(timers.len()).is_err() {
         return;
     }
-    names.extend(timers.iter().map(|timer| timer.place.name()));
+    names.extend(timers.iter().map(|timer| timer.record.name()));
     let by = opener.pid_file.hash();
     let read = |page| pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
     let gone = |bytes: &[u8]| {
@@ -200,7 +200,7 @@ fn mark_absent(pages: &Pages, count: u32, timers: &[Loaded<'_>], opener: &mut Op
     }
 }
 
-fn end_recovery(pages: &Pages, opener: &mut Opener<'_>, notices: &mut Vec<Notice>) {
+fn end_recovery(pages: &PagedFile, opener: &mut Opener<'_>, notices: &mut Vec<Notice>) {
     let Ok(Some(_locked)) = opener.lock_header(pages) else { return };
     let Ok(Ok(mut identity)) = read_identity(pages) else { return };
     identity.newness = Newness::Ordinary;
@@ -209,7 +209,13 @@ fn end_recovery(pages: &Pages, opener: &mut Opener<'_>, notices: &mut Vec<Notice
     }
 }
 
-fn write(pages: &Pages, page: u32, name: &str, control: &mut Control, notices: &mut Vec<Notice>) {
+fn write(
+    pages: &PagedFile,
+    page: u32,
+    name: &str,
+    control: &mut Control,
+    notices: &mut Vec<Notice>,
+) {
     control.serial = control.serial.saturating_add(1);
     if let Err(error) = pages.write_part(CONTROL, page, &control.encode(name)) {
         notices.push(Notice::Failed { action: Action::Write, error });
@@ -219,11 +225,11 @@ fn write(pages: &Pages, page: u32, name: &str, control: &mut Control, notices: &
 /// Takes a lock that others hold for one read and one write; `None` if that takes them 127 ms, or
 /// the opener has waited for long enough.
 fn lock<'a>(
-    pages: &'a Pages,
+    pages: &'a PagedFile,
     part: Part,
     page: u32,
     opener: &mut Opener<'_>,
-) -> Option<Locked<&'a Pages>> {
+) -> Option<Locked<&'a PagedFile>> {
     let mut steps = Steps::default();
     loop {
         if let Some(locked) = try_lock(pages, part, page) {

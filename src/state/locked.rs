@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::os::lock::{Kind, Tried};
 
 use super::format::PAGE_BYTES;
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::store::Inner;
 
 /// By whom a byte is unlocked.
@@ -50,14 +50,14 @@ impl<P: Deref<Target: Unlock>> Drop for Locked<P> {
 }
 
 /// For the master, who looks at a file for a moment.
-impl Unlock for Pages {
+impl Unlock for PagedFile {
     fn unlock(&self, byte: u64) {
         // A lock that cannot be released goes with its descriptor.
         drop(self.unlock_at(byte));
     }
 }
 
-impl Pages {
+impl PagedFile {
     /// Locks a byte; `None` if others hold it.
     pub(super) fn lock_at(&self, byte: u64) -> io::Result<Option<Locked<&Self>>> {
         let tried = self.try_lock_at(byte, Kind::Exclusive)?;

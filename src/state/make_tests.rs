@@ -10,40 +10,40 @@ use crate::os::lock::Holder;
 use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 
-use super::bench::*;
+use super::fixture::*;
 use super::*;
 
-fn path(bench: &Bench) -> PathBuf {
-    bench.configured.path().unwrap().into()
+fn path(fixture: &Fixture) -> PathBuf {
+    fixture.configured.path().unwrap().into()
 }
 
 #[test]
 fn an_empty_file_is_a_new_one() {
     // Made beforehand, or by a master that was killed before it could fill it.
-    let mut bench = Bench::closed(StatePath::Named);
-    fs::write(path(&bench), b"").unwrap();
-    let inode = fs::metadata(path(&bench)).unwrap().ino();
-    bench.first = First::Now;
+    let mut fixture = Fixture::closed(StatePath::Named);
+    fs::write(path(&fixture), b"").unwrap();
+    let inode = fs::metadata(path(&fixture)).unwrap().ino();
+    fixture.first = First::Now;
     let workers = Some(FileOwner::of_this_process());
-    assert!(matches!(check(&bench.configured, &bench.pid_file, workers), Ok(None)));
-    assert!(bench.reload(&["a"]).unwrap().is_empty());
-    let metadata = fs::metadata(path(&bench)).unwrap();
+    assert!(matches!(check(&fixture.configured, &fixture.pid_file, workers), Ok(None)));
+    assert!(fixture.reload(&["a"]).unwrap().is_empty());
+    let metadata = fs::metadata(path(&fixture)).unwrap();
     assert_eq!((metadata.ino(), metadata.mode() & 0o7777), (inode, 0o600));
-    assert_eq!(fs::read_dir(path(&bench).parent().unwrap()).unwrap().count(), 1);
-    assert_eq!(bench.worker(1).health(), Health::Ok);
-    let reading = bench.worker(1).read(&bench.places[0]).unwrap();
-    assert!(reading.first(UnixMs(bench.now), std::time::Duration::MAX).is_some());
+    assert_eq!(fs::read_dir(path(&fixture).parent().unwrap()).unwrap().count(), 1);
+    assert_eq!(fixture.worker(1).health(), Health::Ok);
+    let reading = fixture.worker(1).read(&fixture.records[0]).unwrap();
+    assert!(reading.first(UnixMs(fixture.now), std::time::Duration::MAX).is_some());
 }
 
 #[test]
 fn a_file_that_is_emptied_while_in_use_is_not_a_new_one() {
-    let mut bench = Bench::file(&["a"]);
-    bench.first = First::Now;
-    fs::write(path(&bench), b"").unwrap();
-    let notices = bench.reload(&["a"]).unwrap();
+    let mut fixture = Fixture::file(&["a"]);
+    fixture.first = First::Now;
+    fs::write(path(&fixture), b"").unwrap();
+    let notices = fixture.reload(&["a"]).unwrap();
     assert!(matches!(&notices[..], [Notice::MovedAside { bad: Bad::Empty, .. }]), "{notices:?}");
-    let reading = bench.worker(1).read(&bench.places[0]).unwrap();
-    assert_eq!(reading.first(UnixMs(bench.now), std::time::Duration::MAX), None);
+    let reading = fixture.worker(1).read(&fixture.records[0]).unwrap();
+    assert_eq!(reading.first(UnixMs(fixture.now), std::time::Duration::MAX), None);
 }
 
 #[test]
@@ -65,14 +65,14 @@ fn of_masters_that_make_one_file_at_once_one_does() {
                 let opened = open(&StatePath::Named(path), None, &[name, "both"], &mut by).unwrap();
                 assert!(opened.notices.is_empty(), "{:?}", opened.notices);
                 assert_eq!(opened.state.backing(), Backing::File);
-                opened.places.to_vec()
+                opened.records.to_vec()
             }
         };
         let threads = ["a", "b", "c"].map(|name| std::thread::spawn(make(name)));
-        let places = threads.map(|thread| thread.join().unwrap());
+        let records = threads.map(|thread| thread.join().unwrap());
         let pages: std::collections::HashSet<_> =
-            places.iter().flatten().map(|place| place.page).collect();
-        assert_eq!(pages.len(), 4, "three of their own, and the one of both: {places:?}");
+            records.iter().flatten().map(|record| record.page).collect();
+        assert_eq!(pages.len(), 4, "three of their own, and the one of both: {records:?}");
     }
 }
 
@@ -86,14 +86,14 @@ fn under(call: Action, errno: i32, work: impl FnOnce() -> Vec<Notice>) -> Vec<No
 fn locks_that_are_unknown_are_one_warning_and_memory() {
     for make in [StatePath::Named as fn(PathBuf) -> StatePath, StatePath::Default] {
         for number in [errno::EINVAL, errno::ENOSYS, errno::ENOLCK] {
-            let mut bench = Bench::closed(make);
+            let mut fixture = Fixture::closed(make);
             let fault = Fault {
                 call: Some(Action::Lock),
                 after: 0,
                 repeat: Repeat::Once,
                 effect: Effect::Errno(number),
             };
-            let notices = with(fault, || bench.reload(&["a"]).unwrap());
+            let notices = with(fault, || fixture.reload(&["a"]).unwrap());
             assert!(
                 matches!(
                     notices[..],
@@ -101,9 +101,9 @@ fn locks_that_are_unknown_are_one_warning_and_memory() {
                 ),
                 "{notices:?}"
             );
-            let state = bench.state.as_ref().unwrap();
+            let state = fixture.state.as_ref().unwrap();
             assert_eq!((state.backing(), state.health()), (Backing::Memory, Health::Ok));
-            run_once(&mut bench, "a");
+            run_once(&mut fixture, "a");
         }
     }
 }
@@ -111,36 +111,36 @@ fn locks_that_are_unknown_are_one_warning_and_memory() {
 #[test]
 fn a_file_that_cannot_be_given_away_is_one_warning_and_no_more() {
     for call in [Action::Own, Action::Mode] {
-        let mut bench = Bench::closed(StatePath::Named);
-        fs::write(path(&bench), b"").unwrap();
+        let mut fixture = Fixture::closed(StatePath::Named);
+        fs::write(path(&fixture), b"").unwrap();
         if call == Action::Own {
             // Somebody else than the workers, whoever runs this test as root.
-            bench.workers.uid += 1;
+            fixture.workers.uid += 1;
         }
-        let notices = under(call, errno::EPERM, || bench.reload(&["a"]).unwrap());
+        let notices = under(call, errno::EPERM, || fixture.reload(&["a"]).unwrap());
         assert!(
             matches!(&notices[..], [Notice::NotOwned { action, .. }] if *action == call),
             "{notices:?}"
         );
-        let state = bench.state.as_ref().unwrap();
+        let state = fixture.state.as_ref().unwrap();
         assert_eq!((state.backing(), state.health()), (Backing::File, Health::Ok));
-        run_once(&mut bench, "a");
+        run_once(&mut fixture, "a");
     }
 }
 
 #[test]
 fn without_memory_files_an_unlinked_one_is_a_warning() {
     for number in [errno::EPERM, errno::ENOSYS] {
-        let mut bench = Bench::closed(|_| StatePath::Memory);
-        let notices = under(Action::MemoryFile, number, || bench.reload(&["a"]).unwrap());
+        let mut fixture = Fixture::closed(|_| StatePath::Memory);
+        let notices = under(Action::MemoryFile, number, || fixture.reload(&["a"]).unwrap());
         assert!(
             matches!(&notices[..], [Notice::Unlinked { action: Action::MemoryFile, .. }]),
             "{notices:?}"
         );
-        assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok);
-        run_once(&mut bench, "a");
-        run_once(&mut bench, "a");
-        assert_eq!(counts(&bench, "a"), 2);
+        assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Ok);
+        run_once(&mut fixture, "a");
+        run_once(&mut fixture, "a");
+        assert_eq!(counts(&fixture, "a"), 2);
     }
 }
 
@@ -148,18 +148,19 @@ fn without_memory_files_an_unlinked_one_is_a_warning() {
 fn without_proc_the_file_is_opened_by_its_path_and_else_the_masters_is_used() {
     let no_proc = |_: &fs::File| Err(std::io::ErrorKind::NotFound.into());
     let process = Process { pid: 1, started: 1, boot: BOOT };
-    let bench = Bench::file(&["a"]);
-    let state = bench.state.as_ref().unwrap();
-    let holder_of = |store: &Store| store.inner.pages.as_ref().map(super::pages::Pages::holder);
+    let fixture = Fixture::file(&["a"]);
+    let state = fixture.state.as_ref().unwrap();
+    let holder_of =
+        |store: &Store| store.inner.pages.as_ref().map(super::paged_file::PagedFile::holder);
     let store = state.attach_with(no_proc, Master::Another, process, UnixMs(0));
     assert_eq!((store.health(), holder_of(&store)), (Health::Ok, Some(Holder::Description)));
-    fs::rename(path(&bench), with_suffix(&path(&bench), ".x")).unwrap();
-    fs::write(path(&bench), b"").unwrap();
+    fs::rename(path(&fixture), with_suffix(&path(&fixture), ".x")).unwrap();
+    fs::write(path(&fixture), b"").unwrap();
     let store = state.attach_with(no_proc, Master::Another, process, UnixMs(0));
     assert_eq!((store.health(), holder_of(&store)), (Health::Ok, Some(Holder::Process)));
 
-    let bench = Bench::memory(&["a"]);
-    let state = bench.state.as_ref().unwrap();
+    let fixture = Fixture::memory(&["a"]);
+    let state = fixture.state.as_ref().unwrap();
     let store = state.attach_with(no_proc, Master::This, process, UnixMs(0));
     assert_eq!((store.health(), holder_of(&store)), (Health::Ok, Some(Holder::Description)));
     let store = state.attach_with(no_proc, Master::Another, process, UnixMs(0));

@@ -15,10 +15,10 @@ use super::file::{Opener, Users, probe};
 use super::header::{Bad, Newness, Records};
 use super::judge::judge;
 use super::notice::{Action, Failure, Notice};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::path::{OpenError, PathError, StatePath};
 use super::shared_claims::SharedClaims;
-use super::store::{Health, Place};
+use super::store::{Health, Record};
 
 /// The state of one configuration cycle.
 ///
@@ -30,7 +30,7 @@ use super::store::{Health, Place};
 #[derive(Clone, Debug)]
 pub struct State {
     configured: StatePath,
-    pub(super) pages: Rc<RefCell<Option<Pages>>>,
+    pub(super) pages: Rc<RefCell<Option<PagedFile>>>,
     backing: Backing,
     health: Health,
     waits: Waits,
@@ -63,7 +63,7 @@ pub struct Opened {
     /// The state.
     pub state: State,
     /// One place for each name, in their order.
-    pub places: Rc<Vec<Place>>,
+    pub records: Rc<Vec<Record>>,
     /// What there is to log.
     pub notices: Vec<Notice>,
 }
@@ -101,10 +101,10 @@ pub fn open(
     };
     let state = in_file
         .unwrap_or_else(|why| why.do_without(configured, held, &claims, opener, &mut notices));
-    let places = state.places(names, opener, &mut notices);
-    let lacking = places.iter().any(Place::is_lacking);
+    let records = state.records(names, opener, &mut notices);
+    let lacking = records.iter().any(Record::is_lacking);
     let health = if lacking { Health::Degraded } else { state.health };
-    Ok(Opened { state: State { health, ..state }, places, notices })
+    Ok(Opened { state: State { health, ..state }, records, notices })
 }
 
 /// The state cannot be in the file.
@@ -168,7 +168,7 @@ fn open_memory(
     opener: &Opener<'_>,
     notices: &mut Vec<Notice>,
 ) -> State {
-    let state = |pages: Option<Pages>, backing, health| State {
+    let state = |pages: Option<PagedFile>, backing, health| State {
         configured: configured.clone(),
         pages: Rc::new(RefCell::new(pages)),
         backing,
@@ -265,7 +265,7 @@ impl State {
     }
 
     /// The same state by another description of its file, which nobody else uses.
-    pub(super) fn by(&self, pages: Pages) -> Self {
+    pub(super) fn by(&self, pages: PagedFile) -> Self {
         let pages = Rc::new(RefCell::new(Some(pages)));
         Self { pages, waits: Waits::No, ..self.clone() }
     }
@@ -276,23 +276,23 @@ impl State {
     }
 
     /// Finds or allocates a record for each of `names`.
-    pub(super) fn places(
+    pub(super) fn records(
         &self,
         names: &[&str],
         opener: &mut Opener<'_>,
         notices: &mut Vec<Notice>,
-    ) -> Rc<Vec<Place>> {
+    ) -> Rc<Vec<Record>> {
         let usable = !self.waits();
-        let places =
+        let records =
             usable.then(|| self.with_pages(|pages| allocate(pages, names, opener, notices)));
-        let mut places: Vec<Place> = places
+        let mut records: Vec<Record> = records
             .flatten()
-            .unwrap_or_else(|| names.iter().map(|name| Place::nowhere(name)).collect());
-        for (number, place) in places.iter_mut().enumerate() {
-            place.number = number;
-            place.claims = self.claims.borrow().of(&place.name);
+            .unwrap_or_else(|| names.iter().map(|name| Record::nowhere(name)).collect());
+        for (number, record) in records.iter_mut().enumerate() {
+            record.number = number;
+            record.claims = self.claims.borrow().of(&record.name);
         }
-        Rc::new(places)
+        Rc::new(records)
     }
 
     /// Whether the state can be relied on, as far as opening it has shown.
@@ -313,7 +313,7 @@ impl State {
         self.pages.take();
     }
 
-    pub(super) fn with_pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> Option<T> {
+    pub(super) fn with_pages<T>(&self, look: impl FnOnce(&PagedFile) -> T) -> Option<T> {
         self.pages.borrow().as_ref().map(look)
     }
 
@@ -322,9 +322,9 @@ impl State {
         self.configured.path() == configured.path()
     }
 
-    fn is_file(&self, found: &Pages) -> bool {
+    fn is_file(&self, found: &PagedFile) -> bool {
         self.with_pages(|pages| {
-            let identity = |pages: &Pages| FileIdentity::of(pages.file()).ok();
+            let identity = |pages: &PagedFile| FileIdentity::of(pages.file()).ok();
             identity(pages).is_some_and(|held| identity(found) == Some(held))
         })
         .unwrap_or(false)

@@ -7,13 +7,9 @@ mod allocate;
 mod attach;
 mod attempt;
 #[cfg(test)]
-mod bench;
-#[cfg(test)]
 mod bounded_tests;
 #[cfg(test)]
 mod broken_rules;
-#[cfg(test)]
-mod chance;
 mod check;
 #[cfg(test)]
 mod check_tests;
@@ -21,6 +17,7 @@ mod claim;
 mod claim_part;
 #[cfg(test)]
 mod claim_tests;
+mod codec;
 #[cfg(test)]
 mod contention_tests;
 mod control;
@@ -32,11 +29,13 @@ mod decide;
 mod decide_tests;
 mod due;
 mod edit;
+mod escaped;
 mod exclusion;
 #[cfg(test)]
 mod fault_tests;
-mod fields;
 mod file;
+#[cfg(test)]
+mod fixture;
 mod format;
 mod header;
 mod judge;
@@ -44,34 +43,35 @@ mod left_out;
 mod load;
 #[cfg(test)]
 mod load_tests;
-mod local;
+mod local_record;
 mod locked;
+mod locked_read;
 mod look;
 #[cfg(test)]
 mod make_tests;
 mod master;
-#[cfg(test)]
-mod model;
 mod notice;
 #[cfg(test)]
 mod open_tests;
-mod pages;
+mod paged_file;
 mod path;
 mod recover;
 mod results;
 mod retry;
 mod rewrite;
+#[cfg(test)]
+mod rng;
 mod run;
 mod shared_claims;
-mod shown;
+#[cfg(test)]
+mod simulator;
+#[cfg(test)]
+mod simulator_tests;
 mod store;
 mod take_over;
 #[cfg(test)]
 mod take_over_tests;
-mod under_lock;
 mod version1;
-#[cfg(test)]
-mod world;
 
 pub use attach::Master;
 pub use attempt::{ClaimAttempt, Step};
@@ -82,6 +82,7 @@ pub use control::{Control, LeftOut, Order, Paused, Presence};
 pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
 pub use due::{DueTimes, Jittered, Reading};
 pub use edit::{Edited, Ordered};
+pub use escaped::Escaped;
 pub use file::{Opener, PATIENCE};
 pub use format::{NAME_BYTES, RESULTS};
 pub use header::{Bad, HeaderControl, PidFile};
@@ -96,6 +97,5 @@ pub use retry::RetryPolicy;
 pub use run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
-pub use shown::Shown;
-pub use store::{Health, Owner, Place, Process, Steps, Store, Timer, Unread};
+pub use store::{Health, Owner, Process, Record, Steps, Store, Timer, Unread};
 pub use take_over::TakenOver;

@@ -9,47 +9,47 @@ use std::process::Command;
 use crate::os::file::with_suffix;
 use crate::schedule::UnixMs;
 
-use super::bench::*;
-use super::pages::Fault;
+use super::fixture::*;
+use super::paged_file::Fault;
 use super::*;
 
-fn path(bench: &Bench) -> PathBuf {
-    bench.configured.path().unwrap().into()
+fn path(fixture: &Fixture) -> PathBuf {
+    fixture.configured.path().unwrap().into()
 }
 
 #[test]
 fn a_new_file_is_the_owners_alone_and_has_one_link() {
-    let bench = Bench::file(&["a"]);
-    let metadata = fs::metadata(path(&bench)).unwrap();
+    let fixture = Fixture::file(&["a"]);
+    let metadata = fs::metadata(path(&fixture)).unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o600, 1));
-    assert_eq!(fs::read_dir(path(&bench).parent().unwrap()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(path(&fixture).parent().unwrap()).unwrap().count(), 1);
     assert_eq!(metadata.len() % 4096, 0);
-    assert_eq!(bench.state.as_ref().unwrap().backing(), Backing::File);
+    assert_eq!(fixture.state.as_ref().unwrap().backing(), Backing::File);
 }
 
 #[test]
 fn each_name_keeps_its_record_over_reloads_in_any_order() {
-    let mut bench = Bench::file(&["a", "b"]);
-    run_once(&mut bench, "a");
-    run_once(&mut bench, "b");
-    run_once(&mut bench, "b");
-    bench.reload(&["c", "b", "a"]).unwrap();
-    assert_eq!((counts(&bench, "a"), counts(&bench, "b"), counts(&bench, "c")), (1, 2, 0));
-    bench.reload(&["b"]).unwrap();
-    bench.reload(&["b", "a"]).unwrap();
-    assert_eq!((counts(&bench, "a"), counts(&bench, "b")), (1, 2));
-    bench.state = None;
-    bench.reload(&["a"]).unwrap();
-    assert_eq!(counts(&bench, "a"), 1, "a restart");
+    let mut fixture = Fixture::file(&["a", "b"]);
+    run_once(&mut fixture, "a");
+    run_once(&mut fixture, "b");
+    run_once(&mut fixture, "b");
+    fixture.reload(&["c", "b", "a"]).unwrap();
+    assert_eq!((counts(&fixture, "a"), counts(&fixture, "b"), counts(&fixture, "c")), (1, 2, 0));
+    fixture.reload(&["b"]).unwrap();
+    fixture.reload(&["b", "a"]).unwrap();
+    assert_eq!((counts(&fixture, "a"), counts(&fixture, "b")), (1, 2));
+    fixture.state = None;
+    fixture.reload(&["a"]).unwrap();
+    assert_eq!(counts(&fixture, "a"), 1, "a restart");
 }
 
 #[test]
 fn ten_thousand_timers_have_room() {
     let names: Vec<String> = (0..10_000).map(|n| format!("timer-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut bench = Bench::file(&names[..5000]);
-    bench.reload(&names).unwrap();
-    let pages: std::collections::HashSet<_> = bench.places.iter().map(|it| it.page).collect();
+    let mut fixture = Fixture::file(&names[..5000]);
+    fixture.reload(&names).unwrap();
+    let pages: std::collections::HashSet<_> = fixture.records.iter().map(|it| it.page).collect();
     assert_eq!(pages.len(), 10_000);
 }
 
@@ -73,51 +73,51 @@ fn bad_content_is_moved_aside_and_nothing_is_new_after_it() {
         }),
     ];
     for (expected, damage) in damages {
-        let mut bench = Bench::file(&["a"]);
-        bench.first = First::Now;
-        bench.state = None;
-        damage(&path(&bench));
-        let content = fs::read(path(&bench)).unwrap();
-        let notices = bench.reload(&["a"]).unwrap();
+        let mut fixture = Fixture::file(&["a"]);
+        fixture.first = First::Now;
+        fixture.state = None;
+        damage(&path(&fixture));
+        let content = fs::read(path(&fixture)).unwrap();
+        let notices = fixture.reload(&["a"]).unwrap();
         assert!(
             matches!(&notices[..], [Notice::MovedAside { bad, .. }] if *bad == expected),
             "{notices:?}"
         );
-        assert_eq!(fs::read(with_suffix(&path(&bench), ".bad")).unwrap(), content);
-        assert_eq!(bench.state.as_ref().unwrap().health(), Health::Recovered);
-        assert_eq!(bench.worker(1).health(), Health::Recovered);
-        let reading = bench.worker(1).read(&bench.places[0]).unwrap();
-        assert_eq!(reading.first(UnixMs(bench.now), std::time::Duration::MAX), None);
-        bench.reload(&["a", "b"]).unwrap();
-        assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok, "the next load");
-        let reading = bench.worker(1).read(&bench.places[1]).unwrap();
-        assert!(reading.first(UnixMs(bench.now), std::time::Duration::MAX).is_some());
+        assert_eq!(fs::read(with_suffix(&path(&fixture), ".bad")).unwrap(), content);
+        assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Recovered);
+        assert_eq!(fixture.worker(1).health(), Health::Recovered);
+        let reading = fixture.worker(1).read(&fixture.records[0]).unwrap();
+        assert_eq!(reading.first(UnixMs(fixture.now), std::time::Duration::MAX), None);
+        fixture.reload(&["a", "b"]).unwrap();
+        assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Ok, "the next load");
+        let reading = fixture.worker(1).read(&fixture.records[1]).unwrap();
+        assert!(reading.first(UnixMs(fixture.now), std::time::Duration::MAX).is_some());
     }
 }
 
 #[test]
 fn a_damaged_record_costs_its_own_timer_only() {
-    let mut bench = Bench::file(&["a", "b"]);
-    run_once(&mut bench, "a");
-    run_once(&mut bench, "b");
-    let page = usize::try_from(place(&bench, "a").page.unwrap()).unwrap();
+    let mut fixture = Fixture::file(&["a", "b"]);
+    run_once(&mut fixture, "a");
+    run_once(&mut fixture, "b");
+    let page = usize::try_from(record(&fixture, "a").page.unwrap()).unwrap();
     for at in [250, 700] {
-        let mut bytes = fs::read(path(&bench)).unwrap();
+        let mut bytes = fs::read(path(&fixture)).unwrap();
         bytes[page * 4096 + at] ^= 1;
-        fs::write(path(&bench), bytes).unwrap();
+        fs::write(path(&fixture), bytes).unwrap();
     }
-    let worker = bench.worker(1);
-    assert_eq!(worker.read(place(&bench, "a")), Err(Unread::Torn));
+    let worker = fixture.worker(1);
+    assert_eq!(worker.read(record(&fixture, "a")), Err(Unread::Torn));
     let every = secondly();
-    let timer = timer(place(&bench, "a"), &every);
-    let now = bench.now + 1000;
+    let timer = timer(record(&fixture, "a"), &every);
+    let now = fixture.now + 1000;
     let wanted = due(now - now % 1000);
     assert!(matches!(claim(&worker, timer, wanted, now), Step::DealtWith));
     // One part after the other, each in its time.
     let mut later = now;
-    while worker.read(place(&bench, "a")).is_err() {
+    while worker.read(record(&fixture, "a")).is_err() {
         later += 1;
-        assert_eq!(worker.repair(place(&bench, "a"), UnixMs(later)), Recovered::Nothing);
+        assert_eq!(worker.repair(record(&fixture, "a"), UnixMs(later)), Recovered::Nothing);
     }
     let notices = worker.take_notices();
     assert!(!notices.is_empty());
@@ -125,30 +125,30 @@ fn a_damaged_record_costs_its_own_timer_only() {
         notices.iter().all(|it| matches!(it, Notice::Damaged { name } if &**name == "a")),
         "{notices:?}"
     );
-    let reading = worker.read(place(&bench, "a")).unwrap();
+    let reading = worker.read(record(&fixture, "a")).unwrap();
     assert_eq!(reading.first(UnixMs(now + 999), std::time::Duration::MAX), None);
     won(&worker, timer, due(now - now % 1000 + 1000), now + 1000);
-    assert_eq!(counts(&bench, "b"), 1);
+    assert_eq!(counts(&fixture, "b"), 1);
 }
 
 #[test]
 fn a_damaged_file_that_cannot_be_written_anew_stops_no_timer() {
     for cut in [0, 8192 + 600] {
-        let bench = Bench::file(&["a"]);
-        let (worker, every) = (bench.worker(1), secondly());
-        let len = fs::metadata(path(&bench)).unwrap().len();
-        let file = fs::OpenOptions::new().write(true).open(path(&bench)).unwrap();
+        let fixture = Fixture::file(&["a"]);
+        let (worker, every) = (fixture.worker(1), secondly());
+        let len = fs::metadata(path(&fixture)).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(path(&fixture)).unwrap();
         // Cut to nothing, or full of zeros from here on.
         file.set_len(if cut == 0 { 0 } else { 700 }).unwrap();
         file.set_len(len).unwrap();
         worker.set_fault(Fault::Full);
-        let timer = timer(place(&bench, "a"), &every);
-        let mut now = bench.now - bench.now % 1000 + 1000;
+        let timer = timer(record(&fixture, "a"), &every);
+        let mut now = fixture.now - fixture.now % 1000 + 1000;
         for _ in 0..20 {
-            if worker.read(place(&bench, "a")).is_ok() {
+            if worker.read(record(&fixture, "a")).is_ok() {
                 break;
             }
-            let _ = worker.repair(place(&bench, "a"), UnixMs(now));
+            let _ = worker.repair(record(&fixture, "a"), UnixMs(now));
         }
         let damaged = |notices: Vec<Notice>| {
             let damaged =
@@ -171,11 +171,11 @@ fn another_instance_is_refused_at_the_default_path_and_welcome_at_a_named_one() 
     for (make, welcome) in
         [(StatePath::Default as fn(PathBuf) -> StatePath, false), (StatePath::Named, true)]
     {
-        let mut bench = Bench::closed(make);
-        bench.reload(&["a"]).unwrap();
-        let held = bench.state.take();
-        bench.pid_file = PidFile::new(b"/run/other.pid");
-        match bench.open(&["a"]) {
+        let mut fixture = Fixture::closed(make);
+        fixture.reload(&["a"]).unwrap();
+        let held = fixture.state.take();
+        fixture.pid_file = PidFile::new(b"/run/other.pid");
+        match fixture.open(&["a"]) {
             Ok(_) => assert!(welcome),
             Err(error) => {
                 assert!(!welcome);
@@ -184,48 +184,48 @@ fn another_instance_is_refused_at_the_default_path_and_welcome_at_a_named_one() 
             }
         }
         // A binary upgrade has the same pid file.
-        bench.pid_file = PidFile::new(b"/run/nginx.pid");
-        assert!(bench.open(&["a"]).is_ok());
+        fixture.pid_file = PidFile::new(b"/run/nginx.pid");
+        assert!(fixture.open(&["a"]).is_ok());
         // The lock goes with the master.
         drop(held);
-        bench.pid_file = PidFile::new(b"/run/other.pid");
-        assert!(bench.open(&["a"]).is_ok());
+        fixture.pid_file = PidFile::new(b"/run/other.pid");
+        assert!(fixture.open(&["a"]).is_ok());
     }
 }
 
 #[test]
 fn a_bad_file_that_another_master_uses_stays_where_it_is() {
-    let mut bench = Bench::file(&["a"]);
-    let held = bench.state.take();
-    let mut bytes = fs::read(path(&bench)).unwrap();
+    let mut fixture = Fixture::file(&["a"]);
+    let held = fixture.state.take();
+    let mut bytes = fs::read(path(&fixture)).unwrap();
     bytes[100] ^= 1;
-    fs::write(path(&bench), &bytes).unwrap();
-    let cycle = bench.open(&["a"]).unwrap();
+    fs::write(path(&fixture), &bytes).unwrap();
+    let cycle = fixture.open(&["a"]).unwrap();
     assert!(
         matches!(&cycle.notices[..], [Notice::NotMoved { bad: Bad::Damaged, error: None }]),
         "{:?}",
         cycle.notices
     );
     assert_eq!((cycle.state.backing(), cycle.state.health()), (Backing::Memory, Health::Degraded));
-    assert_eq!(fs::read(path(&bench)).unwrap(), bytes);
+    assert_eq!(fs::read(path(&fixture)).unwrap(), bytes);
     drop(held);
 }
 
 #[test]
 fn a_deleted_or_replaced_file_is_noticed_at_the_next_reload_and_gets_the_records() {
-    let mut bench = Bench::file(&["a"]);
-    run_once(&mut bench, "a");
+    let mut fixture = Fixture::file(&["a"]);
+    run_once(&mut fixture, "a");
     for replacement in [None, Some(&b""[..])] {
-        fs::remove_file(path(&bench)).unwrap();
-        run_once(&mut bench, "a");
+        fs::remove_file(path(&fixture)).unwrap();
+        run_once(&mut fixture, "a");
         if let Some(content) = replacement {
-            fs::write(path(&bench), content).unwrap();
+            fs::write(path(&fixture), content).unwrap();
         }
-        let before = counts(&bench, "a");
-        let notices = bench.reload(&["a"]).unwrap();
+        let before = counts(&fixture, "a");
+        let notices = fixture.reload(&["a"]).unwrap();
         assert!(matches!(notices[..], [Notice::Replaced]), "{notices:?}");
-        assert_eq!(counts(&bench, "a"), before);
-        assert!(bench.reload(&["a"]).unwrap().is_empty());
+        assert_eq!(counts(&fixture, "a"), before);
+        assert!(fixture.reload(&["a"]).unwrap().is_empty());
     }
 }
 
@@ -233,8 +233,8 @@ fn a_deleted_or_replaced_file_is_noticed_at_the_next_reload_and_gets_the_records
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(bench: &Bench, options: &str) -> Self {
-        let path = path(bench).parent().unwrap().to_path_buf();
+    fn new(fixture: &Fixture, options: &str) -> Self {
+        let path = path(fixture).parent().unwrap().to_path_buf();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&path)
@@ -253,49 +253,49 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_degrades_the_timers_that_find_no_room() {
-    let mut bench = Bench::closed(StatePath::Named);
-    let disk = SmallDisk::new(&bench, "size=16k");
-    let notices = bench.reload(&["a", "b", "c", "d", "e"]).unwrap();
+    let mut fixture = Fixture::closed(StatePath::Named);
+    let disk = SmallDisk::new(&fixture, "size=16k");
+    let notices = fixture.reload(&["a", "b", "c", "d", "e"]).unwrap();
     assert!(
         matches!(&notices[..], [Notice::Failed { action: Action::Write, error }]
             if error.kind() == std::io::ErrorKind::StorageFull),
         "{notices:?}"
     );
-    let rooms = bench.places.iter().filter(|place| place.page.is_some()).count();
+    let rooms = fixture.records.iter().filter(|record| record.page.is_some()).count();
     assert!((1..5).contains(&rooms), "{rooms}");
-    assert_eq!(bench.state.as_ref().unwrap().health(), Health::Degraded);
+    assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Degraded);
     for name in ["a", "e"] {
-        run_once(&mut bench, name);
+        run_once(&mut fixture, name);
     }
-    drop((bench.state.take(), disk));
+    drop((fixture.state.take(), disk));
 }
 
 #[test]
 fn a_disk_without_any_room_and_one_that_is_read_only_end_in_memory() {
     for options in ["size=4k", "ro"] {
-        let mut bench = Bench::closed(StatePath::Named);
-        let disk = SmallDisk::new(&bench, options);
+        let mut fixture = Fixture::closed(StatePath::Named);
+        let disk = SmallDisk::new(&fixture, options);
         if options == "size=4k" {
-            fs::write(path(&bench).with_file_name("full"), [1; 4096]).unwrap();
+            fs::write(path(&fixture).with_file_name("full"), [1; 4096]).unwrap();
         }
-        let notices = bench.reload(&["a"]).unwrap();
+        let notices = fixture.reload(&["a"]).unwrap();
         assert!(
             matches!(&notices[..], [Notice::InMemory { health: Health::Degraded, .. }]),
             "{notices:?}"
         );
-        let state = bench.state.as_ref().unwrap();
+        let state = fixture.state.as_ref().unwrap();
         assert_eq!((state.backing(), state.health()), (Backing::Memory, Health::Degraded));
-        run_once(&mut bench, "a");
+        run_once(&mut fixture, "a");
         drop(disk);
     }
 }
 
 #[test]
 fn a_read_only_default_is_one_warning() {
-    let mut bench = Bench::closed(StatePath::Default);
-    let disk = SmallDisk::new(&bench, "ro");
-    let notices = bench.reload(&["a"]).unwrap();
+    let mut fixture = Fixture::closed(StatePath::Default);
+    let disk = SmallDisk::new(&fixture, "ro");
+    let notices = fixture.reload(&["a"]).unwrap();
     assert!(matches!(&notices[..], [Notice::InMemory { .. }]), "{notices:?}");
-    assert_eq!(bench.state.as_ref().unwrap().health(), Health::Ok);
+    assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Ok);
     drop(disk);
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::os::file::{Owner, Refusal, directory_of, metadata, not_a_directory};
 
+use super::escaped::Escaped;
 use super::header::PidFile;
 use super::notice::{Action, Failure};
-use super::shown::Shown;
 
 /// Where the state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl PathError {
 
 impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = Shown::of(&self.path);
+        let path = Escaped::of(&self.path);
         if let Problem::NoDirectory(_) | Problem::NotPermitted(_) = self.problem {
             return write!(f, "state file: {} \"{path}\" failed", Action::Open);
         }

@@ -10,11 +10,11 @@ use super::control::Paused;
 use super::due::{DueTimes, Reading, control_instants, header_instants, is_to_come, latest_sane};
 use super::exclusion::Excluded;
 use super::format::CONTROL;
+use super::locked_read::Blocked;
 use super::notice::Notice;
 use super::retry::RetryPolicy;
 use super::run::{Attempt, Outcome, Progress, Wait};
-use super::store::{Claimed, Owner, Place, Store, Timer, Unread, Written};
-use super::under_lock::Blocked;
+use super::store::{Claimed, Owner, Record, Store, Timer, Unread, Written};
 
 /// What a look at a run in progress has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Store {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Recovered {
         let inner = &self.inner;
-        if inner.claimed(timer.place) == Claimed::Yes {
+        if inner.claimed(timer.record) == Claimed::Yes {
             return Recovered::Nothing;
         }
         let seen = match self.read_for(timer) {
@@ -61,7 +61,7 @@ impl Store {
             Progress::Waiting(..) => {}
             Progress::Running(attempt) => {
                 // A look at a held lock takes nothing, so that nobody else is refused by it.
-                let held = match inner.run_lock_held(timer.place) {
+                let held = match inner.run_lock_held(timer.record) {
                     Some(held) => held == Held::Elsewhere,
                     None => is_another(inner, &attempt, clock(), timer),
                 };
@@ -76,11 +76,11 @@ impl Store {
             Excluded::LeftToOwner => return Recovered::LeftToOwner,
         };
         let now = clock();
-        let lost = timer.place.lost();
-        let (place, mut reading) = match self.read_locked(timer.place, now) {
-            Ok(reading) => (timer.place, reading),
+        let lost = timer.record.lost();
+        let (record, mut reading) = match self.read_locked(timer.record, now) {
+            Ok(reading) => (timer.record, reading),
             Err(Blocked::Lost) if timer.owner == Owner::This => {
-                (&lost, inner.local_reading(timer.place))
+                (&lost, inner.local_reading(timer.record))
             }
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
             Err(Blocked::Again) => return Recovered::Again,
@@ -101,7 +101,7 @@ impl Store {
                 });
                 let result = next_at.is_none().then(|| reading.run.close(attempt, interrupted()));
                 if exclusion.tells_death_of(&attempt) {
-                    let name = timer.place.name.clone();
+                    let name = timer.record.name.clone();
                     inner.notice(Notice::Interrupted {
                         name,
                         attempt,
@@ -120,11 +120,11 @@ impl Store {
             }
             Progress::Nothing => return Recovered::Nothing,
         };
-        if inner.write_claim(place, &mut reading.run, result) == Written::No
-            && place.page.is_some()
+        if inner.write_claim(record, &mut reading.run, result) == Written::No
+            && record.page.is_some()
             && timer.owner == Owner::Other
         {
-            inner.forget_run(place);
+            inner.forget_run(record);
         }
         recovered
     }
@@ -137,16 +137,16 @@ impl Store {
             Excluded::Us => return Recovered::Again,
             Excluded::LeftToOwner => return Recovered::LeftToOwner,
         };
-        let lost = timer.place.lost();
-        let (place, run) = match self.read_locked(timer.place, clock()) {
-            Ok(reading) => (timer.place, reading.run),
+        let lost = timer.record.lost();
+        let (record, run) = match self.read_locked(timer.record, clock()) {
+            Ok(reading) => (timer.record, reading.run),
             Err(Blocked::Lost) if timer.owner == Owner::This => {
-                (&lost, self.inner.local_reading(timer.place).run)
+                (&lost, self.inner.local_reading(timer.record).run)
             }
             Err(Blocked::Again) => return Recovered::Again,
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
         };
-        match self.set_back_locked(Timer { place, ..timer }, run, clock) {
+        match self.set_back_locked(Timer { record, ..timer }, run, clock) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
@@ -163,7 +163,7 @@ impl Store {
         let inner = &self.inner;
         let (mut ahead_ms, mut pulled) = (0, false);
         let header_lock = self.lock_header();
-        let control_lock = inner.try_edit_lock(CONTROL, timer.place.page);
+        let control_lock = inner.try_edit_lock(CONTROL, timer.record.page);
         let blocked = header_lock.is_none() || control_lock.is_none();
         if let Some(_lock) = header_lock {
             let mut header = self.header_locked(clock());
@@ -175,9 +175,9 @@ impl Store {
             }
         }
         if let Some(_lock) = control_lock {
-            let mut control = match self.control_locked(timer.place, clock()) {
-                Err(Blocked::Lost) if timer.place.page.is_none() => {
-                    inner.local_reading(timer.place).control
+            let mut control = match self.control_locked(timer.record, clock()) {
+                Err(Blocked::Lost) if timer.record.page.is_none() => {
+                    inner.local_reading(timer.record).control
                 }
                 read => read?,
             };
@@ -204,12 +204,12 @@ impl Store {
             changed |= bound.pull_pause(&mut control.paused, &mut ahead_ms);
             changed |= bound.pull(control_instants(&mut control), &mut ahead_ms);
             if changed {
-                inner.write_control(timer.place, &mut control);
+                inner.write_control(timer.record, &mut control);
             }
         }
         let now = clock();
         let bound = Bound::new(timer, now);
-        if let Some(claims) = &timer.place.claims {
+        if let Some(claims) = &timer.record.claims {
             claims.pull_back(bound.latest, bound.newest);
         }
         pulled |= bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
@@ -223,10 +223,10 @@ impl Store {
             pulled = true;
         }
         if pulled {
-            inner.write_claim(timer.place, &mut run, None);
+            inner.write_claim(timer.record, &mut run, None);
         }
         if ahead_ms > 0 {
-            let name = timer.place.name.clone();
+            let name = timer.record.name.clone();
             inner.notice(Notice::ClockSetBack { name, by_ms: ahead_ms });
         }
         if blocked { Err(Blocked::Again) } else { Ok(()) }
@@ -241,9 +241,9 @@ impl Store {
 
     /// Writes damaged parts of a record anew; for who has waited through all
     /// [`Steps`](super::Steps) for a read that is not torn. `Again` if a lock is held elsewhere.
-    pub fn repair(&self, place: &Place, now: UnixMs) -> Recovered {
-        let Lock::Taken(_lock) = self.inner.try_run_lock(place) else { return Recovered::Again };
-        match self.read_locked(place, now) {
+    pub fn repair(&self, record: &Record, now: UnixMs) -> Recovered {
+        let Lock::Taken(_lock) = self.inner.try_run_lock(record) else { return Recovered::Again };
+        match self.read_locked(record, now) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }

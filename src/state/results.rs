@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claim_part::ms;
-use super::fields::{Fields, FieldsMut};
+use super::codec::{Decoder, Encoder};
 use super::format::{RESULTS, RING_AT, RING_BYTES, result as at, result_part};
 use super::run::{Attempt, BootId, Ended, Outcome, RunId, RunResult, Trigger};
 
@@ -11,7 +11,7 @@ impl RunResult {
     /// The place of the ring in which it is the one of this number.
     pub(super) fn encode(&self, number: u64) -> [u8; result_part(0).bytes] {
         let mut bytes = [0; result_part(0).bytes];
-        let mut to = FieldsMut(&mut bytes);
+        let mut to = Encoder(&mut bytes);
         to.u64(at::NUMBER, number);
         to.instant(at::DUE, self.attempt.due);
         to.instant(at::STARTED_AT, self.attempt.started_at);
@@ -28,7 +28,7 @@ impl RunResult {
 
     /// Reads a place of the ring; `None` if its checksum is wrong, or if it is of another number.
     fn decode(bytes: &[u8], number: u64) -> Option<Self> {
-        let from = Fields(bytes);
+        let from = Decoder(bytes);
         if !result_part(number).is_whole(bytes) || from.u64(at::NUMBER) != number {
             return None;
         }
@@ -58,8 +58,8 @@ pub(super) fn decode_ring(ring: &[u8; RING_BYTES], ever: u64) -> impl Iterator<I
     (0..kept).filter_map(move |back| {
         let number = ever - back;
         let part = result_part(number);
-        let place = ring.get(part.at - RING_AT..part.at - RING_AT + part.bytes)?;
-        RunResult::decode(place, number)
+        let record = ring.get(part.at - RING_AT..part.at - RING_AT + part.bytes)?;
+        RunResult::decode(record, number)
     })
 }
 

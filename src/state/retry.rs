@@ -92,7 +92,7 @@ mod tests {
                 seen.push(wait_ms);
             }
             seen.dedup();
-            assert!(seen.len() > 10, "there is no chance in it");
+            assert!(seen.len() > 10, "there is no rng in it");
         }
     }
 

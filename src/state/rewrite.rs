@@ -8,7 +8,7 @@ use crate::os::file::{create_new_as, metadata, sync, unlink, write_at};
 use super::file::{Opener, read_identity};
 use super::format::{HEADER_CONTROL, MOST_PAGES, PAGE_BYTES};
 use super::header::{Bad, HeaderControl, Identity, Newness, Records};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::version1;
 
 /// What is longer is not copied.
@@ -24,7 +24,7 @@ impl Opener<'_> {
     /// Why the file is as it was: it could not be written, or what it says would be lost.
     pub(super) fn rewrite(
         &self,
-        pages: &Pages,
+        pages: &PagedFile,
         bad: Bad,
         copy: PathBuf,
     ) -> io::Result<Option<PathBuf>> {
@@ -53,7 +53,7 @@ impl Opener<'_> {
         Ok(copied.is_ok().then_some(copy))
     }
 
-    fn copy(&self, pages: &Pages, bytes: u64, to: &Path) -> io::Result<()> {
+    fn copy(&self, pages: &PagedFile, bytes: u64, to: &Path) -> io::Result<()> {
         if bytes > COPIED {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -77,7 +77,7 @@ mod tests {
     use crate::os::fault::{Call, Effect, Fault, Repeat, with};
     use crate::os::file::with_suffix;
 
-    use super::super::bench::*;
+    use super::super::fixture::*;
     use super::super::*;
 
     const MOUNT_POINT: Fault = Fault {
@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn a_mount_point_gets_a_new_header_and_keeps_its_records() {
         for at in [0, 24, 100, 2100] {
-            let mut bench = Bench::file(&["a", "b"]);
-            run_once(&mut bench, "a");
-            bench.first = First::Now;
-            let path = bench.configured.path().unwrap().to_path_buf();
+            let mut fixture = Fixture::file(&["a", "b"]);
+            run_once(&mut fixture, "a");
+            fixture.first = First::Now;
+            let path = fixture.configured.path().unwrap().to_path_buf();
             let bytes = |flip: usize| {
                 let mut bytes = fs::read(&path).unwrap();
                 bytes[flip] ^= 1;
@@ -102,7 +102,7 @@ mod tests {
             };
             let bad = bytes(at);
             fs::write(&path, &bad).unwrap();
-            let notices = with(MOUNT_POINT, || bench.reload(&["a", "b", "c"]).unwrap());
+            let notices = with(MOUNT_POINT, || fixture.reload(&["a", "b", "c"]).unwrap());
             let copied = with_suffix(&path, ".bad");
             assert!(
                 matches!(&notices[..], [Notice::Rewritten { bad: Bad::Damaged, copied_to: Some(to) }]
@@ -110,34 +110,34 @@ mod tests {
                 "{notices:?}"
             );
             assert_eq!(fs::read(&copied).unwrap(), bad);
-            assert_eq!(bench.state.as_ref().unwrap().health(), Health::Recovered);
-            assert_eq!(counts(&bench, "a"), 1);
-            let reading = bench.worker(1).read(place(&bench, "c")).unwrap();
+            assert_eq!(fixture.state.as_ref().unwrap().health(), Health::Recovered);
+            assert_eq!(counts(&fixture, "a"), 1);
+            let reading = fixture.worker(1).read(record(&fixture, "c")).unwrap();
             assert_eq!(
-                reading.first(crate::schedule::UnixMs(bench.now), std::time::Duration::MAX),
+                reading.first(crate::schedule::UnixMs(fixture.now), std::time::Duration::MAX),
                 None
             );
-            run_once(&mut bench, "a");
-            assert!(with(MOUNT_POINT, || bench.reload(&["a", "b"]).unwrap()).is_empty());
-            assert_eq!(counts(&bench, "a"), 2);
+            run_once(&mut fixture, "a");
+            assert!(with(MOUNT_POINT, || fixture.reload(&["a", "b"]).unwrap()).is_empty());
+            assert_eq!(counts(&fixture, "a"), 2);
         }
     }
 
     #[test]
     fn what_is_not_ours_is_overwritten_only_if_it_was_copied() {
-        let mut bench = Bench::closed(StatePath::Default);
-        let path = bench.configured.path().unwrap().to_path_buf();
+        let mut fixture = Fixture::closed(StatePath::Default);
+        let path = fixture.configured.path().unwrap().to_path_buf();
         let copied = with_suffix(&path, ".bad");
         fs::create_dir(&copied).unwrap();
         fs::write(&path, "#!/bin/sh\n").unwrap();
-        let notices = with(MOUNT_POINT, || bench.reload(&["a"]).unwrap());
+        let notices = with(MOUNT_POINT, || fixture.reload(&["a"]).unwrap());
         assert!(matches!(notices[0], Notice::NotMoved { bad: Bad::Foreign, error: Some(_) }));
         assert_eq!(fs::read(&path).unwrap(), b"#!/bin/sh\n");
         fs::remove_dir(&copied).unwrap();
-        bench.state = None;
-        let notices = with(MOUNT_POINT, || bench.reload(&["a"]).unwrap());
+        fixture.state = None;
+        let notices = with(MOUNT_POINT, || fixture.reload(&["a"]).unwrap());
         assert!(matches!(notices[..], [Notice::Rewritten { copied_to: Some(_), .. }]));
         assert_eq!(fs::read(&copied).unwrap(), b"#!/bin/sh\n");
-        assert_eq!(bench.state.as_ref().unwrap().backing(), Backing::File);
+        assert_eq!(fixture.state.as_ref().unwrap().backing(), Backing::File);
     }
 }

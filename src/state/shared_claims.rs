@@ -88,7 +88,7 @@ impl SharedClaims {
             .values()
             .map(|claim| (Arc::as_ptr(&claim.table).addr(), claim.first))
             .collect();
-        let places = |table: &Arc<SharedMemory>| {
+        let records = |table: &Arc<SharedMemory>| {
             let table = Arc::clone(table);
             (0..table.count() / WORDS)
                 .map(move |number| SharedClaim { table: Arc::clone(&table), first: number * WORDS })
@@ -96,14 +96,14 @@ impl SharedClaims {
         let mut free: Vec<SharedClaim> = self
             .tables
             .iter()
-            .flat_map(places)
+            .flat_map(records)
             .filter(|claim| !used.contains(&(Arc::as_ptr(&claim.table).addr(), claim.first)))
             .filter(|claim| !claim.is_held())
             .collect();
         if free.len() < missing.len() {
             let more = (missing.len() - free.len()).next_multiple_of(64);
             let table = Arc::new(SharedMemory::new(more * WORDS)?);
-            free.extend(places(&table));
+            free.extend(records(&table));
             self.tables.push(table);
         }
         for (name, claim) in missing.into_iter().zip(free) {
@@ -425,6 +425,6 @@ mod tests {
             claims.give(&names).unwrap();
             claims.keep(&HashSet::new());
         }
-        assert!(claims.tables.len() <= 2, "places are used again");
+        assert!(claims.tables.len() <= 2, "records are used again");
     }
 }

@@ -13,13 +13,13 @@ use super::due::{DueTimes, Reading};
 use super::format::name_hash;
 use super::header::{HeaderControl, Newness};
 use super::notice::{Action, Notice};
-use super::pages::Pages;
+use super::paged_file::PagedFile;
 use super::run::{BootId, RunResult};
 use super::shared_claims::{Claimant, SharedClaim, SharedHealth};
 
 /// Where the record of a timer is; given out by the master, valid for one cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Record {
     /// Which of the timers of the cycle it is.
     pub(super) number: usize,
     /// `None`: the file has no room for it, and the timer is degraded.
@@ -31,7 +31,7 @@ pub struct Place {
     pub(super) claims: Option<SharedClaim>,
 }
 
-impl Place {
+impl Record {
     /// The timer's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -58,7 +58,7 @@ impl Place {
 #[derive(Clone, Copy)]
 pub struct Timer<'a> {
     /// Its record.
-    pub place: &'a Place,
+    pub record: &'a Record,
     /// Its due times.
     pub due_times: &'a dyn DueTimes,
     /// Whether it falls to this worker when the state is degraded.
@@ -135,11 +135,11 @@ pub struct Store {
 
 pub(super) struct Inner {
     /// `None`: nothing could be attached to; all timers are degraded.
-    pub(super) pages: Option<Pages>,
+    pub(super) pages: Option<PagedFile>,
     pub(super) process: Process,
     pub(super) attached_at: UnixMs,
-    /// By the numbers of their [`Place`]s.
-    pub(super) timers: RefCell<Vec<Mine>>,
+    /// By the numbers of their [`Record`]s.
+    pub(super) timers: RefCell<Vec<LocalRecord>>,
     pub(super) notices: RefCell<Vec<Notice>>,
     /// What holds for all timers, where that could not be written.
     pub(super) header: Cell<Option<HeaderControl>>,
@@ -161,7 +161,7 @@ pub(super) const UNWRITTEN_EDIT_TRIES: u32 = 2;
 
 /// What this worker alone knows of a timer.
 #[derive(Default)]
-pub(super) struct Mine {
+pub(super) struct LocalRecord {
     pub(super) claimed: Claimed,
     /// Parts that are newer than those in the file, because they could not be written.
     pub(super) run: Option<Box<ClaimPart>>,
@@ -170,7 +170,7 @@ pub(super) struct Mine {
     pub(super) known: Option<Box<(ClaimPart, Control)>>,
     /// What has happened while there was no record, or it could not be read; its counters are those
     /// of this time.
-    pub(super) local: Option<Box<ClaimPart>>,
+    pub(super) apart: Option<Box<ClaimPart>>,
     /// The results that could not be written, oldest first; the last one is the newest of `local`, or,
     /// without that, of `run`.
     pub(super) results: Vec<RunResult>,
@@ -220,7 +220,7 @@ pub(super) enum Written {
     No,
 }
 
-impl Mine {
+impl LocalRecord {
     /// Whether an edit that has failed is to be tried again in a moment.
     pub(super) fn tries_edit_again(&mut self, tries: u32) -> bool {
         self.failed_edits = self.failed_edits.saturating_add(1);
@@ -235,7 +235,7 @@ impl Mine {
 
 impl Store {
     pub(super) fn new(
-        pages: Option<Pages>,
+        pages: Option<PagedFile>,
         process: Process,
         opened: Health,
         failing: SharedHealth,
@@ -263,9 +263,9 @@ impl Store {
     ///
     /// There is no memory.
     pub fn make_room(&self, timers: usize) -> Result<(), NoMemory> {
-        let mut mine = self.inner.timers.borrow_mut();
-        fallible(|| mine.try_reserve_exact(timers))?;
-        mine.resize_with(timers, Mine::default);
+        let mut local = self.inner.timers.borrow_mut();
+        fallible(|| local.try_reserve_exact(timers))?;
+        local.resize_with(timers, LocalRecord::default);
         Ok(())
     }
 
@@ -275,9 +275,9 @@ impl Store {
     ///
     /// Somebody was writing each time, or there is nothing to read: see [`Unread`]. An I/O error is
     /// a [`Notice`] too.
-    pub fn read(&self, place: &Place) -> Result<Reading, Unread> {
+    pub fn read(&self, record: &Record) -> Result<Reading, Unread> {
         for _ in 0..READ_TRIES {
-            match self.inner.try_read(place) {
+            match self.inner.try_read(record) {
                 Err(Unread::Torn) => {}
                 read => return read,
             }
@@ -292,12 +292,12 @@ impl Store {
     ///
     /// As above.
     pub fn read_for(&self, timer: Timer<'_>) -> Result<Reading, Unread> {
-        match self.read(timer.place) {
+        match self.read(timer.record) {
             Err(Unread::Lost) if timer.owner == Owner::This => {
-                Ok(self.inner.local_reading(timer.place))
+                Ok(self.inner.local_reading(timer.record))
             }
             Ok(reading) if timer.owner == Owner::This => {
-                self.inner.remember(timer.place, &reading);
+                self.inner.remember(timer.record, &reading);
                 Ok(reading)
             }
             read => read,
@@ -306,8 +306,8 @@ impl Store {
 
     /// The results of the timer's last runs, newest first: as many as the record has places for, but for
     /// those that are being written or cannot be read.
-    pub fn results(&self, place: &Place, reading: &Reading) -> Vec<RunResult> {
-        self.inner.read_results(place, &reading.run)
+    pub fn results(&self, record: &Record, reading: &Reading) -> Vec<RunResult> {
+        self.inner.read_results(record, &reading.run)
     }
 
     /// What holds for all timers; what was read last, if it cannot be read now.
@@ -350,7 +350,7 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(super) fn set_fault(&self, fault: super::pages::Fault) {
+    pub(super) fn set_fault(&self, fault: super::paged_file::Fault) {
         if let Some(pages) = &self.inner.pages {
             pages.set_fault(fault);
         }
@@ -359,7 +359,7 @@ impl Store {
     /// Whether a write has been lost because the process was killed before it.
     #[cfg(test)]
     pub(super) fn was_killed(&self) -> bool {
-        use super::pages::Fault;
+        use super::paged_file::Fault;
         self.inner.pages.as_ref().is_some_and(|pages| pages.fault() == Fault::Killed)
     }
 }

@@ -14,8 +14,8 @@ use super::format::USE_LOCK;
 use super::header::{Identity, Records};
 use super::master::{Opened, State};
 use super::notice::{Action, Failure, Notice};
-use super::pages::Pages;
-use super::store::{Health, Place};
+use super::paged_file::PagedFile;
+use super::store::{Health, Record};
 
 /// What came of trying to take a file over.
 #[derive(Debug)]
@@ -48,15 +48,15 @@ impl State {
 
     fn try_take_over(
         &self,
-        shared: &Pages,
+        shared: &PagedFile,
         names: &[&str],
         opener: &mut Opener<'_>,
         load: impl FnOnce(&Opened, &mut Opener<'_>),
     ) -> Result<Option<Opened>, Failure> {
         // Workers of one master exclude each other only with descriptions of their own.
         let pages = match self.own_description(shared, reopen) {
-            Ok(file) => Pages::new(file),
-            Err(_) => Pages::locked_by(
+            Ok(file) => PagedFile::new(file),
+            Err(_) => PagedFile::locked_by(
                 Holder::Process,
                 shared.file().try_clone().map_err(Action::Open.failed())?,
             ),
@@ -84,21 +84,21 @@ impl State {
             return Ok(None);
         };
         let mut notices = Vec::new();
-        let places = own.places(names, opener, &mut notices);
+        let records = own.records(names, opener, &mut notices);
         if notices.iter().any(|notice| matches!(notice, Notice::HeaderLocked)) {
             // Somebody is adding records, for whom this one does not wait.
             return Ok(None);
         }
-        let lacking = places.iter().any(Place::is_lacking);
+        let lacking = records.iter().any(Record::is_lacking);
         let health = if lacking { Health::Degraded } else { Health::of(identity.newness) };
-        Ok(Some(Opened { state: self.taken_over(health), places, notices }))
+        Ok(Some(Opened { state: self.taken_over(health), records, notices }))
     }
 
     /// Converts the file and loads the configuration; the caller has it alone. `false` if it is not to be
     /// converted yet.
     fn convert(
         &self,
-        pages: &Pages,
+        pages: &PagedFile,
         names: &[&str],
         opener: &mut Opener<'_>,
         load: impl FnOnce(&Opened, &mut Opener<'_>),
@@ -113,8 +113,8 @@ impl State {
         old.pid_file = opener.pid_file.clone();
         convert(pages, &mut old, opener.now).map_err(Action::Write.failed())?;
         let mut notices = Vec::new();
-        let places = self.places(names, opener, &mut notices);
-        load(&Opened { state: self.clone(), places, notices }, opener);
+        let records = self.records(names, opener, &mut notices);
+        load(&Opened { state: self.clone(), records, notices }, opener);
         // Records may have been added.
         let Some(mut grown) = identity(pages)? else { return Ok(false) };
         convert::end(pages, &mut grown).map_err(Action::Write.failed())?;
@@ -122,11 +122,11 @@ impl State {
     }
 }
 
-fn lock(pages: &Pages, kind: Kind) -> Result<bool, Failure> {
+fn lock(pages: &PagedFile, kind: Kind) -> Result<bool, Failure> {
     let tried = pages.try_lock_at(USE_LOCK, kind).map_err(Action::Lock.failed())?;
     Ok(tried == Tried::Taken)
 }
 
-fn identity(pages: &Pages) -> Result<Option<Identity>, Failure> {
+fn identity(pages: &PagedFile) -> Result<Option<Identity>, Failure> {
     Ok(read_identity(pages).map_err(Action::Read.failed())?.ok())
 }

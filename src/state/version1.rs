@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::claim_part::{ClaimPart, Counters, LastResult};
+use super::codec::Decoder;
 use super::control::{Control, Gap, LeftOut, Order, Presence, get_pause};
-use super::fields::Fields;
 use super::format::{
     CLAIM, CONTROL, Field, GAPS, PAGE_BYTES, Part, RESULTS, name_hash, result_part,
 };
@@ -30,17 +30,17 @@ const GAP_BYTES: usize = 24;
 /// The page of a record in today's format; `None` if neither part of it is whole.
 pub(super) fn convert_record(page: &[u8; PAGE_BYTES]) -> Option<[u8; PAGE_BYTES]> {
     let run = RUN.of(page);
-    let run = RUN.is_whole(run).then(|| decode_run(Fields(run))).flatten();
+    let run = RUN.is_whole(run).then(|| decode_run(Decoder(run))).flatten();
     let control = RECORD_CONTROL.of(page);
     let control =
-        RECORD_CONTROL.is_whole(control).then(|| decode_control(Fields(control))).flatten();
+        RECORD_CONTROL.is_whole(control).then(|| decode_control(Decoder(control))).flatten();
     if run.is_none() && control.is_none() {
         return None;
     }
     let mut bytes = [0; PAGE_BYTES];
     let mut put = |part: Part, content: &[u8]| {
-        if let Some(place) = bytes.get_mut(part.at..part.at + part.bytes) {
-            place.copy_from_slice(content);
+        if let Some(record) = bytes.get_mut(part.at..part.at + part.bytes) {
+            record.copy_from_slice(content);
         }
     };
     if let Some((claim, results)) = run {
@@ -58,16 +58,16 @@ pub(super) fn convert_record(page: &[u8; PAGE_BYTES]) -> Option<[u8; PAGE_BYTES]
 /// The control part of the header, `None` if it is damaged, and the order number.
 pub(super) fn decode_header(page: &[u8; PAGE_BYTES]) -> (Option<HeaderControl>, u64) {
     let part = HEADER_CONTROL.of(page);
-    let from = Fields(part);
+    let from = Decoder(part);
     let control = HEADER_CONTROL.is_whole(part).then(|| HeaderControl {
         serial: from.u64(Field(8)),
         not_before: from.some_instant(Field(16)),
         paused: get_pause(from, Field(24), Field(32)),
     });
-    (control, Fields(page).u64(ORDER_NUMBER))
+    (control, Decoder(page).u64(ORDER_NUMBER))
 }
 
-fn decode_run(from: Fields<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunResult>)> {
+fn decode_run(from: Decoder<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunResult>)> {
     let attempt = Attempt {
         run: RunId(from.bytes(Field(160))),
         due: from.instant(Field(192)),
@@ -110,7 +110,7 @@ fn decode_run(from: Fields<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunRe
     Some((claim, results))
 }
 
-fn decode_result(from: Fields<'_>, number: usize) -> RunResult {
+fn decode_result(from: Decoder<'_>, number: usize) -> RunResult {
     let from = from.item(RESULTS_AT, number, RESULT_BYTES);
     RunResult {
         attempt: Attempt {
@@ -130,7 +130,7 @@ fn decode_result(from: Fields<'_>, number: usize) -> RunResult {
     }
 }
 
-fn decode_control(from: Fields<'_>) -> Option<(&str, Control)> {
+fn decode_control(from: Decoder<'_>) -> Option<(&str, Control)> {
     let gap = |number| {
         let from = from.item(GAPS_AT, number, GAP_BYTES);
         Gap {

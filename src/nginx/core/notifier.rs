@@ -123,7 +123,7 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     let node = unsafe { Rc::from_raw(node) };
     // SAFETY: nobody else has the event now.
     unsafe { (*event).set_ready(0) };
-    let signalled = node.eventfd.hear();
+    let signalled = node.eventfd.take();
     guard((), || {
         if let Some(times) = signalled
             && let Ok(mut callback) = node.callback.try_borrow_mut()

@@ -12,11 +12,11 @@ use super::shared_claims::SharedHealth;
 use super::*;
 
 /// A state as a master has it.
-pub(super) struct Bench {
+pub(super) struct Fixture {
     _scratch: Scratch,
     pub(super) configured: StatePath,
     pub(super) state: Option<State>,
-    pub(super) places: std::rc::Rc<Vec<Place>>,
+    pub(super) records: std::rc::Rc<Vec<Record>>,
     pub(super) now: i64,
     pub(super) pid_file: PidFile,
     pub(super) workers: FileOwner,
@@ -40,7 +40,7 @@ pub(super) fn ended(outcome: Outcome) -> Ended {
     Ended { outcome, status: 200, duration: Duration::from_millis(3) }
 }
 
-impl Bench {
+impl Fixture {
     /// Nothing opened yet; `make` turns a directory's path into the configuration.
     pub(super) fn closed(make: impl FnOnce(std::path::PathBuf) -> StatePath) -> Self {
         let scratch = Scratch::new();
@@ -49,7 +49,7 @@ impl Bench {
             _scratch: scratch,
             configured,
             state: None,
-            places: std::rc::Rc::default(),
+            records: std::rc::Rc::default(),
             now: 1_000_000,
             pid_file: PidFile::new(b"/run/nginx.pid"),
             workers: FileOwner::of_this_process(),
@@ -71,9 +71,9 @@ impl Bench {
     }
 
     fn loaded(make: impl FnOnce(std::path::PathBuf) -> StatePath, names: &[&str]) -> Self {
-        let mut bench = Self::closed(make);
-        bench.reload(names).unwrap();
-        bench
+        let mut fixture = Self::closed(make);
+        fixture.reload(names).unwrap();
+        fixture
     }
 
     /// Opens only, as a reload that is refused afterwards does.
@@ -84,7 +84,7 @@ impl Bench {
         open(&self.configured, self.state.as_ref(), names, &mut opener)
     }
 
-    /// An opener that has waited for [`Bench::waited`] already.
+    /// An opener that has waited for [`Fixture::waited`] already.
     fn opener<'a>(&'a self, wait: &'a mut dyn FnMut(Duration)) -> Opener<'a> {
         Opener {
             pid_file: &self.pid_file,
@@ -110,13 +110,13 @@ impl Bench {
         let mut wait = |time| self.waited.set(self.waited.get() + time);
         let mut opener = self.opener(&mut wait);
         let loaded: Vec<Loaded<'_>> = cycle
-            .places
+            .records
             .iter()
-            .map(|place| Loaded { place, schedule_hash: self.hash, scheduled, first: self.first })
+            .map(|record| Loaded { record, schedule_hash: self.hash, scheduled, first: self.first })
             .collect();
         notices.extend(cycle.state.load(&loaded, self.before, &mut opener));
         self.state = Some(cycle.state);
-        self.places = cycle.places;
+        self.records = cycle.records;
         Ok(notices)
     }
 
@@ -144,9 +144,9 @@ pub(super) fn secondly() -> Jittered {
     every(1000)
 }
 
-/// The first timer of a bench.
-pub(super) fn timer<'a>(place: &'a Place, due_times: &'a dyn DueTimes) -> Timer<'a> {
-    Timer { place, due_times, owner: Owner::This, timeout: Duration::from_secs(60) }
+/// A timer of a fixture.
+pub(super) fn timer<'a>(record: &'a Record, due_times: &'a dyn DueTimes) -> Timer<'a> {
+    Timer { record, due_times, owner: Owner::This, timeout: Duration::from_secs(60) }
 }
 
 /// Claims, waiting as often as it is told to.
@@ -178,26 +178,32 @@ pub(super) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> 
 }
 
 /// How many successes the record of `name` has.
-pub(super) fn counts(bench: &Bench, name: &str) -> u64 {
-    bench.worker(99).read(place(bench, name)).unwrap().run.counters.ended_with(Outcome::Success)
+pub(super) fn counts(fixture: &Fixture, name: &str) -> u64 {
+    fixture
+        .worker(99)
+        .read(record(fixture, name))
+        .unwrap()
+        .run
+        .counters
+        .ended_with(Outcome::Success)
 }
 
 /// The place of `name`.
-pub(super) fn place<'a>(bench: &'a Bench, name: &str) -> &'a Place {
-    bench.places.iter().find(|place| place.name() == name).unwrap()
+pub(super) fn record<'a>(fixture: &'a Fixture, name: &str) -> &'a Record {
+    fixture.records.iter().find(|record| record.name() == name).unwrap()
 }
 
 /// Lets a second pass, and its due time run.
-pub(super) fn run_once(bench: &mut Bench, name: &str) {
+pub(super) fn run_once(fixture: &mut Fixture, name: &str) {
     let every = secondly();
-    let worker = bench.worker(7);
-    bench.now += 1000;
-    let at = bench.now - bench.now % 1000;
-    let timer = timer(place(bench, name), &every);
-    won(&worker, timer, due(at), bench.now).finish(ended(Outcome::Success), None);
+    let worker = fixture.worker(7);
+    fixture.now += 1000;
+    let at = fixture.now - fixture.now % 1000;
+    let timer = timer(record(fixture, name), &every);
+    won(&worker, timer, due(at), fixture.now).finish(ended(Outcome::Success), None);
 }
 
 /// What `nginx -t` says, run by the user of the workers.
-pub(super) fn checked(bench: &Bench) -> Result<Option<PathError>, PathError> {
-    check(&bench.configured, &bench.pid_file, Some(FileOwner::of_this_process()))
+pub(super) fn checked(fixture: &Fixture) -> Result<Option<PathError>, PathError> {
+    check(&fixture.configured, &fixture.pid_file, Some(FileOwner::of_this_process()))
 }

@@ -1,17 +1,17 @@
-//! What happens in the world: time, exits, reloads, orders, pauses, steps of the clock.
+//! What happens in the simulator: time, exits, reloads, orders, pauses, steps of the clock.
 
 use super::*;
 
-impl World {
+impl Simulator {
     pub(super) fn any_slot(&mut self) -> usize {
         let slots = self.workers.len() as u64;
-        usize::try_from(self.chance.below(slots)).unwrap()
+        usize::try_from(self.rng.below(slots)).unwrap()
     }
 
     /// Something happens.
     pub(in crate::state) fn happen(&mut self) {
         let slot = self.any_slot();
-        let event = match self.chance.below(60) {
+        let event = match self.rng.below(60) {
             // In every other seed nobody interferes, and workers meet more often.
             event @ 48.. if self.undisturbed && event != 53 => event % 30,
             event => event,
@@ -19,7 +19,7 @@ impl World {
         match event {
             0..=29 => self.turn(slot),
             30..=37 => {
-                let ms = self.chance.ms(self.period / 3);
+                let ms = self.rng.ms(self.period / 3);
                 self.pass(ms);
             }
             38..=46 => self.end(slot),
@@ -34,7 +34,7 @@ impl World {
                 }
             }
             50 => {
-                let ms = self.chance.ms(6 * self.period);
+                let ms = self.rng.ms(6 * self.period);
                 self.pass(ms);
             }
             51 | 52 => self.reload(),
@@ -61,7 +61,7 @@ impl World {
         (0..self.workers.len()).for_each(|slot| self.exit(slot));
         let (mut names, mut scheduled): (&[&str], _) = (&["a"], Scheduled::On);
         let was = self.period;
-        match self.chance.below(4) {
+        match self.rng.below(4) {
             0 => self.period = if self.period == 1000 { 700 } else { 1000 },
             1 => names = &[],
             2 => scheduled = Scheduled::Off,
@@ -71,19 +71,19 @@ impl World {
             // What nobody has taken so far is nobody's any more.
             self.forget_late(was);
         }
-        self.bench.hash = self.period.unsigned_abs();
+        self.fixture.hash = self.period.unsigned_abs();
         self.policy.schedule = if names.is_empty() { Scheduled::Off } else { scheduled };
-        broken_rules::loading(|| self.bench.reload_as(names, scheduled)).unwrap();
+        broken_rules::loading(|| self.fixture.reload_as(names, scheduled)).unwrap();
         if self.policy.schedule == Scheduled::Off {
-            let ms = self.chance.ms(4 * self.period);
+            let ms = self.rng.ms(4 * self.period);
             self.pass(ms);
             self.policy.schedule = Scheduled::On;
-            broken_rules::loading(|| self.bench.reload(&["a"])).unwrap();
+            broken_rules::loading(|| self.fixture.reload(&["a"])).unwrap();
             self.reloaded_at = self.now;
         } else if self.period != was {
             self.reloaded_at = self.now;
         }
-        assert_eq!(self.bench.places[0].page, self.place.page, "a name keeps its record");
+        assert_eq!(self.fixture.records[0].page, self.record.page, "a name keeps its record");
         for slot in 0..self.workers.len() {
             if self.workers[slot].is_none() {
                 self.spawn(slot);
@@ -93,10 +93,10 @@ impl World {
 
     /// Takes out of the account what has come due and has not been dealt with.
     fn forget_late(&mut self, period: i64) {
-        let state = self.bench.state.as_ref().unwrap();
+        let state = self.fixture.state.as_ref().unwrap();
         let process = Process { pid: 0, started: 1, boot: BOOT };
         let store = state.attach(Master::This, process, UnixMs(self.now));
-        let reading = store.read(&self.place).unwrap();
+        let reading = store.read(&self.record).unwrap();
         let now = std::mem::replace(&mut self.period, period);
         let late = self.late(&reading);
         self.period = now;
@@ -119,11 +119,11 @@ impl World {
     fn order(&mut self, slot: usize) {
         self.runs += 1;
         let run = run_id(self.runs);
-        let (place, due_times) = (self.place.clone(), self.due_times());
-        let timer = timer(&place, &due_times);
+        let (record, due_times) = (self.record.clone(), self.due_times());
+        let timer = timer(&record, &due_times);
         let Some(worker) = &self.workers[slot] else { return };
         let now = UnixMs(self.now);
-        let _ = if self.chance.one_in(3) {
+        let _ = if self.rng.one_in(3) {
             worker.store.order_cancel(timer, now)
         } else {
             worker.store.order_run(timer, run, now)
@@ -131,11 +131,11 @@ impl World {
     }
 
     fn pause(&mut self, slot: usize) {
-        let (place, due_times) = (self.place.clone(), self.due_times());
-        let timer = timer(&place, &due_times);
+        let (record, due_times) = (self.record.clone(), self.due_times());
+        let timer = timer(&record, &due_times);
         let now = UnixMs(self.now);
         let Some(worker) = &self.workers[slot] else { return };
-        match self.chance.below(4) {
+        match self.rng.below(4) {
             0 if worker.store.pause(timer, None, now) == Edited::Done(()) => self.paused = true,
             1 if worker.store.resume(timer, now) == Edited::Done(()) => self.paused = false,
             2 if worker.store.pause_all(None, now) == Edited::Done(()) => {
@@ -151,9 +151,9 @@ impl World {
     fn look_all(&mut self) {
         let now = UnixMs(self.now);
         for worker in self.workers.iter().flatten() {
-            let (place, due_times) = (self.place.clone(), self.due_times());
-            let timer = timer(&place, &due_times);
-            let reading = worker.store.read(&place).unwrap();
+            let (record, due_times) = (self.record.clone(), self.due_times());
+            let timer = timer(&record, &due_times);
+            let reading = worker.store.read(&record).unwrap();
             if let Decision::LeaveOut { up_to, kind } =
                 decide(&reading, &Look::at(&due_times, now), self.policy, None)
             {
@@ -163,15 +163,15 @@ impl World {
     }
 
     fn step_clock(&mut self) {
-        if self.chance.one_in(2) {
-            let ms = self.chance.ms(50 * self.period);
+        if self.rng.one_in(2) {
+            let ms = self.rng.ms(50 * self.period);
             return self.pass(ms);
         }
         if !self.clock_goes_back {
             return;
         }
-        self.now -= self.chance.ms(50 * self.period);
-        self.bench.now = self.now;
+        self.now -= self.rng.ms(50 * self.period);
+        self.fixture.now = self.now;
         // A clock that is set back brings due times again, and the account does not come out.
         self.clock_was_back = true;
         self.taken.clear();

@@ -1,4 +1,4 @@
-//! The world of the model: workers, a clock, people with orders, and an oracle that knows what was
+//! The simulator: workers, a clock, people with orders, and an oracle that knows what was
 //! promised.
 
 use std::collections::{HashMap, HashSet};
@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 
-use super::bench::{BOOT, Bench, run_id, timer};
 use super::broken_rules::{self, Rule, is_broken};
-use super::chance::Chance;
-use super::locked::Unlock;
-use super::pages::Fault;
+use super::fixture::{BOOT, Fixture, run_id, timer};
+use super::paged_file::Fault;
+use super::rng::Rng;
 use super::*;
 
 mod events;
@@ -49,11 +48,11 @@ struct Worker {
     exiting: bool,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "what the world is like")]
-pub(super) struct World {
-    chance: Chance,
-    bench: Bench,
-    place: Place,
+#[expect(clippy::struct_excessive_bools, reason = "what the simulator is like")]
+pub(super) struct Simulator {
+    rng: Rng,
+    fixture: Fixture,
+    record: Record,
     now: i64,
     period: i64,
     jitter_ms: u64,
@@ -81,40 +80,40 @@ pub(super) struct World {
     pub(super) verdict: Verdict,
 }
 
-impl World {
+impl Simulator {
     pub(super) fn new(seed: u64) -> Self {
         broken_rules::bury();
-        let mut chance = Chance(stable_hash(&[b"model", &seed.to_le_bytes()]));
-        let period: i64 = [100, 1000, 5000][usize::try_from(chance.below(3)).unwrap()];
-        let mut bench = Bench::memory(&[]);
-        bench.first = if chance.one_in(2) { First::Now } else { First::Due };
-        bench.hash = period.unsigned_abs();
-        bench.now = 1_000_007;
-        bench.reload(&["a"]).unwrap();
-        let missed = match chance.below(3) {
+        let mut rng = Rng(stable_hash(&[b"model", &seed.to_le_bytes()]));
+        let period: i64 = [100, 1000, 5000][usize::try_from(rng.below(3)).unwrap()];
+        let mut fixture = Fixture::memory(&[]);
+        fixture.first = if rng.one_in(2) { First::Now } else { First::Due };
+        fixture.hash = period.unsigned_abs();
+        fixture.now = 1_000_007;
+        fixture.reload(&["a"]).unwrap();
+        let missed = match rng.below(3) {
             0 => MissedPolicy::Skip,
             1 => MissedPolicy::Run { within: Duration::from_millis(2 * period.unsigned_abs()) },
             _ => MissedPolicy::Run { within: Duration::from_secs(3600) },
         };
         let retry = RetryPolicy {
-            more: u32::try_from(chance.below(4)).unwrap(),
+            more: u32::try_from(rng.below(4)).unwrap(),
             on: vec![Outcome::Failure, Outcome::Error, Outcome::Interrupted],
             backoff: Duration::from_millis(period.unsigned_abs() / 50),
             max: Duration::from_millis(period.unsigned_abs() / 5),
         };
-        let jitter_ms = if chance.one_in(3) { period.unsigned_abs() / 4 } else { 0 };
-        let overlap = if chance.one_in(2) { OverlapPolicy::Skip } else { OverlapPolicy::Queue };
-        let workers = 1 + usize::try_from(chance.below(4)).unwrap();
+        let jitter_ms = if rng.one_in(3) { period.unsigned_abs() / 4 } else { 0 };
+        let overlap = if rng.one_in(2) { OverlapPolicy::Skip } else { OverlapPolicy::Queue };
+        let workers = 1 + usize::try_from(rng.below(4)).unwrap();
         // Workers of one master share what they have claimed, those of several do not.
-        let place = if seed.is_multiple_of(2) {
-            Place { claims: None, ..bench.places[0].clone() }
+        let record = if seed.is_multiple_of(2) {
+            Record { claims: None, ..fixture.records[0].clone() }
         } else {
-            bench.places[0].clone()
+            fixture.records[0].clone()
         };
-        let mut world = Self {
-            place,
-            now: bench.now,
-            bench,
+        let mut simulator = Self {
+            record,
+            now: fixture.now,
+            fixture,
             period,
             jitter_ms,
             policy: Policy { missed, schedule: Scheduled::On },
@@ -128,19 +127,19 @@ impl World {
             taken: HashSet::new(),
             attempts: HashSet::new(),
             newest_taken: 0,
-            undisturbed: chance.one_in(2),
-            failing: chance.one_in(3),
-            clock_goes_back: chance.one_in(3),
+            undisturbed: rng.one_in(2),
+            failing: rng.one_in(3),
+            clock_goes_back: rng.one_in(3),
             clock_was_back: false,
             expected: 0,
             paused: false,
             all_paused: false,
             reloaded_at: 0,
             verdict: Ok(()),
-            chance,
+            rng,
         };
-        (0..workers).for_each(|slot| world.spawn(slot));
-        world
+        (0..workers).for_each(|slot| simulator.spawn(slot));
+        simulator
     }
 
     fn due_times(&self) -> Jittered {
@@ -168,13 +167,13 @@ impl World {
             self.expected += (starts(to) - starts(self.now)).unsigned_abs();
         }
         self.now = to;
-        self.bench.now = to;
+        self.fixture.now = to;
     }
 
     fn spawn(&mut self, slot: usize) {
         self.started += 1;
         let process = Process { pid: self.started, started: 1, boot: BOOT };
-        let state = self.bench.state.as_ref().unwrap();
+        let state = self.fixture.state.as_ref().unwrap();
         self.workers[slot] = Some(Worker {
             number: self.started,
             store: state.attach(Master::This, process, UnixMs(self.now)),
@@ -196,11 +195,11 @@ impl World {
     /// One turn of one worker; it may be killed in it, and others have theirs meanwhile.
     fn turn(&mut self, slot: usize) {
         let Some(mut worker) = self.workers[slot].take() else { return };
-        if self.chance.one_in(25) {
-            let writes = u32::try_from(self.chance.below(3)).unwrap();
+        if self.rng.one_in(25) {
+            let writes = u32::try_from(self.rng.below(3)).unwrap();
             worker.store.set_fault(Fault::KilledAfter(writes));
         }
-        let claims = self.place.claims.clone();
+        let claims = self.record.claims.clone();
         let before = claims.as_ref().map(|claims| (claims.taken(), claims.orders_done()));
         self.act(&mut worker);
         if worker.store.was_killed() {
@@ -218,16 +217,16 @@ impl World {
         if worker.exiting {
             return;
         }
-        let (place, due_times) = (self.place.clone(), self.due_times());
-        let timer = timer(&place, &due_times);
+        let (record, due_times) = (self.record.clone(), self.due_times());
+        let timer = timer(&record, &due_times);
         if is_broken(Rule::TableOfClaims) {
-            worker.store.inner.set_claimed(&place, store::Claimed::No);
+            worker.store.inner.set_claimed(&record, store::Claimed::No);
         }
         if worker.attempt.is_some() {
             return self.step(worker, timer);
         }
         let look = Look::at(&due_times, UnixMs(self.now));
-        if std::mem::take(&mut worker.saw_plain) && self.chance.one_in(2) {
+        if std::mem::take(&mut worker.saw_plain) && self.rng.one_in(2) {
             self.runs += 1;
             worker.attempt = ClaimAttempt::unseen(&look, run_id(self.runs));
             return self.step(worker, timer);
@@ -235,7 +234,7 @@ impl World {
         let retry = self.retry.clone();
         let _ = worker.store.recover(timer, &retry, &mut || self.preempted());
         let now = UnixMs(self.now);
-        let Ok(reading) = worker.store.read(&place) else { return };
+        let Ok(reading) = worker.store.read(&record) else { return };
         if reading.control.has_uncounted() {
             let _ = worker.store.count(timer, now);
         }
@@ -278,14 +277,14 @@ impl World {
             Step::Won(mut claim) => {
                 if is_broken(Rule::LockIsHeld) {
                     claim.unlock();
-                    if let Some(claims) = &self.place.claims {
+                    if let Some(claims) = &self.record.claims {
                         claims.release(worker.store.process().holder());
                     }
                 }
                 self.won(worker, claim);
             }
             Step::Again { .. } if is_broken(Rule::OverlapIsSeenThrice) => {
-                let seen = worker.store.read(&self.place).map(|reading| reading.run.progress);
+                let seen = worker.store.read(&self.record).map(|reading| reading.run.progress);
                 match seen {
                     Ok(Progress::Running(_)) => self.overlap(worker, timer, attempt.wanted()),
                     _ => worker.attempt = Some(attempt),
@@ -309,19 +308,19 @@ impl World {
     /// lock, others have their turns, and what it has read goes stale.
     fn preempted(&mut self) -> UnixMs {
         let read_at = UnixMs(self.now);
-        if self.depth >= 2 || !self.chance.one_in(3) {
+        if self.depth >= 2 || !self.rng.one_in(3) {
             return read_at;
         }
         self.depth += 1;
-        if self.chance.one_in(6) {
-            let ms = self.chance.ms(5 * self.period);
+        if self.rng.one_in(6) {
+            let ms = self.rng.ms(5 * self.period);
             self.pass(ms);
         }
-        for _ in 0..self.chance.below(8) {
-            let ms = self.chance.ms(self.period / 8);
+        for _ in 0..self.rng.below(8) {
+            let ms = self.rng.ms(self.period / 8);
             self.pass(ms);
             let slot = self.any_slot();
-            if self.chance.one_in(3) { self.end(slot) } else { self.turn(slot) }
+            if self.rng.one_in(3) { self.end(slot) } else { self.turn(slot) }
         }
         self.depth -= 1;
         read_at
@@ -363,7 +362,7 @@ impl World {
         let Some(worker) = &mut self.workers[slot] else { return };
         let Some(claim) = worker.claim.take() else { return };
         self.running.remove(&worker.number);
-        let outcome = match self.chance.below(4) {
+        let outcome = match self.rng.below(4) {
             0 => Outcome::Failure,
             _ if self.failing => Outcome::Error,
             1 => Outcome::Timeout,
@@ -371,7 +370,7 @@ impl World {
         };
         let attempt = *claim.attempt();
         let now = UnixMs(self.now);
-        let cancelled = worker.store.is_cancelled(&self.place, attempt.run);
+        let cancelled = worker.store.is_cancelled(&self.record, attempt.run);
         let outcome = if cancelled { Outcome::Cancelled } else { outcome };
         let period = Duration::from_millis(self.period.unsigned_abs());
         let every = Every::new(period, Duration::ZERO).unwrap();
@@ -396,9 +395,9 @@ impl World {
             }
         }
         let now = UnixMs(self.now);
-        let (place, due_times) = (self.place.clone(), self.due_times());
+        let (record, due_times) = (self.record.clone(), self.due_times());
         if let Some(worker) = self.workers.iter().flatten().next() {
-            assert_eq!(worker.store.resume(timer(&place, &due_times), now), Edited::Done(()));
+            assert_eq!(worker.store.resume(timer(&record, &due_times), now), Edited::Done(()));
             assert_eq!(worker.store.resume_all(now), Edited::Done(()));
         }
         (self.paused, self.all_paused) = (false, false);
@@ -419,7 +418,7 @@ impl World {
         }
         self.verdict.clone()?;
         let store = self.workers.iter().flatten().next().unwrap().store.clone();
-        let reading = store.read(&self.place).unwrap();
+        let reading = store.read(&self.record).unwrap();
         let late = self.late(&reading);
         if started == 0 || late > 0 {
             let what = format!("{started} attempts, {late} due times late");

@@ -7,9 +7,9 @@ use std::path::Path;
 /// A path on one line: what is no character, or a control character, is shown as `\xHH`, as
 /// nginx's access log does it.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a>(&'a [u8]);
+pub struct Escaped<'a>(&'a [u8]);
 
-impl<'a> Shown<'a> {
+impl<'a> Escaped<'a> {
     /// The path to show.
     pub fn of(path: &'a Path) -> Self {
         Self(path.as_os_str().as_bytes())
@@ -21,7 +21,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for character in chunk.valid().chars() {
@@ -56,7 +56,7 @@ mod tests {
             ("\u{e4}\u{1f552}\u{85}".as_bytes(), "\u{e4}\u{1f552}\\xC2\\x85"),
             (b"\xff\xfe/\xc3", "\\xFF\\xFE/\\xC3"),
         ] {
-            assert_eq!(Shown::of_bytes(bytes).to_string(), shown);
+            assert_eq!(Escaped::of_bytes(bytes).to_string(), shown);
         }
     }
 }

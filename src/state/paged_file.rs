@@ -11,7 +11,7 @@ use super::format::{MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, Part, RING_AT};
 
 /// A description of the state file.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(super) struct PagedFile {
     file: File,
     holder: Holder,
     #[cfg(test)]
@@ -34,7 +34,7 @@ pub(super) enum Fault {
     Killed,
 }
 
-impl Pages {
+impl PagedFile {
     pub(super) fn new(file: File) -> Self {
         Self::locked_by(Holder::Description, file)
     }

@@ -1,9 +1,9 @@
-//! Chance that comes from a seed, for the model.
+//! Random numbers that come from a seed, for the simulator.
 
-/// Chance from a seed: `SplitMix64`, <https://prng.di.unimi.it/splitmix64.c>.
-pub(super) struct Chance(pub(super) u64);
+/// Random numbers from a seed: `SplitMix64`, <https://prng.di.unimi.it/splitmix64.c>.
+pub(super) struct Rng(pub(super) u64);
 
-impl Chance {
+impl Rng {
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

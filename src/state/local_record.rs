@@ -8,45 +8,45 @@ use super::due::Reading;
 use super::format::{CLAIM, CONTROL};
 use super::run::{Progress, RunResult};
 use super::shared_claims::{Claimant, SharedClaim};
-use super::store::{Claimed, Inner, Mine, Owner, Place, Store, Timer};
+use super::store::{Claimed, Inner, LocalRecord, Owner, Record, Store, Timer};
 
 impl Inner {
     /// What this worker would have written, if that is newer than what is in the file or nothing
     /// whole is there; with what has happened since it could be read last.
     pub(super) fn newest_claim(
         &self,
-        place: &Place,
+        record: &Record,
         claim: Option<ClaimPart>,
     ) -> Option<ClaimPart> {
-        self.mine(place, |mine| {
-            if let (Some(unwritten), Some(claim)) = (&mine.run, &claim)
+        self.local_record(record, |local| {
+            if let (Some(unwritten), Some(claim)) = (&local.run, &claim)
                 && unwritten.serial <= claim.serial
             {
-                mine.forget_run();
+                local.forget_run();
             }
-            let mut run = mine.run.as_deref().cloned().or(claim)?;
-            mine.taken_over = None;
-            if let Some(local) = &mine.local {
-                mine.taken_over = run.absorb(local, &mine.results).map(Box::new);
+            let mut run = local.run.as_deref().cloned().or(claim)?;
+            local.taken_over = None;
+            if let Some(apart) = &local.apart {
+                local.taken_over = run.absorb(apart, &local.results).map(Box::new);
             }
             Some(run)
         })
-        .map(|run| with_shared(place, run))
+        .map(|run| with_shared(record, run))
     }
 
     /// The same of the control part.
     pub(super) fn newest_control(
         &self,
-        place: &Place,
+        record: &Record,
         control: Option<Control>,
     ) -> Option<Control> {
-        self.mine(place, |mine| {
-            if let (Some(unwritten), Some(control)) = (&mine.control, &control)
+        self.local_record(record, |local| {
+            if let (Some(unwritten), Some(control)) = (&local.control, &control)
                 && unwritten.serial <= control.serial
             {
-                mine.control = None;
+                local.control = None;
             }
-            mine.control.as_deref().cloned().or(control)
+            local.control.as_deref().cloned().or(control)
         })
         .map(|control| self.loaded(control))
     }
@@ -61,14 +61,14 @@ impl Inner {
     }
 
     /// What its owner goes on with, where the record is lost or cannot be read.
-    pub(super) fn local_reading(&self, place: &Place) -> Reading {
-        let (run, control) = self.mine(place, |mine| {
-            let run = match (&mine.local, &mine.known) {
+    pub(super) fn local_reading(&self, record: &Record) -> Reading {
+        let (run, control) = self.local_record(record, |local| {
+            let run = match (&local.apart, &local.known) {
                 (Some(local), _) => (**local).clone(),
                 (None, Some(known)) => known.0.clone(),
-                (None, None) => ClaimPart::new(place.name_hash, self.attached_at),
+                (None, None) => ClaimPart::new(record.name_hash, self.attached_at),
             };
-            let control = match (&mine.control, &mine.known) {
+            let control = match (&local.control, &local.known) {
                 (Some(control), _) => (**control).clone(),
                 (None, Some(known)) => known.1.clone(),
                 (None, None) => Control::anew(self.attached_at),
@@ -76,8 +76,8 @@ impl Inner {
             (run, control)
         });
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
-        let mut run = with_shared(place, run);
-        let holder = place.claims.as_ref().and_then(SharedClaim::holder);
+        let mut run = with_shared(record, run);
+        let holder = record.claims.as_ref().and_then(SharedClaim::holder);
         let is_another = |it: Claimant| it != self.process.holder() && it.lives();
         if let Progress::Running(attempt) = run.progress
             && attempt.pid != self.process.pid
@@ -90,63 +90,64 @@ impl Inner {
     }
 
     /// Remembers what was read, for the time in which it cannot be.
-    pub(super) fn remember(&self, place: &Place, reading: &Reading) {
-        self.mine(place, |mine| {
-            if let Some((run, control)) = mine.known.as_deref()
+    pub(super) fn remember(&self, record: &Record, reading: &Reading) {
+        self.local_record(record, |local| {
+            if let Some((run, control)) = local.known.as_deref()
                 && (run.serial, control.serial) == (reading.run.serial, reading.control.serial)
             {
                 return;
             }
             let known = (reading.run.without_history(), reading.control.clone());
-            mine.known = Some(Box::new(known));
+            local.known = Some(Box::new(known));
         });
     }
 
     /// Forgets a claim part that could not be written.
-    pub(super) fn forget_run(&self, place: &Place) {
-        self.mine(place, Mine::forget_run);
+    pub(super) fn forget_run(&self, record: &Record) {
+        self.local_record(record, LocalRecord::forget_run);
     }
 
     /// The same of a control part.
-    pub(super) fn forget_control(&self, place: &Place) {
-        self.mine(place, |mine| mine.control = None);
+    pub(super) fn forget_control(&self, record: &Record) {
+        self.local_record(record, |local| local.control = None);
     }
 }
 
 impl Store {
     /// Whether this worker has something of the timer that could not be written.
-    pub fn has_unwritten(&self, place: &Place) -> bool {
-        self.inner.mine(place, |mine| mine.run.is_some() || mine.control.is_some())
+    pub fn has_unwritten(&self, record: &Record) -> bool {
+        self.inner.local_record(record, |local| local.run.is_some() || local.control.is_some())
     }
 
     /// Gives up what could not be written; for a worker that leaves, whose successor is not to wait.
-    pub fn give_up(&self, place: &Place) {
-        if self.inner.claimed(place) == Claimed::No {
-            self.inner.forget_run(place);
-            self.inner.release(place);
+    pub fn give_up(&self, record: &Record) {
+        if self.inner.claimed(record) == Claimed::No {
+            self.inner.forget_run(record);
+            self.inner.release(record);
         }
     }
 
     /// Writes what could not be written before; to be called once a second while there is such.
     pub fn write_again(&self, timer: Timer<'_>) {
         let inner = &self.inner;
-        let place = timer.place;
+        let record = timer.record;
         inner.release_left();
-        if inner.claimed(place) == Claimed::No
-            && let Lock::Taken(_lock) = inner.try_lock(CLAIM, place.page)
-            && inner.try_read_claim(place) != Err(Unreadable::Lost)
-            && let Some(mut run) = inner.mine(place, |mine| mine.run.as_deref().cloned())
+        if inner.claimed(record) == Claimed::No
+            && let Lock::Taken(_lock) = inner.try_lock(CLAIM, record.page)
+            && inner.try_read_claim(record) != Err(Unreadable::Lost)
+            && let Some(mut run) = inner.local_record(record, |local| local.run.as_deref().cloned())
         {
-            inner.write_claim(place, &mut run, None);
+            inner.write_claim(record, &mut run, None);
         }
-        if let Lock::Taken(_lock) = inner.try_lock(CONTROL, place.page)
-            && inner.try_read_control(place) != Err(Unreadable::Lost)
-            && let Some(mut control) = inner.mine(place, |mine| mine.control.as_deref().cloned())
+        if let Lock::Taken(_lock) = inner.try_lock(CONTROL, record.page)
+            && inner.try_read_control(record) != Err(Unreadable::Lost)
+            && let Some(mut control) =
+                inner.local_record(record, |local| local.control.as_deref().cloned())
         {
-            inner.write_control(place, &mut control);
+            inner.write_control(record, &mut control);
         }
-        let Some(claims) = &place.claims else { return };
-        if inner.mine(place, |mine| mine.run.is_none() && mine.claimed == Claimed::No) {
+        let Some(claims) = &record.claims else { return };
+        if inner.local_record(record, |local| local.run.is_none() && local.claimed == Claimed::No) {
             claims.release(inner.process.holder());
         } else if timer.owner == Owner::This {
             claims.touch();
@@ -155,8 +156,8 @@ impl Store {
 }
 
 /// With what the workers of this master have claimed, which the file may not know.
-fn with_shared(place: &Place, mut run: ClaimPart) -> ClaimPart {
-    if let Some(claims) = &place.claims {
+fn with_shared(record: &Record, mut run: ClaimPart) -> ClaimPart {
+    if let Some(claims) = &record.claims {
         run.orders_done = run.orders_done.max(claims.orders_done());
         if let Some(taken) = claims.taken().filter(|taken| *taken > run.watermark.due) {
             run.watermark.due = taken;
@@ -172,7 +173,7 @@ fn with_shared(place: &Place, mut run: ClaimPart) -> ClaimPart {
     run
 }
 
-impl Mine {
+impl LocalRecord {
     /// Forgets a claim part that could not be written, and its results.
     fn forget_run(&mut self) {
         if self.run.take().is_some() {
@@ -182,8 +183,8 @@ impl Mine {
 
     /// How many of the results are not those of `local`.
     fn before_local(&self) -> usize {
-        let locals = self.local.as_ref().map_or(0, |local| local.results_ever);
-        self.results.len().saturating_sub(usize::try_from(locals).unwrap_or(usize::MAX))
+        let apart = self.apart.as_ref().map_or(0, |apart| apart.results_ever);
+        self.results.len().saturating_sub(usize::try_from(apart).unwrap_or(usize::MAX))
     }
 
     /// All results that are to be written with the newest claim part, oldest first.

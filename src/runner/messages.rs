@@ -8,7 +8,7 @@ use std::ptr;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::{Level, Log};
 use crate::schedule::UnixMs;
-use crate::state::{Action, Health, Notice, Shown};
+use crate::state::{Action, Escaped, Health, Notice};
 
 /// Tells how many timers this worker has, and where their state is.
 pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
@@ -17,7 +17,7 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
     let path = opened.as_ref().and_then(|opened| opened.state.state.path());
     let log = Log::cycle();
     let state =
-        path.map_or_else(String::new, |path| format!(", state file \"{}\"", Shown::of(path)));
+        path.map_or_else(String::new, |path| format!(", state file \"{}\"", Escaped::of(path)));
     let line = format_args!("timer: {count} {timers} in this worker, slot {slot}{state}");
     log.write(Level::Notice, line);
 }
@@ -58,11 +58,11 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
     let file = StateFile(path);
     match notice {
         Notice::MovedAside { moved_to, bad } => {
-            let line = format_args!("{file} {bad}, moved to \"{}\"", Shown::of(moved_to));
+            let line = format_args!("{file} {bad}, moved to \"{}\"", Escaped::of(moved_to));
             log.write(Level::Crit, line);
         }
         Notice::Rewritten { bad, copied_to: Some(to) } => {
-            let to = Shown::of(to);
+            let to = Escaped::of(to);
             let line = format_args!("{file} {bad}, copied to \"{to}\", header is written anew");
             log.write(Level::Crit, line);
         }
@@ -123,7 +123,7 @@ struct StateFile<'a>(Option<&'a Path>);
 impl fmt::Display for StateFile<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.unwrap_or(Path::new("memory"));
-        write!(f, "timer: state file \"{}\"", Shown::of(path))
+        write!(f, "timer: state file \"{}\"", Escaped::of(path))
     }
 }
 
@@ -134,7 +134,7 @@ impl fmt::Display for Failed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(action, path) = self;
         match path {
-            Some(path) => write!(f, "timer: state file: {action} \"{}\" failed", Shown::of(path)),
+            Some(path) => write!(f, "timer: state file: {action} \"{}\" failed", Escaped::of(path)),
             None => write!(f, "timer: state in memory: {action} failed"),
         }
     }

@@ -6,15 +6,15 @@
 //! turn through the clock that the claim asks; a kill strikes before any write.
 
 use super::broken_rules::{Rule, without};
-use super::world::{Broken, Verdict, World};
+use super::simulator::{Broken, Simulator, Verdict};
 
 fn run(seed: u64) -> Verdict {
-    let mut world = World::new(seed);
+    let mut simulator = Simulator::new(seed);
     for _ in 0..250 {
-        world.happen();
-        world.verdict.clone()?;
+        simulator.happen();
+        simulator.verdict.clone()?;
     }
-    world.calm()
+    simulator.calm()
 }
 
 #[test]

@@ -12,13 +12,13 @@ use crate::schedule::Zones;
 use crate::state::{self, HeaderControl, Health, Reading, RunResult, Store};
 
 /// All timers of the configuration that this process serves, whoever runs them.
-pub struct Panel {
+pub struct Registry {
     timers: Rc<Vec<TimerConf>>,
     /// One for each timer; none where nothing could be opened.
-    places: Rc<Vec<state::Place>>,
+    records: Rc<Vec<state::Record>>,
     /// `None`: this process runs no timers, or there is no state.
     worker: Option<Rc<Worker>>,
-    bells: Rc<Vec<EventFd>>,
+    notifiers: Rc<Vec<EventFd>>,
     zones: Rc<Zones>,
     workers: usize,
     runs: Runs,
@@ -42,7 +42,7 @@ pub enum Wake {
     All,
 }
 
-impl Panel {
+impl Registry {
     pub(super) fn new(
         main: &MainConf,
         worker: Option<Rc<Worker>>,
@@ -50,21 +50,22 @@ impl Panel {
         runs: Runs,
     ) -> Rc<Self> {
         let opened = main.opened().borrow();
-        let places = opened.as_ref().map(|opened| opened.state.places.clone()).unwrap_or_default();
+        let records =
+            opened.as_ref().map(|opened| opened.state.records.clone()).unwrap_or_default();
         Rc::new(Self {
             timers: main.shared_timers(),
-            places,
+            records,
             worker,
-            bells: Rc::clone(&main.bells().borrow()),
+            notifiers: Rc::clone(&main.notifiers().borrow()),
             zones: main.shared_zones(),
             workers,
             runs,
         })
     }
 
-    /// The panel of this process.
+    /// The registry of this process.
     pub fn current() -> Option<Rc<Self>> {
-        RUNNER.with_borrow(|runner| runner.as_ref().map(|runner| Rc::clone(&runner.panel)))
+        RUNNER.with_borrow(|runner| runner.as_ref().map(|runner| Rc::clone(&runner.registry)))
     }
 
     /// The timers, in the order in which they are configured.
@@ -72,7 +73,7 @@ impl Panel {
         &self.timers
     }
 
-    /// The timer of this name, by its number among [`Panel::timers`].
+    /// The timer of this name, by its number among [`Registry::timers`].
     pub fn find(&self, name: &str) -> Option<usize> {
         self.timers.iter().position(|timer| timer.name.as_str() == name)
     }
@@ -95,8 +96,8 @@ impl Panel {
 
     /// The results of a timer's last runs, newest first.
     pub fn results(&self, number: usize, reading: &Reading) -> Vec<RunResult> {
-        let timer = self.store().zip(self.places.get(number));
-        timer.map_or_else(Vec::new, |(store, place)| store.results(place, reading))
+        let timer = self.store().zip(self.records.get(number));
+        timer.map_or_else(Vec::new, |(store, record)| store.results(record, reading))
     }
 
     /// What holds for all timers.
@@ -126,10 +127,10 @@ impl Panel {
 
     /// A timer, as orders need it; `None` where none is followed.
     pub fn timer(&self, number: usize) -> Option<state::Timer<'_>> {
-        let (timer, place) = (self.timers.get(number)?, self.places.get(number)?);
+        let (timer, record) = (self.timers.get(number)?, self.records.get(number)?);
         let worker = self.worker.as_ref().filter(|_| self.runs == Runs::Yes)?;
         let owner = worker.owner(timer);
-        Some(state::Timer { place, due_times: &timer.due_times, owner, timeout: timer.timeout })
+        Some(state::Timer { record, due_times: &timer.due_times, owner, timeout: timer.timeout })
     }
 
     /// Has a timer's record looked at by those who run it, at once where they are workers of this
@@ -139,11 +140,11 @@ impl Panel {
         let here = super::look_at(number);
         match (timer.worker, whom, here) {
             (WorkerChoice::Any, Wake::One, Here::Seen) => {}
-            (WorkerChoice::Any, ..) => self.ring_all(Concern::of(number)),
+            (WorkerChoice::Any, ..) => self.notify_all(WakeHint::of(number)),
             (_, _, Here::Seen) => {}
             (choice, ..) => {
-                if let Some(bell) = self.bells.get(choice.slot(&timer.name, self.workers)) {
-                    bell.ring(Concern::of(number).0);
+                if let Some(notifier) = self.notifiers.get(choice.slot(&timer.name, self.workers)) {
+                    notifier.notify(WakeHint::of(number).0);
                 }
             }
         }
@@ -151,7 +152,7 @@ impl Panel {
 
     /// Has all records looked at.
     pub fn wake_all(&self) {
-        self.ring_all(Concern::of(0));
+        self.notify_all(WakeHint::of(0));
     }
 
     /// Writes what the state has to tell of an order.
@@ -161,20 +162,20 @@ impl Panel {
         }
     }
 
-    fn ring_all(&self, concern: Concern) {
-        for bell in self.bells.iter() {
-            bell.ring(concern.0);
+    fn notify_all(&self, hint: WakeHint) {
+        for notifier in self.notifiers.iter() {
+            notifier.notify(hint.0);
         }
     }
 }
 
-/// Which timer's record is to be looked at first when a bell was rung: so many times it was, less
-/// one. Of two who ring at once the numbers add up to another timer's; all records are looked at
+/// Which timer's record is to be looked at first when a worker is notified: so many times it was, less
+/// one. Of two that notify it at once the numbers add up to another timer's; all records are looked at
 /// after that one anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Concern(pub(super) NonZeroU64);
+pub(super) struct WakeHint(pub(super) NonZeroU64);
 
-impl Concern {
+impl WakeHint {
     /// A timer, by its number.
     fn of(number: usize) -> Self {
         Self(u64::try_from(number).map_or(NonZeroU64::MIN, |it| NonZeroU64::MIN.saturating_add(it)))

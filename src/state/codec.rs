@@ -12,9 +12,9 @@ pub(super) const NEVER: UnixMs = UnixMs(i64::MIN);
 
 /// A part to read from.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> Decoder<'a> {
     pub(super) fn bytes<const N: usize>(self, Field(at): Field<N>) -> [u8; N] {
         self.0.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
@@ -72,9 +72,9 @@ impl<'a> Fields<'a> {
 }
 
 /// A part to write into.
-pub(super) struct FieldsMut<'a>(pub(super) &'a mut [u8]);
+pub(super) struct Encoder<'a>(pub(super) &'a mut [u8]);
 
-impl FieldsMut<'_> {
+impl Encoder<'_> {
     pub(super) fn put<const N: usize>(&mut self, field: Field<N>, bytes: [u8; N]) {
         self.put_slice(field, &bytes);
     }
@@ -82,9 +82,9 @@ impl FieldsMut<'_> {
     /// What is longer than the field is not written.
     pub(super) fn put_slice<const N: usize>(&mut self, Field(at): Field<N>, bytes: &[u8]) {
         if bytes.len() <= N
-            && let Some(place) = self.0.get_mut(at..at + bytes.len())
+            && let Some(record) = self.0.get_mut(at..at + bytes.len())
         {
-            place.copy_from_slice(bytes);
+            record.copy_from_slice(bytes);
         }
     }
 
@@ -126,8 +126,8 @@ impl FieldsMut<'_> {
         Field(at): Field<N>,
         number: usize,
         bytes: usize,
-    ) -> FieldsMut<'_> {
-        FieldsMut(self.0.get_mut(at + number * bytes..).unwrap_or_default())
+    ) -> Encoder<'_> {
+        Encoder(self.0.get_mut(at + number * bytes..).unwrap_or_default())
     }
 
     pub(super) fn name(&mut self, field: Field<{ NAME_BYTES + 1 }>, name: &str) {

@@ -9,7 +9,7 @@ use super::due::Reading;
 use super::format::{CONTROL, HEADER_CONTROL};
 use super::header::HeaderControl;
 use super::notice::Notice;
-use super::store::{Place, READ_TRIES, Store};
+use super::store::{READ_TRIES, Record, Store};
 
 /// Why a record could not be read under its run lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,38 +24,38 @@ pub(super) enum Blocked {
 
 impl Store {
     /// Reads all parts while the caller excludes others; a damaged one is written anew.
-    pub(super) fn read_locked(&self, place: &Place, now: UnixMs) -> Result<Reading, Blocked> {
+    pub(super) fn read_locked(&self, record: &Record, now: UnixMs) -> Result<Reading, Blocked> {
         let inner = &self.inner;
         // Ordinarily all of it is whole, and is read in one piece.
-        if let Ok(reading) = inner.try_read(place) {
+        if let Ok(reading) = inner.try_read(record) {
             return Ok(reading);
         }
-        let run = match inner.try_read_claim(place) {
+        let run = match inner.try_read_claim(record) {
             Ok(run) => run,
-            Err(Unreadable::Others) => return Err(self.lost(place)),
+            Err(Unreadable::Others) => return Err(self.lost(record)),
             Err(Unreadable::Lost) => return Err(Blocked::Lost),
             Err(Unreadable::Torn) => {
-                self.renew_claim(place, now);
+                self.renew_claim(record, now);
                 return Err(Blocked::Repaired);
             }
         };
-        let control = self.control_or_repaired(place, now)?;
+        let control = self.control_or_repaired(record, now)?;
         let header = self.header_or_repaired(now)?;
         Ok(Reading { run, control, header })
     }
 
-    fn control_or_repaired(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
+    fn control_or_repaired(&self, record: &Record, now: UnixMs) -> Result<Control, Blocked> {
         for _ in 0..READ_TRIES {
-            match self.inner.try_read_control(place) {
+            match self.inner.try_read_control(record) {
                 Ok(control) => return Ok(control),
-                Err(Unreadable::Others) => return Err(self.lost(place)),
+                Err(Unreadable::Others) => return Err(self.lost(record)),
                 Err(Unreadable::Lost) => return Err(Blocked::Lost),
                 Err(Unreadable::Torn) => {}
             }
         }
         // Under its lock it is not torn, but damaged.
-        let _lock = self.inner.try_edit_lock(CONTROL, place.page).ok_or(Blocked::Again)?;
-        self.control_locked(place, now)
+        let _lock = self.inner.try_edit_lock(CONTROL, record.page).ok_or(Blocked::Again)?;
+        self.control_locked(record, now)
     }
 
     fn header_or_repaired(&self, now: UnixMs) -> Result<HeaderControl, Blocked> {
@@ -67,39 +67,39 @@ impl Store {
     }
 
     /// The record belongs to another timer by now.
-    fn lost(&self, place: &Place) -> Blocked {
-        self.inner.notice(Notice::Lost { name: place.name.clone() });
+    fn lost(&self, record: &Record) -> Blocked {
+        self.inner.notice(Notice::Lost { name: record.name.clone() });
         Blocked::Lost
     }
 
     /// Puts a new claim part in the place of a damaged one: the timer starts anew at `now`. The
     /// caller holds the run lock.
-    fn renew_claim(&self, place: &Place, now: UnixMs) {
-        self.inner.notice(Notice::Damaged { name: place.name.clone() });
-        let mut run = ClaimPart::new(place.name_hash, now);
+    fn renew_claim(&self, record: &Record, now: UnixMs) {
+        self.inner.notice(Notice::Damaged { name: record.name.clone() });
+        let mut run = ClaimPart::new(record.name_hash, now);
         // Whether an order was carried out is lost with the part: none is carried out twice.
-        if let Ok(control) = self.inner.try_read_control(place)
+        if let Ok(control) = self.inner.try_read_control(record)
             && control.order.number > 0
         {
             run.orders_done = control.order.number;
         }
-        self.inner.write_claim(place, &mut run, None);
+        self.inner.write_claim(record, &mut run, None);
     }
 
     /// The control part under its lock, which the caller holds; written anew if it is damaged.
-    pub(super) fn control_locked(&self, place: &Place, now: UnixMs) -> Result<Control, Blocked> {
-        match self.inner.try_read_control(place) {
+    pub(super) fn control_locked(&self, record: &Record, now: UnixMs) -> Result<Control, Blocked> {
+        match self.inner.try_read_control(record) {
             Ok(control) => Ok(control),
-            Err(Unreadable::Others) => Err(self.lost(place)),
+            Err(Unreadable::Others) => Err(self.lost(record)),
             Err(Unreadable::Lost) => Err(Blocked::Lost),
             Err(Unreadable::Torn) => {
-                self.inner.notice(Notice::Damaged { name: place.name.clone() });
+                self.inner.notice(Notice::Damaged { name: record.name.clone() });
                 let mut control = Control::anew(now);
                 // An order's number must be above all that were done.
-                if let Ok(run) = self.inner.try_read_claim(place) {
+                if let Ok(run) = self.inner.try_read_claim(record) {
                     control.order.number = run.orders_done;
                 }
-                self.inner.write_control(place, &mut control);
+                self.inner.write_control(record, &mut control);
                 Ok(control)
             }
         }

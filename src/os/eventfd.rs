@@ -1,4 +1,4 @@
-//! A one: eventfd(2). Who has its descriptor can ring it, whatever process hears it.
+//! A counter that processes wake each other by: eventfd(2).
 
 use std::io;
 use std::num::NonZeroU64;
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::call::Call;
 use super::fault;
 
-/// A one that any number of processes can ring, and that stays rung until it was heard.
+/// A counter that any process which has its descriptor can add to, and any can take.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
@@ -28,7 +28,7 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Another descriptor of the same one.
+    /// Another descriptor of the same counter.
     ///
     /// # Errors
     ///
@@ -37,15 +37,14 @@ impl EventFd {
         self.0.try_clone().map(Self)
     }
 
-    /// Rings it so many times. One that nobody hears stays rung, so that there is nothing to fail.
+    /// Adds to it. What nobody takes stays, so that there is nothing to fail.
     pub fn notify(&self, times: NonZeroU64) {
         let times = times.get().to_ne_bytes();
         // SAFETY: an open descriptor; reads eight bytes of ours.
         let _ = unsafe { libc::write(self.0.as_raw_fd(), times.as_ptr().cast(), times.len()) };
     }
 
-    /// Hears it: how many times it was rung since the last time, by all who did; `None` if it was
-    /// not.
+    /// Takes what all have added since the last time; `None` if that is nothing.
     pub fn take(&self) -> Option<NonZeroU64> {
         let mut times = [0; 8];
         // SAFETY: an open descriptor; writes eight bytes of ours.
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stays_rung_until_it_is_heard() {
+    fn what_is_added_stays_until_it_is_taken() {
         let one = EventFd::new().unwrap();
         let other = one.try_clone().unwrap();
         assert_eq!(one.take(), None);

@@ -13,7 +13,7 @@ use TimerTest;
 
 # System calls per run of "return 204", state in a file, but for those that the runs of one turn of the
 # event loop share: epoll_wait(), and the clock that bounds a turn.
-my $CALLS = 8.5;
+my $CALLS = 7.5;
 
 # Of one: how much more a request may cost with the module than without, and with 1,000 timers that wait.
 my $MORE = 0.01;

@@ -1,4 +1,4 @@
-//! For t/91-panics.t alone, which builds the module with the feature `panic-points`: each guarded
+//! For t/nginx/panics.t alone, which builds the module with the feature `panic-points`: each guarded
 //! function panics on purpose, and nginx's timer tree and posted queues are searched for nodes of ours
 //! that were freed.
 

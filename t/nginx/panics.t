@@ -24,7 +24,7 @@ plan skip_all => 'there is no build that panics: tools/test makes it' if !$modul
 
 # All guards, by the function they stand in.
 my ( %guards, %called_by_nginx );
-for my $file ( glob dirname(__FILE__) . '/../src/nginx/{,*/}*.rs' ) {
+for my $file ( glob dirname(__FILE__) . '/../../src/nginx/{,*/}*.rs' ) {
     next if basename($file) eq 'guard.rs';
     my $function;
     my $number = 0;

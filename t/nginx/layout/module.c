@@ -1,5 +1,5 @@
 /*
- * The check of nginx's layout as a module of its own: t/04-layout.t compiles it with headers that
+ * The check of nginx's layout as a module of its own: t/nginx/layout.t compiles it with headers that
  * were changed. It refuses the configuration with the name of the structure that differs.
  */
 

@@ -1,5 +1,5 @@
 /*
- * An nginx in which a run is not possible, for t/05-trial.t: internal requests end with what the
+ * An nginx in which a run is not possible, for t/nginx/trial.t: internal requests end with what the
  * environment variable BROKEN says, those of clients as ever.
  */
 

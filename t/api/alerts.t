@@ -17,7 +17,7 @@ use TimerTest::Api;
 use TimerTest::Nginx;
 
 my $here     = File::Spec->rel2abs( dirname(__FILE__) );
-my $examples = "$here/../nginx-conf";
+my $examples = "$here/../../nginx-conf";
 my $rules    = slurp("$examples/alerts.yml");
 my @tests    = ( "$here/alerts-test.yml", "$here/alerts-slow-test.yml" );
 my $cases    = join '', map { slurp($_) } @tests;

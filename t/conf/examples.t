@@ -16,7 +16,7 @@ use TimerTest::Nginx;
 use TimerTest::Series;
 use TimerTest::Php;
 
-my $examples = File::Spec->rel2abs( dirname(__FILE__) . '/../nginx-conf' );
+my $examples = File::Spec->rel2abs( dirname(__FILE__) . '/../../nginx-conf' );
 my $backend  = TimerTest::Backend->start;
 my @lua      = grep {-e} map {"/usr/lib/nginx/modules/$_"} qw( ndk_http_module.so ngx_http_lua_module.so );
 

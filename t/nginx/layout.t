@@ -32,7 +32,7 @@ sub refused {
         spew( "$dir/" . $header =~ s{.*/}{}r, $text );
     }
     my ( $status, $out ) = run_command(
-        'cc', '-shared', '-fPIC', '-O0', "-I$here/../src/nginx/core", "-I$dir", @include,
+        'cc', '-shared', '-fPIC', '-O0', "-I$here/../../src/nginx/core", "-I$dir", @include,
         '-o', "$prefix/layout.so", "$here/layout/module.c"
     );
     return "not compiled: $out" if $status;

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
 # timer_retry: attempts after a failure, when they come and what they say. That they outlive the worker
-# that made the first one is in t/55-retry-successor.t.
+# that made the first one is in t/schedule/retry-successor.t.
 
 use strict;
 use warnings;
@@ -180,7 +180,7 @@ no_doubles( 'retries', $backend->requests );
 # Told to leave while all of them wait: at once.
 $nginx->stop;
 
-# The account in the state of what is told here is in t/serial/84-account.t.
+# The account in the state of what is told here is in t/serial/account.t.
 
 # Never after the next due time, neither where that one was missed and is left out.
 $backend->stop;

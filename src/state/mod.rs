@@ -2,100 +2,38 @@
 //! crash, upgrade and restart.
 #![forbid(unsafe_code)]
 
-mod access;
-mod allocate;
-mod attach;
-mod attempt;
-#[cfg(test)]
-mod bounded_tests;
-#[cfg(test)]
-mod broken_rules;
-mod check;
-#[cfg(test)]
-mod check_tests;
-mod claim;
-mod claim_part;
-#[cfg(test)]
-mod claim_tests;
-mod codec;
-#[cfg(test)]
-mod contention_tests;
-mod control;
-mod convert;
-#[cfg(test)]
-mod convert_tests;
-mod decide;
-#[cfg(test)]
-mod decide_tests;
-mod due;
-mod edit;
-mod escaped;
-mod exclusion;
-#[cfg(test)]
-mod fault_tests;
-mod file;
-#[cfg(test)]
-mod fixture;
-mod format;
-mod header;
-mod judge;
-mod left_out;
-mod load;
-#[cfg(test)]
-mod load_tests;
-mod local_record;
-mod locked;
-mod locked_read;
-mod look;
-#[cfg(test)]
-mod make_tests;
 mod master;
-mod notice;
+mod policy;
+mod record;
 #[cfg(test)]
-mod open_tests;
-mod paged_file;
-mod path;
-mod recover;
-mod results;
-mod retry;
-mod rewrite;
-#[cfg(test)]
-mod rng;
-mod run;
-mod shared_claims;
-#[cfg(test)]
-mod simulator;
-#[cfg(test)]
-mod simulator_tests;
-mod store;
-mod take_over;
-#[cfg(test)]
-mod take_over_tests;
-mod version1;
+mod tests;
+mod worker;
 
-pub use attach::Master;
-pub use attempt::{ClaimAttempt, Step};
-pub use check::check;
-pub use claim::{Claim, Finished};
-pub use claim_part::{ClaimPart, Counters, LastResult};
-pub use control::{Control, LeftOut, Order, Paused, Presence};
-pub use decide::{Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide};
-pub use due::{DueTimes, Jittered, Reading};
-pub use edit::{Edited, Ordered};
-pub use escaped::Escaped;
-pub use file::{Opener, PATIENCE};
-pub use format::{NAME_BYTES, RESULTS};
-pub use header::{Bad, HeaderControl, PidFile};
-pub use left_out::Counted;
-pub use load::{Before, First, Loaded};
-pub use look::{Around, Due, Look, newest_started};
-pub use master::{Backing, Opened, State, open};
-pub use notice::{Action, Notice};
-pub use path::{PathError, StatePath};
-pub use recover::Recovered;
-pub use retry::RetryPolicy;
-pub use run::{
+pub use master::attach::Master;
+pub use master::check::check;
+pub use master::file::{Opener, PATIENCE};
+pub use master::load::{Before, First, Loaded};
+pub use master::path::{PathError, StatePath};
+pub use master::state::{Backing, Opened, State, open};
+pub use master::take_over::TakenOver;
+pub use policy::decide::{
+    Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide,
+};
+pub use policy::due::{DueTimes, Jittered, Reading};
+pub use policy::left_out::Counted;
+pub use policy::look::{Around, Due, Look, newest_started};
+pub use policy::retry::RetryPolicy;
+pub use record::claim_part::{ClaimPart, Counters, LastResult};
+pub use record::control::{Control, LeftOut, Order, Paused, Presence};
+pub use record::escaped::Escaped;
+pub use record::format::{NAME_BYTES, RESULTS};
+pub use record::header::{Bad, HeaderControl, PidFile};
+pub use record::run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
-pub use store::{Health, Owner, Process, Record, Steps, Store, Timer, Unread};
-pub use take_over::TakenOver;
+pub use worker::attempt::{ClaimAttempt, Step};
+pub use worker::claim::{Claim, Finished};
+pub use worker::edit::{Edited, Ordered};
+pub use worker::notice::{Action, Notice};
+pub use worker::recover::Recovered;
+pub use worker::store::{Health, Owner, Process, Record, Steps, Store, Timer, Unread};

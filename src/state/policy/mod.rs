@@ -1,0 +1,7 @@
+//! What is to be done and when: pure functions of a record, a schedule and the clock.
+
+pub(in crate::state) mod decide;
+pub(in crate::state) mod due;
+pub(in crate::state) mod left_out;
+pub(in crate::state) mod look;
+pub(in crate::state) mod retry;

@@ -1,0 +1,404 @@
+//! The claim part of a record: what has been taken, what is in progress, and how runs have ended in
+//! sum.
+
+use std::time::Duration;
+
+use crate::schedule::UnixMs;
+
+use super::codec::{Decoder, Encoder};
+use super::format::{CLAIM, Field, claim as at};
+use super::run::{
+    Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
+};
+
+/// Counters of outcomes; each run counts once, when it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Runs by outcome, in the order of [`Outcome`].
+    pub(in crate::state) ended: [u64; 6],
+    /// Attempts after the first of their run.
+    pub retries: u64,
+    /// Manual and first runs, counted when they start.
+    pub unscheduled: u64,
+}
+
+impl Counters {
+    /// How many runs ended with `outcome`.
+    pub fn ended_with(&self, outcome: Outcome) -> u64 {
+        self.ended.get(usize::from(outcome.code())).copied().unwrap_or(0)
+    }
+
+    /// As they stand in the file.
+    fn all(&self) -> [u64; 8] {
+        let mut all = [0, 0, 0, 0, 0, 0, self.retries, self.unscheduled];
+        for (counter, ended) in all.iter_mut().zip(self.ended) {
+            *counter = ended;
+        }
+        all
+    }
+
+    pub(in crate::state) fn of(all: [u64; 8]) -> Self {
+        let [ended @ .., retries, unscheduled] = all;
+        Self { ended, retries, unscheduled }
+    }
+
+    /// Adds those of another time.
+    pub(in crate::state) fn add(&mut self, others: &Self) {
+        for (sum, other) in self.ended.iter_mut().zip(others.ended) {
+            *sum = sum.saturating_add(other);
+        }
+        self.retries = self.retries.saturating_add(others.retries);
+        self.unscheduled = self.unscheduled.saturating_add(others.unscheduled);
+    }
+
+    /// How many runs have ended.
+    pub fn ended(&self) -> u64 {
+        self.ended.iter().fold(0, |sum, ended| sum.saturating_add(*ended))
+    }
+}
+
+/// The claim part of a record: written by the holder of the run lock only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPart {
+    /// How often it was written.
+    pub(in crate::state) serial: u64,
+    /// Whose record it is.
+    pub(in crate::state) name_hash: u64,
+    /// What has been taken.
+    pub watermark: Watermark,
+    /// What is in progress.
+    pub progress: Progress,
+    /// The number of the newest order that was carried out.
+    pub orders_done: u64,
+    /// Counters.
+    pub counters: Counters,
+    /// Sum of the durations of all runs in milliseconds.
+    pub duration_sum_ms: u64,
+    /// Start of the last success.
+    pub last_success_at: Option<UnixMs>,
+    /// Start of the last attempt.
+    pub last_start_at: Option<UnixMs>,
+    /// How late that was, in milliseconds.
+    pub last_lateness_ms: i64,
+    /// Runs since the last success that ended otherwise, cancelled ones left out.
+    pub consecutive_failures: u32,
+    /// How many results there have been: the number of the newest one.
+    pub(in crate::state) results_ever: u64,
+    /// The newest result, as far as most want to know it.
+    pub last_result: Option<LastResult>,
+}
+
+/// How the last run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastResult {
+    /// Start of its last attempt.
+    pub started_at: UnixMs,
+    /// How that ended.
+    pub ended: Ended,
+}
+
+impl LastResult {
+    /// When it ended, by the wall clock at its start.
+    pub fn ended_at(&self) -> UnixMs {
+        self.started_at.plus(self.ended.duration)
+    }
+}
+
+impl From<&RunResult> for LastResult {
+    fn from(result: &RunResult) -> Self {
+        let duration = Duration::from_millis(ms(result.ended.duration).into());
+        let ended = Ended { duration, ..result.ended };
+        Self { started_at: result.attempt.started_at, ended }
+    }
+}
+
+impl ClaimPart {
+    /// That of a timer, by the hash of its name, of which nothing has happened yet.
+    pub(in crate::state) fn new(name_hash: u64, watermark: UnixMs) -> Self {
+        Self {
+            serial: 0,
+            name_hash,
+            watermark: Watermark { due: watermark, attempt: 0 },
+            progress: Progress::Nothing,
+            orders_done: 0,
+            counters: Counters::default(),
+            duration_sum_ms: 0,
+            last_success_at: None,
+            last_start_at: None,
+            last_lateness_ms: 0,
+            consecutive_failures: 0,
+            results_ever: 0,
+            last_result: None,
+        }
+    }
+
+    /// Runs so far, the one in progress included.
+    pub fn runs(&self) -> u64 {
+        self.counters.ended().saturating_add((self.progress != Progress::Nothing).into())
+    }
+
+    /// The attempt that is being made by a process of this `boot`, as far as the record tells.
+    pub fn running_in(&self, boot: BootId) -> Option<&Attempt> {
+        match &self.progress {
+            Progress::Running(attempt) if attempt.boot == boot => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// Notes that `attempt` starts.
+    pub(in crate::state) fn start(&mut self, attempt: Attempt) {
+        if attempt.number > 1 {
+            self.counters.retries = self.counters.retries.saturating_add(1);
+        } else if attempt.trigger.is_unscheduled() {
+            self.counters.unscheduled = self.counters.unscheduled.saturating_add(1);
+        }
+        if attempt.trigger != Trigger::Manual {
+            self.watermark = Watermark { due: attempt.due, attempt: attempt.number };
+        }
+        self.last_start_at = Some(attempt.started_at);
+        self.last_lateness_ms = attempt.started_at.ms_since(attempt.due);
+        self.progress = Progress::Running(attempt);
+    }
+
+    /// Notes that the run in progress has ended with its attempt, as `ended` says; its result is to be
+    /// written with this part.
+    #[must_use]
+    pub(in crate::state) fn close(&mut self, attempt: Attempt, ended: Ended) -> RunResult {
+        let result = RunResult { attempt: Attempt { boot: BootId::default(), ..attempt }, ended };
+        self.results_ever = self.results_ever.saturating_add(1);
+        self.last_result = Some(LastResult::from(&result));
+        if let Some(counter) = self.counters.ended.get_mut(usize::from(ended.outcome.code())) {
+            *counter = counter.saturating_add(1);
+        }
+        self.duration_sum_ms = self.duration_sum_ms.saturating_add(ms(ended.duration).into());
+        match ended.outcome {
+            Outcome::Success => {
+                self.last_success_at = Some(attempt.started_at);
+                self.consecutive_failures = 0;
+            }
+            Outcome::Cancelled => {}
+            _ => self.consecutive_failures = self.consecutive_failures.saturating_add(1),
+        }
+        self.progress = Progress::Nothing;
+        result
+    }
+
+    /// The part as it stands in the file.
+    pub(in crate::state) fn encode(&self) -> [u8; CLAIM.bytes] {
+        let mut bytes = [0; CLAIM.bytes];
+        let mut to = Encoder(&mut bytes);
+        to.u64(at::SERIAL, self.serial);
+        to.u64(at::NAME_HASH, self.name_hash);
+        to.instant(at::WATERMARK, self.watermark.due);
+        to.u32(at::WATERMARK_ATTEMPT, self.watermark.attempt);
+        let (code, attempt, wait) = match &self.progress {
+            Progress::Nothing => (0, None, None),
+            Progress::Running(attempt) => (1, Some(attempt), None),
+            Progress::Waiting(attempt, wait) => (2, Some(attempt), Some(wait)),
+        };
+        to.u8(at::PROGRESS, code);
+        if let Some(attempt) = attempt {
+            to.u8(at::TRIGGER, attempt.trigger.code());
+            to.put(at::RUN, attempt.run.0);
+            to.put(at::BOOT, attempt.boot.0);
+            to.instant(at::DUE, attempt.due);
+            to.instant(at::STARTED_AT, attempt.started_at);
+            to.u32(at::PID, attempt.pid);
+            to.u32(at::ATTEMPT, attempt.number);
+        }
+        if let Some(wait) = wait {
+            to.u8(at::LAST_OUTCOME, wait.last.outcome.code());
+            to.instant(at::NEXT_AT, wait.next_at);
+            to.u32(at::LAST_DURATION, ms(wait.last.duration));
+            to.u16(at::LAST_STATUS, wait.last.status);
+        }
+        to.u64(at::ORDERS_DONE, self.orders_done);
+        for (number, counter) in self.counters.all().into_iter().enumerate() {
+            to.item(at::COUNTERS, number, 8).u64(Field(0), counter);
+        }
+        to.u64(at::DURATION_SUM, self.duration_sum_ms);
+        to.some_instant(at::LAST_SUCCESS_AT, self.last_success_at);
+        to.some_instant(at::LAST_START_AT, self.last_start_at);
+        to.i64(at::LAST_LATENESS, self.last_lateness_ms);
+        to.u32(at::FAILURES, self.consecutive_failures);
+        to.u64(at::RESULTS_EVER, self.results_ever);
+        to.some_instant(at::RESULT_STARTED_AT, self.last_result.map(|last| last.started_at));
+        if let Some(last) = self.last_result {
+            to.u8(at::RESULT_OUTCOME, last.ended.outcome.code());
+            to.u16(at::RESULT_STATUS, last.ended.status);
+            to.u32(at::RESULT_DURATION, ms(last.ended.duration));
+        }
+        CLAIM.seal(&mut bytes);
+        bytes
+    }
+
+    /// Reads the part; `None` if its checksum is wrong.
+    pub(in crate::state) fn decode(bytes: &[u8]) -> Option<Self> {
+        if !CLAIM.is_whole(bytes) {
+            return None;
+        }
+        let from = Decoder(bytes);
+        let attempt = || Attempt {
+            run: RunId(from.bytes(at::RUN)),
+            due: from.instant(at::DUE),
+            trigger: Trigger::from_code(from.u8(at::TRIGGER)),
+            number: from.u32(at::ATTEMPT),
+            pid: from.u32(at::PID),
+            boot: BootId(from.bytes(at::BOOT)),
+            started_at: from.instant(at::STARTED_AT),
+        };
+        let last = || Ended {
+            outcome: Outcome::from_code(from.u8(at::LAST_OUTCOME)),
+            status: from.u16(at::LAST_STATUS),
+            duration: Duration::from_millis(from.u32(at::LAST_DURATION).into()),
+        };
+        Some(Self {
+            serial: from.u64(at::SERIAL),
+            name_hash: from.u64(at::NAME_HASH),
+            watermark: Watermark {
+                due: from.instant(at::WATERMARK),
+                attempt: from.u32(at::WATERMARK_ATTEMPT),
+            },
+            progress: match from.u8(at::PROGRESS) {
+                1 => Progress::Running(attempt()),
+                2 => Progress::Waiting(
+                    attempt(),
+                    Wait { next_at: from.instant(at::NEXT_AT), last: last() },
+                ),
+                _ => Progress::Nothing,
+            },
+            orders_done: from.u64(at::ORDERS_DONE),
+            counters: Counters::of(std::array::from_fn(|number| {
+                from.item(at::COUNTERS, number, 8).u64(Field(0))
+            })),
+            duration_sum_ms: from.u64(at::DURATION_SUM),
+            last_success_at: from.some_instant(at::LAST_SUCCESS_AT),
+            last_start_at: from.some_instant(at::LAST_START_AT),
+            last_lateness_ms: from.i64(at::LAST_LATENESS),
+            consecutive_failures: from.u32(at::FAILURES),
+            results_ever: from.u64(at::RESULTS_EVER),
+            last_result: from.some_instant(at::RESULT_STARTED_AT).map(|started_at| LastResult {
+                started_at,
+                ended: Ended {
+                    outcome: Outcome::from_code(from.u8(at::RESULT_OUTCOME)),
+                    status: from.u16(at::RESULT_STATUS),
+                    duration: Duration::from_millis(from.u32(at::RESULT_DURATION).into()),
+                },
+            }),
+        })
+    }
+}
+
+/// Whole milliseconds, at most 49 days.
+pub(in crate::state) fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::record::run::OUTCOMES;
+
+    fn attempt(number: u32) -> Attempt {
+        Attempt {
+            run: RunId([0xab; 16]),
+            due: UnixMs(1_764_000_000_000),
+            trigger: Trigger::Queue,
+            number,
+            pid: 4242,
+            boot: BootId([7; 16]),
+            started_at: UnixMs(1_764_000_000_017),
+        }
+    }
+
+    fn ended(outcome: Outcome) -> Ended {
+        Ended { outcome, status: 502, duration: Duration::from_millis(12) }
+    }
+
+    #[test]
+    fn everything_survives_the_file() {
+        let mut run = ClaimPart::new(0x1234, UnixMs(5));
+        run.serial = 77;
+        run.orders_done = 3;
+        for number in 0..40 {
+            run.start(attempt(number % 3 + 1));
+            let outcome = OUTCOMES[usize::try_from(number).unwrap() % 6];
+            let _ = run.close(attempt(number % 3 + 1), ended(outcome));
+        }
+        for progress in [
+            Progress::Nothing,
+            Progress::Running(attempt(1)),
+            Progress::Waiting(
+                attempt(2),
+                Wait { next_at: UnixMs(9), last: ended(Outcome::Timeout) },
+            ),
+        ] {
+            run.progress = progress;
+            assert_eq!(ClaimPart::decode(&run.encode()), Some(run.clone()));
+        }
+        assert_eq!(run.results_ever, 40);
+        assert_eq!(run.last_result.map(|last| last.ended), Some(ended(Outcome::Cancelled)));
+        let ended_at = run.last_result.map(|last| last.ended_at());
+        assert_eq!(ended_at, Some(UnixMs(1_764_000_000_029)));
+        assert_eq!(run.runs(), 41);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_seen_anywhere() {
+        let mut bytes = ClaimPart::new(1, UnixMs(0)).encode();
+        for at in 0..CLAIM.bytes {
+            bytes[at] ^= 0x10;
+            assert_eq!(ClaimPart::decode(&bytes), None, "{at}");
+            bytes[at] ^= 0x10;
+        }
+        assert_eq!(ClaimPart::decode(&[0; CLAIM.bytes]), None);
+        assert_eq!(ClaimPart::decode(&bytes[..100]), None);
+    }
+
+    #[test]
+    fn foreign_values_behind_a_right_checksum_are_no_panic() {
+        let mut bytes = [0xff; CLAIM.bytes];
+        CLAIM.seal(&mut bytes);
+        assert_eq!(ClaimPart::decode(&bytes).unwrap().progress, Progress::Nothing);
+        bytes[at::PROGRESS.0] = 2;
+        CLAIM.seal(&mut bytes);
+        let run = ClaimPart::decode(&bytes).unwrap();
+        let Progress::Waiting(_, wait) = run.progress else { panic!("it does not wait") };
+        assert_eq!(wait.last.outcome, Outcome::Error);
+    }
+
+    #[test]
+    fn a_pid_of_another_boot_is_not_running() {
+        let mut run = ClaimPart::new(1, UnixMs(0));
+        run.progress = Progress::Running(attempt(1));
+        assert!(run.running_in(BootId([7; 16])).is_some());
+        assert!(run.running_in(BootId([8; 16])).is_none());
+    }
+
+    #[test]
+    fn cancelled_runs_neither_make_nor_mend_a_row_of_failures() {
+        let mut run = ClaimPart::new(1, UnixMs(0));
+        for (outcome, row) in [
+            (Outcome::Failure, 1),
+            (Outcome::Cancelled, 1),
+            (Outcome::Interrupted, 2),
+            (Outcome::Success, 0),
+        ] {
+            let _ = run.close(attempt(1), ended(outcome));
+            assert_eq!(run.consecutive_failures, row);
+        }
+        assert_eq!(run.counters.ended_with(Outcome::Cancelled), 1);
+        assert_eq!(run.last_success_at, Some(UnixMs(1_764_000_000_017)));
+    }
+
+    #[test]
+    fn manual_runs_leave_the_watermark() {
+        let mut run = ClaimPart::new(1, UnixMs(5));
+        run.start(Attempt { trigger: Trigger::Manual, ..attempt(1) });
+        assert_eq!(run.watermark.due, UnixMs(5));
+        assert_eq!(run.counters.unscheduled, 1);
+        run.start(attempt(2));
+        assert_eq!(run.watermark, Watermark { due: attempt(2).due, attempt: 2 });
+        assert_eq!(run.counters.retries, 1);
+    }
+}

@@ -1,0 +1,198 @@
+//! Runs: why they take place, what is in progress, how it ended.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::schedule::UnixMs;
+
+/// The id of a run, the same for all its attempts; shown as 32 hex digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RunId(pub [u8; 16]);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Which boot of the machine; a pid means something only together with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootId(pub [u8; 16]);
+
+/// Why a run takes place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// It is due.
+    Schedule,
+    /// `first=now`, and the state had never seen the timer.
+    First,
+    /// It was due while nobody was there, and is caught up with.
+    Missed,
+    /// It came due during the run before it, and was kept for afterwards.
+    Queue,
+    /// By an order.
+    Manual,
+}
+
+/// How an attempt ended; a run ends as its last attempt did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete response with a status that counts as success.
+    Success,
+    /// Any other response.
+    Failure,
+    /// Cut off after `timer_timeout`.
+    Timeout,
+    /// Cut off by an order.
+    Cancelled,
+    /// Its process died or was told to stop at once.
+    Interrupted,
+    /// It could not start or finish for want of something.
+    Error,
+}
+
+const TRIGGERS: [Trigger; 5] =
+    [Trigger::Schedule, Trigger::First, Trigger::Missed, Trigger::Queue, Trigger::Manual];
+pub(in crate::state) const OUTCOMES: [Outcome; 6] = [
+    Outcome::Success,
+    Outcome::Failure,
+    Outcome::Timeout,
+    Outcome::Cancelled,
+    Outcome::Interrupted,
+    Outcome::Error,
+];
+
+impl Trigger {
+    /// Whether the run deals with no due time of the schedule.
+    pub fn is_unscheduled(self) -> bool {
+        matches!(self, Self::First | Self::Manual)
+    }
+
+    pub(in crate::state) fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub(in crate::state) fn from_code(code: u8) -> Self {
+        TRIGGERS.get(usize::from(code)).copied().unwrap_or(Self::Schedule)
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Schedule => "schedule",
+            Self::First => "first",
+            Self::Missed => "missed",
+            Self::Queue => "queue",
+            Self::Manual => "manual",
+        })
+    }
+}
+
+impl Outcome {
+    pub(in crate::state) fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub(in crate::state) fn from_code(code: u8) -> Self {
+        OUTCOMES.get(usize::from(code)).copied().unwrap_or(Self::Error)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// The newest due time ever taken, and the newest attempt for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watermark {
+    /// The due time.
+    pub due: UnixMs,
+    /// Its attempt, 0 if the watermark was set without a run.
+    pub attempt: u32,
+}
+
+/// An attempt that has been claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The run's due time; of a manual run the instant of the order.
+    pub due: UnixMs,
+    /// Why the run takes place.
+    pub trigger: Trigger,
+    /// Which attempt it is, from 1.
+    pub number: u32,
+    /// Whose.
+    pub pid: u32,
+    /// In which boot.
+    pub boot: BootId,
+    /// When the attempt started.
+    pub started_at: UnixMs,
+}
+
+/// What is in progress.
+///
+/// ```text
+///            claim                    ended, to be repeated
+/// Nothing ----------> Running -------------------------------> Waiting
+///    ^                 |  ^                                      | |
+///    +-- ended --------+  +------- claim of the next attempt ----+ |
+///    +--------- pause, cancel, or the next due time took over -----+
+/// ```
+///
+/// `Running` while the run lock is free means that the process died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// No run.
+    Nothing,
+    /// An attempt is being made; its holder has the run lock.
+    Running(Attempt),
+    /// The attempt has ended and is to be repeated; the run lock is free.
+    Waiting(Attempt, Wait),
+}
+
+/// The time between two attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// When the next attempt may start.
+    pub next_at: UnixMs,
+    /// How the last one ended.
+    pub last: Ended,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// The response's status, 0 if there was none.
+    pub status: u16,
+    /// How long it took, by a clock that nobody sets; kept in whole milliseconds.
+    pub duration: Duration,
+}
+
+/// A run that has ended, as the record remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunResult {
+    /// Its last attempt.
+    pub attempt: Attempt,
+    /// How that ended. The boot id is not kept.
+    pub ended: Ended,
+}
+
+impl RunResult {
+    /// When it ended, by the wall clock at its start.
+    pub fn ended_at(&self) -> UnixMs {
+        self.attempt.started_at.plus(self.ended.duration)
+    }
+}

@@ -1,0 +1,441 @@
+//! Claiming: at most one process makes an attempt, and each due time is taken once. The rules are those
+//! of docs/protocol.md.
+//!
+//! ```text
+//! read -> dealt with? ------------------------------------------------> DealtWith
+//!   |
+//!   +--> exclude others -- done --> read again, decide, write --------> Won | DealtWith
+//!              |
+//!              +-- refused --> the same attempt is running now, 2 ms and 20 ms later
+//!                                 | yes                  | no
+//!                              Overlap      Again after 1, 2 ... 64 ms, then GaveUp
+//! ```
+//!
+//! Where the file fails, only the timer's owner goes on: without a lock, with what it remembers, or
+//! without writing. What was claimed is then known from the memory that the workers share.
+
+use std::time::Duration;
+
+use crate::schedule::UnixMs;
+use crate::state::policy::decide::Wanted;
+use crate::state::policy::due::Reading;
+use crate::state::policy::look::{Around, Due, Look};
+use crate::state::record::claim_part::ClaimPart;
+use crate::state::record::control::LeftOut;
+use crate::state::record::format::CONTROL;
+use crate::state::record::run::{Attempt, Ended, Outcome, Progress, RunId, RunResult, Trigger};
+
+use super::access::Unreadable;
+use super::claim::Claim;
+use super::exclusion::{Excluded, Exclusion, longest_attempt};
+use super::locked_read::Blocked;
+use super::notice::Notice;
+use super::shared_claims::Claimant;
+use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
+
+/// A claim that is being tried; between two steps its caller waits.
+#[derive(Debug)]
+pub struct ClaimAttempt {
+    wanted: Wanted,
+    run: RunId,
+    around: Around,
+    known: Known,
+    /// Whether the record is looked at before the lock is tried.
+    looks_first: bool,
+    steps: Steps,
+    seen_running: Option<SeenRunning>,
+    /// Whether all that was left out for this has been counted.
+    counted: bool,
+}
+
+/// What is known of the record before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// What is wanted was decided by what it said.
+    Seen,
+    /// It was plain, and must still be.
+    Plain,
+}
+
+/// The attempt that was seen running while the lock was refused.
+#[derive(Clone, Copy, Debug)]
+struct SeenRunning {
+    run: RunId,
+    number: u32,
+    looks: Looks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    Once,
+    Twice,
+}
+
+/// What came of a step of a [`ClaimAttempt`].
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each claim")]
+pub enum Step {
+    /// The attempt is this worker's to make.
+    Won(Claim),
+    /// It was dealt with elsewhere, or must not start now: decide anew.
+    DealtWith,
+    /// The last run is in progress: [`Store::overlap`](crate::state::Store::overlap), if a due time was
+    /// wanted.
+    Overlap(Attempt),
+    /// Call again after this time.
+    Again {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// The record was contested for too long: the timer is late, with an `error`.
+    GaveUp,
+    /// The file tells nobody who runs it, and it falls to another worker.
+    LeftToOwner,
+    /// It cannot be written, and may have been taken before this process was there by one that could
+    /// not write it either: it has to wait.
+    Unwritable,
+}
+
+/// After the first look at a refused lock,
+const SECOND_LOOK: Duration = Duration::from_millis(2);
+/// and after the second one: 20 ms after the first.
+const THIRD_LOOK: Duration = Duration::from_millis(18);
+
+impl ClaimAttempt {
+    /// Begins to claim what was decided at a look; `run` is the id of the run, if this is a new one.
+    pub fn new(wanted: Wanted, run: RunId, look: &Look<'_>) -> Self {
+        Self {
+            wanted,
+            run,
+            around: look.around,
+            known: Known::Seen,
+            looks_first: true,
+            steps: Steps::default(),
+            seen_running: None,
+            counted: true,
+        }
+    }
+
+    /// Begins to claim the newest due time that has started, of a timer whose record was
+    /// [plain](Reading::is_plain) when it was looked at last. If it is not any more, nothing is done.
+    /// `None` if that due time is none to run by schedule.
+    pub fn unseen(look: &Look<'_>, run: RunId) -> Option<Self> {
+        let Due { due, start } = look.around.started?;
+        let wanted = Wanted::Due { due, start, trigger: Trigger::Schedule };
+        let in_time = look.now.ms_since(start) <= look.missed_after_ms();
+        let attempt = Self::new(wanted, run, look);
+        in_time.then_some(Self { known: Known::Plain, looks_first: false, ..attempt })
+    }
+
+    /// What is claimed.
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Tries. `clock` is asked for the wall clock before and after the lock is taken: a process
+    /// that was off the processor in between must not take its stale clock for a step.
+    pub fn step(
+        &mut self,
+        store: &Store,
+        timer: Timer<'_>,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Step {
+        let inner = &store.inner;
+        // Rule "table of claims".
+        let is_ours = inner.claimed(timer.record) == Claimed::Yes;
+        if is_ours && self.known == Known::Plain {
+            return Step::DealtWith;
+        }
+        let seen = self.looks_first.then(|| store.read_for(timer));
+        if is_ours {
+            return match seen.map(|seen| seen.map(|reading| reading.run.progress)) {
+                Some(Ok(Progress::Running(attempt))) => Step::Overlap(attempt),
+                _ => Step::DealtWith,
+            };
+        }
+        // Whoever refuses the lock is worth a look.
+        self.looks_first = true;
+        match &seen {
+            Some(Ok(reading)) => {
+                let now = clock();
+                if !reading.may_start(self.wanted, timer.due_times, now)
+                    && !reading.is_ahead(timer.due_times, now)
+                {
+                    return Step::DealtWith;
+                }
+            }
+            Some(Err(Unread::Lost)) => return Step::LeftToOwner,
+            Some(Err(Unread::Torn)) | None => {}
+        }
+        let exclusion = match inner.exclude(timer) {
+            Excluded::Others(exclusion) => exclusion,
+            Excluded::Us => {
+                let seen = seen.unwrap_or_else(|| store.read_for(timer));
+                let progress = match inner.run_elsewhere(timer, clock()) {
+                    // What this worker remembers of its own tells nothing of others.
+                    Some(attempt) if store.read(timer.record) == Err(Unread::Lost) => {
+                        Some(Progress::Running(attempt))
+                    }
+                    _ => seen.ok().map(|reading| reading.run.progress),
+                };
+                return self.refused(progress);
+            }
+            Excluded::LeftToOwner => return Step::LeftToOwner,
+        };
+        // Rules "clock under lock" and "reread under lock".
+        let now = clock();
+        let reading = match store.read_locked(timer.record, now) {
+            Ok(reading) => reading,
+            Err(Blocked::Repaired) => return Step::DealtWith,
+            Err(Blocked::Again) => return self.again(),
+            Err(Blocked::Lost) if timer.owner == Owner::Other => return Step::LeftToOwner,
+            Err(Blocked::Lost) => {
+                let reading = inner.local_reading(timer.record);
+                let record = &timer.record.lost();
+                let local = Timer { record, ..timer };
+                return self.decide_locked(store, local, exclusion, reading, now, clock);
+            }
+        };
+        if self.known == Known::Plain && !reading.is_plain() {
+            return Step::DealtWith;
+        }
+        if let Progress::Running(attempt) = reading.run.progress
+            && !exclusion.is_locked()
+            && is_another(inner, &attempt, now, timer)
+        {
+            return self.refused(Some(reading.run.progress));
+        }
+        self.decide_locked(store, timer, exclusion, reading, now, clock)
+    }
+
+    fn refused(&mut self, progress: Option<Progress>) -> Step {
+        let Some(Progress::Running(running)) = progress else {
+            self.seen_running = None;
+            return self.again();
+        };
+        if self.known == Known::Plain {
+            return Step::DealtWith;
+        }
+        // Rule "overlap is seen thrice".
+        let seen_running = |looks| SeenRunning { run: running.run, number: running.number, looks };
+        let same = self.seen_running.filter(|seen_running| {
+            (seen_running.run, seen_running.number) == (running.run, running.number)
+        });
+        match (self.seen_running, same.map(|seen_running| seen_running.looks)) {
+            (None, _) => {
+                self.seen_running = Some(seen_running(Looks::Once));
+                Step::Again { after: SECOND_LOOK }
+            }
+            (_, Some(Looks::Once)) => {
+                self.seen_running = Some(seen_running(Looks::Twice));
+                Step::Again { after: THIRD_LOOK }
+            }
+            (_, Some(Looks::Twice)) => Step::Overlap(running),
+            (Some(_), None) => {
+                self.seen_running = None;
+                self.again()
+            }
+        }
+    }
+
+    fn again(&mut self) -> Step {
+        self.steps.next().map_or(Step::GaveUp, |after| Step::Again { after })
+    }
+
+    fn decide_locked(
+        &mut self,
+        store: &Store,
+        timer: Timer<'_>,
+        exclusion: Exclusion<'_>,
+        mut reading: Reading,
+        mut now: UnixMs,
+        clock: &mut dyn FnMut() -> UnixMs,
+    ) -> Step {
+        let inner = &store.inner;
+        let mut counts = true;
+        if reading.is_ahead(timer.due_times, now) {
+            // Others write the control part meanwhile: only a clock that is read after the record
+            // can tell.
+            now = clock();
+            if reading.is_ahead(timer.due_times, now) {
+                match store.set_back_locked(timer, reading.run, clock) {
+                    Err(Blocked::Again) => {}
+                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::DealtWith,
+                }
+                if let Some(after) = self.steps.next() {
+                    return Step::Again { after };
+                }
+                // What others keep locked for too long is pulled back later; the run does not wait for it.
+                let Ok(seen) = store.read_locked(timer.record, now) else { return Step::GaveUp };
+                reading = seen.without_ahead(timer.due_times, now);
+                counts = false;
+            }
+        }
+        if !reading.may_start(self.wanted, timer.due_times, now) {
+            return Step::DealtWith;
+        }
+        if let Wanted::Due { due, trigger, .. } = self.wanted
+            && trigger != Trigger::First
+            && counts
+            && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
+        {
+            return stopped;
+        }
+        let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
+        // Rule "order is done".
+        if let Wanted::Order { number } = self.wanted {
+            reading.run.orders_done = number;
+        }
+        let known_since = self.known_since(&reading);
+        let (interrupted, ended) = close_last(&mut reading.run, attempt.run);
+        reading.run.start(attempt);
+        if inner.write_claim(timer.record, &mut reading.run, ended) == Written::No
+            && timer.record.page.is_some()
+        {
+            if timer.owner == Owner::Other {
+                inner.forget_run(timer.record);
+                return Step::LeftToOwner;
+            }
+            if known_since <= inner.attached_at {
+                inner.forget_run(timer.record);
+                return Step::Unwritable;
+            }
+        }
+        if let Some(claims) = &timer.record.claims {
+            claims.attempt(attempt.run, attempt.number);
+            match self.wanted {
+                Wanted::Due { due, .. } => claims.take(due),
+                Wanted::Order { number } => claims.order_is_done(number),
+                Wanted::Next { .. } => {}
+            }
+        }
+        if let Some(attempt) = interrupted
+            && exclusion.tells_death_of(&attempt)
+        {
+            let name = timer.record.name.clone();
+            inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
+        }
+        // Rule "lock is held".
+        let locked = exclusion.keep(inner);
+        let counted = self.counted;
+        Step::Won(Claim::new(inner, timer.record, reading.run, attempt, locked, counted))
+    }
+
+    /// Since when what is wanted could have been taken.
+    fn known_since(&self, reading: &Reading) -> UnixMs {
+        match (self.wanted, reading.run.progress) {
+            (Wanted::Due { due, .. }, _) => due,
+            (Wanted::Order { .. }, _) => reading.control.order.at,
+            (Wanted::Next { .. }, Progress::Waiting(last, _)) => last.started_at,
+            (Wanted::Next { .. }, _) => UnixMs(i64::MIN),
+        }
+    }
+
+    /// The attempt that is made if the claim is won.
+    fn attempt(&self, inner: &Inner, reading: &Reading, now: UnixMs) -> Option<Attempt> {
+        let new = Attempt {
+            run: self.run,
+            due: now,
+            trigger: Trigger::Manual,
+            number: 1,
+            pid: inner.process.pid,
+            boot: inner.process.boot,
+            started_at: now,
+        };
+        match (self.wanted, reading.run.progress) {
+            (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..new }),
+            (Wanted::Order { .. }, _) => {
+                let order = reading.control.order;
+                Some(Attempt { run: order.run, due: order.at, ..new })
+            }
+            (Wanted::Next { attempt, .. }, Progress::Waiting(last, _)) => Some(Attempt {
+                run: last.run,
+                due: last.due,
+                trigger: last.trigger,
+                number: attempt,
+                ..new
+            }),
+            (Wanted::Next { .. }, _) => None,
+        }
+    }
+
+    /// Leaves out for good what lies between the last due time that was dealt with and `due`, and
+    /// counts it; not, if others have locked the record for too long. The claim stops if that cannot
+    /// be written down yet, or if `due` itself has been left out meanwhile.
+    fn pass_over(
+        &mut self,
+        inner: &Inner,
+        timer: Timer<'_>,
+        reading: &Reading,
+        due: UnixMs,
+        now: UnixMs,
+    ) -> Option<Step> {
+        let dealt = reading.dealt_with_up_to(now);
+        let look = Look { due_times: timer.due_times, around: self.around, now };
+        if look.follows(dealt, due) {
+            return None;
+        }
+        let Some(_lock) = inner.try_edit_lock(CONTROL, timer.record.page) else {
+            return self.not_counted(inner, timer);
+        };
+        let control = match inner.try_read_control(timer.record) {
+            Ok(control) => control,
+            Err(Unreadable::Lost) if timer.record.page.is_none() => reading.control.clone(),
+            Err(_) => return self.not_counted(inner, timer),
+        };
+        let mut reading = Reading { control, ..reading.clone() };
+        let dealt = reading.dealt_with_up_to(now);
+        if dealt >= due {
+            return Some(Step::DealtWith);
+        }
+        // What a newer one replaces in the queue is an overlap; what nobody saw was missed.
+        let queued = reading.queued(now).filter(|queued| *queued < due);
+        let up_to = UnixMs(due.0.saturating_sub(1));
+        let control = &mut reading.control;
+        let kind = LeftOut::Missed;
+        control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+        inner.count(timer, control);
+        self.counted = !control.has_uncounted();
+        inner.write_control(timer.record, control);
+        None
+    }
+
+    /// What is due is worth more than the account of what was not.
+    fn not_counted(&mut self, inner: &Inner, timer: Timer<'_>) -> Option<Step> {
+        let Some(after) = self.steps.next() else {
+            inner.notice(Notice::NotCounted { name: timer.record.name.clone() });
+            return None;
+        };
+        Some(Step::Again { after })
+    }
+}
+
+/// Whether `attempt` may be in progress in another process, where no lock tells.
+pub(in crate::state) fn is_another(
+    inner: &Inner,
+    attempt: &Attempt,
+    now: UnixMs,
+    timer: Timer<'_>,
+) -> bool {
+    attempt.boot == inner.process.boot
+        && attempt.pid != inner.process.pid
+        && now.since(attempt.started_at) <= longest_attempt(timer)
+        && Claimant { pid: attempt.pid, started: 0 }.lives()
+}
+
+/// Ends what is in progress, unless it goes on as `run`: a waiting run with its last outcome, one
+/// whose process died as interrupted; answers the attempt of the latter, and the result of either.
+fn close_last(claim: &mut ClaimPart, run: RunId) -> (Option<Attempt>, Option<RunResult>) {
+    match claim.progress {
+        Progress::Waiting(last, wait) if last.run != run => {
+            (None, Some(claim.close(last, wait.last)))
+        }
+        Progress::Running(last) => (Some(last), Some(claim.close(last, interrupted()))),
+        _ => (None, None),
+    }
+}
+
+/// How an attempt ended whose process died; nobody knows how long it took.
+pub(in crate::state) fn interrupted() -> Ended {
+    Ended { outcome: Outcome::Interrupted, status: 0, duration: Duration::ZERO }
+}

@@ -1,0 +1,251 @@
+//! What a worker remembers of a timer: what it could not write, and what happens while there is no
+//! record, or it cannot be read.
+
+use crate::state::policy::due::Reading;
+use crate::state::record::claim_part::ClaimPart;
+use crate::state::record::control::{Control, Presence};
+use crate::state::record::format::{CLAIM, CONTROL};
+use crate::state::record::run::{Progress, RunResult};
+
+use super::access::{Lock, Unreadable};
+use super::shared_claims::{Claimant, SharedClaim};
+use super::store::{Claimed, Inner, LocalRecord, Owner, Record, Store, Timer};
+
+impl Inner {
+    /// What this worker would have written, if that is newer than what is in the file or nothing
+    /// whole is there; with what has happened since it could be read last.
+    pub(in crate::state) fn newest_claim(
+        &self,
+        record: &Record,
+        claim: Option<ClaimPart>,
+    ) -> Option<ClaimPart> {
+        self.local_record(record, |local| {
+            if let (Some(unwritten), Some(claim)) = (&local.run, &claim)
+                && unwritten.serial <= claim.serial
+            {
+                local.forget_run();
+            }
+            let mut run = local.run.as_deref().cloned().or(claim)?;
+            local.taken_over = None;
+            if let Some(apart) = &local.apart {
+                local.taken_over = run.absorb(apart, &local.results).map(Box::new);
+            }
+            Some(run)
+        })
+        .map(|run| with_shared(record, run))
+    }
+
+    /// The same of the control part.
+    pub(in crate::state) fn newest_control(
+        &self,
+        record: &Record,
+        control: Option<Control>,
+    ) -> Option<Control> {
+        self.local_record(record, |local| {
+            if let (Some(unwritten), Some(control)) = (&local.control, &control)
+                && unwritten.serial <= control.serial
+            {
+                local.control = None;
+            }
+            local.control.as_deref().cloned().or(control)
+        })
+        .map(|control| self.loaded(control))
+    }
+
+    /// Workers come after the load. A record that this one could not write starts with the worker.
+    fn loaded(&self, control: Control) -> Control {
+        if control.presence != Presence::Unloaded {
+            return control;
+        }
+        let not_before = control.not_before.max(Some(self.attached_at));
+        Control { presence: Presence::Enabled, not_before, ..control }
+    }
+
+    /// What its owner goes on with, where the record is lost or cannot be read.
+    pub(in crate::state) fn local_reading(&self, record: &Record) -> Reading {
+        let (run, control) = self.local_record(record, |local| {
+            let run = match (&local.apart, &local.known) {
+                (Some(local), _) => (**local).clone(),
+                (None, Some(known)) => known.0.clone(),
+                (None, None) => ClaimPart::new(record.name_hash, self.attached_at),
+            };
+            let control = match (&local.control, &local.known) {
+                (Some(control), _) => (**control).clone(),
+                (None, Some(known)) => known.1.clone(),
+                (None, None) => Control::anew(self.attached_at),
+            };
+            (run, control)
+        });
+        let header = self.header.get().unwrap_or_else(|| self.known_header.get());
+        let mut run = with_shared(record, run);
+        let holder = record.claims.as_ref().and_then(SharedClaim::holder);
+        let is_another = |it: Claimant| it != self.process.holder() && it.lives();
+        if let Progress::Running(attempt) = run.progress
+            && attempt.pid != self.process.pid
+            && !holder.is_some_and(|(it, _)| is_another(it))
+        {
+            // It was in progress when the record could be read last. How it has ended is not known.
+            run.progress = Progress::Nothing;
+        }
+        Reading { run, control, header }
+    }
+
+    /// Remembers what was read, for the time in which it cannot be.
+    pub(in crate::state) fn remember(&self, record: &Record, reading: &Reading) {
+        self.local_record(record, |local| {
+            if let Some((run, control)) = local.known.as_deref()
+                && (run.serial, control.serial) == (reading.run.serial, reading.control.serial)
+            {
+                return;
+            }
+            let known = (reading.run.without_history(), reading.control.clone());
+            local.known = Some(Box::new(known));
+        });
+    }
+
+    /// Forgets a claim part that could not be written.
+    pub(in crate::state) fn forget_run(&self, record: &Record) {
+        self.local_record(record, LocalRecord::forget_run);
+    }
+
+    /// The same of a control part.
+    pub(in crate::state) fn forget_control(&self, record: &Record) {
+        self.local_record(record, |local| local.control = None);
+    }
+}
+
+impl Store {
+    /// Whether this worker has something of the timer that could not be written.
+    pub fn has_unwritten(&self, record: &Record) -> bool {
+        self.inner.local_record(record, |local| local.run.is_some() || local.control.is_some())
+    }
+
+    /// Gives up what could not be written; for a worker that leaves, whose successor is not to wait.
+    pub fn give_up(&self, record: &Record) {
+        if self.inner.claimed(record) == Claimed::No {
+            self.inner.forget_run(record);
+            self.inner.release(record);
+        }
+    }
+
+    /// Writes what could not be written before; to be called once a second while there is such.
+    pub fn write_again(&self, timer: Timer<'_>) {
+        let inner = &self.inner;
+        let record = timer.record;
+        inner.release_left();
+        if inner.claimed(record) == Claimed::No
+            && let Lock::Taken(_lock) = inner.try_lock(CLAIM, record.page)
+            && inner.try_read_claim(record) != Err(Unreadable::Lost)
+            && let Some(mut run) = inner.local_record(record, |local| local.run.as_deref().cloned())
+        {
+            inner.write_claim(record, &mut run, None);
+        }
+        if let Lock::Taken(_lock) = inner.try_lock(CONTROL, record.page)
+            && inner.try_read_control(record) != Err(Unreadable::Lost)
+            && let Some(mut control) =
+                inner.local_record(record, |local| local.control.as_deref().cloned())
+        {
+            inner.write_control(record, &mut control);
+        }
+        let Some(claims) = &record.claims else { return };
+        if inner.local_record(record, |local| local.run.is_none() && local.claimed == Claimed::No) {
+            claims.release(inner.process.holder());
+        } else if timer.owner == Owner::This {
+            claims.touch();
+        }
+    }
+}
+
+/// With what the workers of this master have claimed, which the file may not know.
+fn with_shared(record: &Record, mut run: ClaimPart) -> ClaimPart {
+    if let Some(claims) = &record.claims {
+        run.orders_done = run.orders_done.max(claims.orders_done());
+        if let Some(taken) = claims.taken().filter(|taken| *taken > run.watermark.due) {
+            run.watermark.due = taken;
+            run.watermark.attempt = 1;
+        }
+        if let Progress::Waiting(last, _) = run.progress
+            && claims.attempted(last.run).is_some_and(|number| number > last.number)
+        {
+            // Another worker has made the attempt that it waits for.
+            run.progress = Progress::Nothing;
+        }
+    }
+    run
+}
+
+impl LocalRecord {
+    /// Forgets a claim part that could not be written, and its results.
+    fn forget_run(&mut self) {
+        if self.run.take().is_some() {
+            self.results.drain(..self.before_local());
+        }
+    }
+
+    /// How many of the results are not those of `local`.
+    fn before_local(&self) -> usize {
+        let apart = self.apart.as_ref().map_or(0, |apart| apart.results_ever);
+        self.results.len().saturating_sub(usize::try_from(apart).unwrap_or(usize::MAX))
+    }
+
+    /// All results that are to be written with the newest claim part, oldest first.
+    pub(in crate::state) fn unwritten_results(&self) -> Vec<RunResult> {
+        let mut results = self.results.clone();
+        if let Some(taken_over) = &self.taken_over {
+            results.insert(self.before_local(), **taken_over);
+        }
+        results
+    }
+}
+
+impl ClaimPart {
+    /// Without counters and results: what happens from here on.
+    pub(in crate::state) fn without_history(&self) -> Self {
+        Self {
+            watermark: self.watermark,
+            progress: self.progress,
+            orders_done: self.orders_done,
+            serial: self.serial,
+            last_success_at: self.last_success_at,
+            consecutive_failures: self.consecutive_failures,
+            last_result: self.last_result,
+            ..Self::new(self.name_hash, self.watermark.due)
+        }
+    }
+
+    /// Adds what happened while this record could not be read; the newest of `results` are those of then.
+    /// Answers the result of a run that one of those took over from.
+    fn absorb(&mut self, local: &Self, results: &[RunResult]) -> Option<RunResult> {
+        local.last_start_at?;
+        let mut taken_over = None;
+        let ended = |progress: &Progress| match progress {
+            Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
+                results.iter().any(|result| result.attempt.run == attempt.run)
+            }
+            Progress::Nothing => false,
+        };
+        if let Progress::Running(now) | Progress::Waiting(now, _) = local.progress {
+            if let Progress::Waiting(last, wait) = self.progress
+                && last.run != now.run
+                && !ended(&self.progress)
+            {
+                // Another run has taken over from it.
+                taken_over = Some(self.close(last, wait.last));
+            }
+            self.progress = local.progress;
+        } else if ended(&self.progress) {
+            self.progress = Progress::Nothing;
+        }
+        self.counters.add(&local.counters);
+        self.duration_sum_ms = self.duration_sum_ms.saturating_add(local.duration_sum_ms);
+        self.consecutive_failures = local.consecutive_failures;
+        self.last_success_at = self.last_success_at.max(local.last_success_at);
+        self.last_start_at = local.last_start_at;
+        self.last_lateness_ms = local.last_lateness_ms;
+        if local.results_ever > 0 {
+            self.last_result = local.last_result;
+        }
+        self.results_ever = self.results_ever.saturating_add(local.results_ever);
+        taken_over
+    }
+}

@@ -98,7 +98,7 @@ for my $nginx (@nginx) {
     ok( $backend->wait_requests( 3, timer => 'orphan' ), 'an nginx' );
     my @orphans = children_of( $dead->pid );
     kill 'KILL', $dead->pid;
-    $dead->wait_exit(1);
+    wait_until { !$dead->alive };
     $heir->start;
     my $seen = $backend->requests( timer => 'orphan' );
     ok( $backend->wait_requests( $seen + 20, timer => 'orphan' ) >= $seen + 20, 'its master is killed, its workers and another nginx go on' );

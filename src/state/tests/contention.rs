@@ -211,7 +211,7 @@ fn a_killed_holder_is_seen_as_interrupted_with_its_pid() {
     let path = fixture.configured.path().unwrap();
     let ready = path.with_file_name("ready");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "state::contention_tests::holder"])
+        .args(["--exact", "state::tests::contention::holder"])
         .env("TIMER_STATE_HELD", path)
         .env("TIMER_STATE_READY", &ready)
         .stdout(Stdio::null())

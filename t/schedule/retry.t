@@ -131,19 +131,15 @@ for my $timer ( sort keys %count ) {
     is( scalar keys %same, 1, "$timer: of one due time, with one trigger" );
 }
 
-# When.  By +-10 %, on the upper side as much more as a slow machine needs; most of them, as a worker may stand still
-# alone.
+# When.  By +-10 %, on the upper side as much more as a slow machine needs.
 my @doubles = @{ ( runs('doubles') )[0] };
 my @pauses  = pauses(@doubles);
 my @base    = ( 200, 400, 800, 900, 900 );
 for my $n ( 0 .. 4 ) {
     cmp_ok( $pauses[$n], '>=', $base[$n] * 0.9 - 3, "doubles: pause $n is not too short" );
+    my $still = $beat->still( map { $_->{arrived} } @doubles[ $n, $n + 1 ] );
+    cmp_ok( $pauses[$n], '<=', $base[$n] * 1.1 + 300 * $TimerTest::SLOW + 1000 * $still, "doubles: nor too long" );
 }
-my @too_long = grep {
-    my $still = $beat->still( map { $_->{arrived} } @doubles[ $_, $_ + 1 ] );
-    $pauses[$_] > $base[$_] * 1.1 + 300 * $TimerTest::SLOW + 1000 * $still;
-} 0 .. 4;
-cmp_ok( scalar @too_long, '<=', 2, 'doubles: nor too long' ) or diag "@pauses";
 my $lateness = ( runs('doubles') )[0][-1]{headers}{'x-late'};
 cmp_ok( $lateness, '>=', 2.8, 'lateness counts from the due time' );
 
@@ -154,7 +150,7 @@ my @next = runs('next');
 my $last = pop @next;
 cmp_ok( scalar @next, '>=', 2, 'next: run after run' );
 for my $run (@next) {
-    none_of { $_->{headers}{'x-late'} > 1 || $_->{arrived} - due_ms($_) / 1000 - $beat->still( due_ms($_) / 1000, $_->{arrived} ) > 1 + 4 * $TimerTest::SLOW } 'next: no attempt after the next due time', @$run;
+    none_of { $_->{headers}{'x-late'} > 1 || $_->{arrived} - due_ms($_) / 1000 - $beat->still( due_ms($_) / 1000, $_->{arrived} ) > 1 + 0.25 * $TimerTest::SLOW } 'next: no attempt after the next due time', @$run;
 }
 cmp_ok( max( map { scalar @$_ } @next ), '>=', 3, 'next: but attempts before it' );
 my %due = map { due_ms( $_->[0] ) => 1 } @next;

@@ -37,6 +37,12 @@ test-rust:
 	@tools/packages build
 	cargo test --locked --no-default-features
 
+## make test-newest    some of t/ (TESTS) against the newest nginx that Debian's archives carry
+.PHONY: test-newest
+test-newest:
+	@tools/packages build test distribution newest
+	@set -a; newest=$$(tools/nginx-newest) && eval "$$newest" && tools/test
+
 ## make test-asan      t/ with nginx under the address sanitizer
 ## make test-valgrind  t/ with nginx under valgrind
 test-asan test-valgrind:

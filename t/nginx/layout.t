@@ -18,7 +18,7 @@ my $nginx  = TimerTest::Nginx->new( wrapper => '' );
 my $prefix = $nginx->prefix;
 my $here   = dirname(__FILE__);
 
-my @include = map {"-I$source/$_"} 'objs', map {"src/$_"} qw( core event event/modules event/quic os/unix http http/modules http/v2 );
+my @include = map {"-I$source/$_"} 'objs', map {"src/$_"} qw( core event event/modules event/quic os/unix http http/modules http/v2 http/v3 );
 
 # The module with this change of a header; nothing to change: as it is.
 sub refused {

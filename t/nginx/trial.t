@@ -30,7 +30,7 @@ unlike( slurp("$prefix/logs/all.log"), qr/"GET \/ /, 'and is not logged' );
 $nginx->stop;
 
 my $here    = dirname(__FILE__);
-my @include = map {"-I$source/$_"} 'objs', map {"src/$_"} qw( core event event/modules event/quic os/unix http http/modules http/v2 );
+my @include = map {"-I$source/$_"} 'objs', map {"src/$_"} qw( core event event/modules event/quic os/unix http http/modules http/v2 http/v3 );
 my $broken  = "$prefix/broken.so";
 my ( $status, $out ) = run_command( 'cc', '-shared', '-fPIC', @include, '-o', $broken, "$here/layout/broken.c" );
 is( $status, 0, 'an nginx that cannot' ) or diag $out;

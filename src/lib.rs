@@ -52,7 +52,7 @@ pub mod module {
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
     };
-    use crate::nginx::hooks::{HttpModule, Process, context, descriptor};
+    use crate::nginx::hooks::{HttpModule, InitProcess, context, descriptor};
     use crate::nginx::http::Block;
     use crate::nginx::log::Log;
     use crate::nginx::module::Module;
@@ -134,7 +134,7 @@ pub mod module {
             runner::load(main, workers, log);
         }
 
-        fn process_begins(main: &MainConf, process: Process) {
+        fn process_begins(main: &MainConf, process: InitProcess) {
             runner::begin(main, process);
         }
 

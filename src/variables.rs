@@ -26,7 +26,7 @@ pub fn add(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
     variable::add::<Trigger>(parsing)?;
     variable::add::<Lateness>(parsing)?;
     variable::add::<LastSuccess>(parsing)?;
-    variable::add::<Worker>(parsing)
+    variable::add::<WorkerSlot>(parsing)
 }
 
 type Value = Text<LONGEST>;
@@ -87,9 +87,9 @@ of_run!(
 );
 
 /// The slot of the worker that serves the request.
-struct Worker;
+struct WorkerSlot;
 
-impl Variable for Worker {
+impl Variable for WorkerSlot {
     const NAME: &'static CStr = c"timer_worker";
 
     fn write(_: Option<Rc<dyn Origin>>, value: &mut Value) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::arguments::{Arguments, Plus};
 use super::json::Pause;
+use super::query_args::{Plus, QueryArgs};
 use super::response::{error, not_found, value};
 use super::route::{Action, ActionOnAll};
 use crate::nginx::conf::parse_time;
@@ -18,17 +18,17 @@ use crate::runner::{Registry, Wake, new_run_id};
 use crate::schedule::UnixMs;
 use crate::state::{Edited, Ordered, Owner, Paused, Recovered, RunId, Steps};
 
-/// An order, and what came of it so far.
-struct Order {
+/// An order, and what result of it so far.
+struct OrderRequest {
     registry: Rc<Registry>,
-    what: What,
+    what: OrderKind,
     steps: Steps,
     /// How often it may still be tried when the steps have run out.
     last_tries: u32,
 }
 
 #[derive(Clone, Copy)]
-enum What {
+enum OrderKind {
     Run(usize, RunId),
     Cancel(usize),
     Pause(usize, Option<UnixMs>),
@@ -37,8 +37,8 @@ enum What {
     ResumeAll,
 }
 
-/// What an order came to.
-enum Came {
+/// What an order result to.
+enum OrderResult {
     Ordered(Ordered),
     Paused(Paused),
     Resumed,
@@ -53,15 +53,15 @@ pub(super) fn act(
 ) -> Answer {
     let Some(number) = registry.find(name) else { return Answer::Now(not_found()) };
     let what = match action {
-        Action::Run => What::Run(number, new_run_id(name)),
-        Action::Cancel => What::Cancel(number),
-        Action::Resume => What::Resume(number),
+        Action::Run => OrderKind::Run(number, new_run_id(name)),
+        Action::Cancel => OrderKind::Cancel(number),
+        Action::Resume => OrderKind::Resume(number),
         Action::Pause => match until(request) {
-            Ok(until) => What::Pause(number, until),
+            Ok(until) => OrderKind::Pause(number, until),
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order::new(registry, what).give(request)
+    OrderRequest::new(registry, what).give(request)
 }
 
 /// Does something with all timers.
@@ -71,18 +71,18 @@ pub(super) fn act_on_all(
     action: ActionOnAll,
 ) -> Answer {
     let what = match action {
-        ActionOnAll::Resume => What::ResumeAll,
+        ActionOnAll::Resume => OrderKind::ResumeAll,
         ActionOnAll::Pause => match until(request) {
-            Ok(until) => What::PauseAll(until),
+            Ok(until) => OrderKind::PauseAll(until),
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    Order::new(registry, what).give(request)
+    OrderRequest::new(registry, what).give(request)
 }
 
 /// The end of the pause that is asked for; none without one.
 fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
-    let Some(word) = Arguments(request.arguments()).get("for", Plus::Itself)? else {
+    let Some(word) = QueryArgs(request.arguments()).get("for", Plus::Itself)? else {
         return Ok(None);
     };
     let time = parse_time(word.as_bytes()).filter(|time| *time > Duration::ZERO);
@@ -92,17 +92,17 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
     until.ok_or("invalid \"for\" argument, it is too long").map(Some).map_err(str::to_owned)
 }
 
-impl Order {
-    fn new(registry: &Rc<Registry>, what: What) -> Self {
+impl OrderRequest {
+    fn new(registry: &Rc<Registry>, what: OrderKind) -> Self {
         Self { registry: Rc::clone(registry), what, steps: Steps::default(), last_tries: 2 }
     }
 
     /// Writes the order down; where somebody else is writing, a little later.
     fn give(mut self, request: &ClientRequest<'_>) -> Answer {
-        let (came, written) = match self.write() {
+        let (result, written) = match self.write() {
             None => return Answer::Now(error(503, "there is no state")),
-            Some(Edited::Done(came)) => (came, true),
-            Some(Edited::NotWritten(came)) => (came, self.is_own()),
+            Some(Edited::Done(result)) => (result, true),
+            Some(Edited::NotWritten(result)) => (result, self.is_own()),
             Some(Edited::Failed) => {
                 self.registry.report();
                 return Answer::Now(error(503, "state cannot be read or written"));
@@ -119,7 +119,7 @@ impl Order {
         if !written {
             return Answer::Now(error(503, "state cannot be written"));
         }
-        Answer::Now(self.done(request, &came))
+        Answer::Now(self.done(request, &result))
     }
 
     /// Writes a damaged record anew, as who runs the timer would not before its next due time, and says
@@ -137,25 +137,25 @@ impl Order {
         Some(Duration::from_millis(if repaired == Recovered::Again { 64 } else { 1 }))
     }
 
-    fn write(&self) -> Option<Edited<Came>> {
+    fn write(&self) -> Option<Edited<OrderResult>> {
         let store = self.registry.store()?;
         let now = wall_clock();
-        let paused = |until| Came::Paused(Paused { since: now, until });
+        let paused = |until| OrderResult::Paused(Paused { since: now, until });
         Some(match self.what {
-            What::Run(number, run) => {
-                map(store.order_run(self.registry.timer(number)?, run, now), Came::Ordered)
+            OrderKind::Run(number, run) => {
+                map(store.order_run(self.registry.timer(number)?, run, now), OrderResult::Ordered)
             }
-            What::Cancel(number) => {
-                map(store.order_cancel(self.registry.timer(number)?, now), Came::Ordered)
+            OrderKind::Cancel(number) => {
+                map(store.order_cancel(self.registry.timer(number)?, now), OrderResult::Ordered)
             }
-            What::Pause(number, until) => {
+            OrderKind::Pause(number, until) => {
                 map(store.pause(self.registry.timer(number)?, until, now), |()| paused(until))
             }
-            What::Resume(number) => {
-                map(store.resume(self.registry.timer(number)?, now), |()| Came::Resumed)
+            OrderKind::Resume(number) => {
+                map(store.resume(self.registry.timer(number)?, now), |()| OrderResult::Resumed)
             }
-            What::PauseAll(until) => map(store.pause_all(until, now), |()| paused(until)),
-            What::ResumeAll => map(store.resume_all(now), |()| Came::Resumed),
+            OrderKind::PauseAll(until) => map(store.pause_all(until, now), |()| paused(until)),
+            OrderKind::ResumeAll => map(store.resume_all(now), |()| OrderResult::Resumed),
         })
     }
 
@@ -168,18 +168,18 @@ impl Order {
 
     fn number(&self) -> Option<usize> {
         match self.what {
-            What::Run(number, _)
-            | What::Cancel(number)
-            | What::Pause(number, _)
-            | What::Resume(number) => Some(number),
-            What::PauseAll(_) | What::ResumeAll => None,
+            OrderKind::Run(number, _)
+            | OrderKind::Cancel(number)
+            | OrderKind::Pause(number, _)
+            | OrderKind::Resume(number) => Some(number),
+            OrderKind::PauseAll(_) | OrderKind::ResumeAll => None,
         }
     }
 
     /// Wakes those whom it concerns, tells the log, and answers.
-    fn done(&self, request: &ClientRequest<'_>, came: &Came) -> Response {
+    fn done(&self, request: &ClientRequest<'_>, result: &OrderResult) -> Response {
         #[derive(Serialize)]
-        struct Run {
+        struct RunIdJson {
             run: String,
         }
         #[derive(Serialize)]
@@ -188,22 +188,24 @@ impl Order {
         }
 
         let why = match self.what {
-            What::Run(..) => "a run is in progress",
+            OrderKind::Run(..) => "a run is in progress",
             _ => "no run is in progress",
         };
-        if matches!(came, Came::Ordered(Ordered::Conflict)) {
+        if matches!(result, OrderResult::Ordered(Ordered::Conflict)) {
             return error(409, why);
         }
         match (self.number(), self.what) {
-            (Some(number), What::Run(..)) => self.registry.wake(number, Wake::One),
+            (Some(number), OrderKind::Run(..)) => self.registry.wake(number, Wake::One),
             (Some(number), _) => self.registry.wake(number, Wake::All),
             (None, _) => self.registry.wake_all(),
         }
-        self.tell(request, came);
-        match *came {
-            Came::Ordered(Ordered::Pending(run)) => value(202, &Run { run: run.to_string() }),
-            Came::Ordered(Ordered::Conflict) => error(409, why),
-            Came::Paused(paused) => {
+        self.tell(request, result);
+        match *result {
+            OrderResult::Ordered(Ordered::Pending(run)) => {
+                value(202, &RunIdJson { run: run.to_string() })
+            }
+            OrderResult::Ordered(Ordered::Conflict) => error(409, why),
+            OrderResult::Paused(paused) => {
                 let seen = match self.number() {
                     Some(number) => self.registry.read(number).and_then(|it| it.control.paused),
                     None => self.registry.header().paused,
@@ -211,21 +213,21 @@ impl Order {
                 let paused = Pause::of(seen.or(Some(paused)), wall_clock());
                 value(200, &IsPaused { paused })
             }
-            Came::Resumed => value(200, &IsPaused { paused: None }),
+            OrderResult::Resumed => value(200, &IsPaused { paused: None }),
         }
     }
 
-    fn tell(&self, request: &ClientRequest<'_>, came: &Came) {
+    fn tell(&self, request: &ClientRequest<'_>, result: &OrderResult) {
         let done = match self.what {
-            What::Run(..) => Action::Run,
-            What::Cancel(_) => Action::Cancel,
-            What::Pause(..) | What::PauseAll(_) => Action::Pause,
-            What::Resume(_) | What::ResumeAll => Action::Resume,
+            OrderKind::Run(..) => Action::Run,
+            OrderKind::Cancel(_) => Action::Cancel,
+            OrderKind::Pause(..) | OrderKind::PauseAll(_) => Action::Pause,
+            OrderKind::Resume(_) | OrderKind::ResumeAll => Action::Resume,
         };
         let timer = self.number().and_then(|number| self.registry.timers().get(number));
         let log = |message: std::fmt::Arguments<'_>| request.log(Level::Notice, message);
-        match (timer, came) {
-            (Some(timer), Came::Ordered(Ordered::Pending(run))) => {
+        match (timer, result) {
+            (Some(timer), OrderResult::Ordered(Ordered::Pending(run))) => {
                 log(format_args!("timer \"{}\": {done}, run: {run}", timer.name));
             }
             (Some(timer), _) => log(format_args!("timer \"{}\": {done}", timer.name)),

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
-use super::view::{Configured, Status, View, Worker};
+use super::view::{AssignedTo, Configured, Status, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
 
@@ -56,9 +56,9 @@ pub(super) enum History {
 }
 
 #[derive(Serialize)]
-struct Timer<'a> {
+struct TimerJson<'a> {
     name: &'a str,
-    schedule: Shown<&'a Schedule>,
+    schedule: AsString<&'a Schedule>,
     timezone: Option<&'a str>,
     worker: WorkerJson,
     server: &'a str,
@@ -71,17 +71,17 @@ struct Timer<'a> {
     late_seconds: u64,
     #[serde(serialize_with = "some_instant")]
     last_due: Option<UnixMs>,
-    running: Option<Running>,
+    running: Option<RunningJson>,
     paused: Option<Pause>,
     queued: bool,
-    last: Option<Run>,
+    last: Option<RunJson>,
     #[serde(serialize_with = "some_instant")]
     last_success: Option<UnixMs>,
     consecutive_failures: u32,
     recent: String,
-    counters: Option<Counters>,
+    counters: Option<CountersJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    history: Option<Vec<Run>>,
+    history: Option<Vec<RunJson>>,
 }
 
 #[derive(Serialize)]
@@ -92,38 +92,37 @@ enum WorkerJson {
 }
 
 #[derive(Serialize)]
-struct Running {
+struct RunningJson {
     run: String,
     #[serde(serialize_with = "instant")]
     due: UnixMs,
     #[serde(serialize_with = "instant")]
     start: UnixMs,
     attempt: u32,
-    trigger: Shown<crate::state::Trigger>,
+    trigger: AsString<crate::state::Trigger>,
     pid: u32,
     /// When its next attempt may start, while it waits for that.
     #[serde(serialize_with = "some_instant")]
     next_attempt: Option<UnixMs>,
 }
 
-#[expect(clippy::struct_field_names, reason = "the manual's names")]
 #[derive(Serialize)]
-struct Run {
+struct RunJson {
     run: String,
     #[serde(serialize_with = "instant")]
     due: UnixMs,
     #[serde(serialize_with = "instant")]
     start: UnixMs,
     duration_ms: u64,
-    outcome: Shown<Outcome>,
+    outcome: AsString<Outcome>,
     status: u16,
     attempts: u32,
-    trigger: Shown<crate::state::Trigger>,
+    trigger: AsString<crate::state::Trigger>,
     pid: u32,
 }
 
 #[derive(Serialize)]
-struct Counters {
+struct CountersJson {
     runs: u64,
     success: u64,
     failure: u64,
@@ -143,16 +142,16 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
     let results = view.results();
     let Configured { due_times, .. } = timer;
     let reading = reading.as_ref();
-    let timer = Timer {
+    let timer = TimerJson {
         name: &timer.name,
-        schedule: Shown(&due_times.schedule),
+        schedule: AsString(&due_times.schedule),
         timezone: match &due_times.schedule {
             Schedule::Every(_) => None,
             Schedule::Cron(cron) => Some(cron.zone().name()),
         },
         worker: match timer.worker {
-            Worker::Slot(slot) => WorkerJson::Slot(slot),
-            Worker::Any => WorkerJson::Any("any"),
+            AssignedTo::Slot(slot) => WorkerJson::Slot(slot),
+            AssignedTo::Any => WorkerJson::Any("any"),
         },
         server: &timer.server,
         location: &timer.location,
@@ -162,15 +161,15 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         next_due: view.next_due(),
         late_seconds: view.late_by().as_secs(),
         last_due: reading.map(|it| it.run.watermark).filter(|it| it.attempt > 0).map(|it| it.due),
-        running: reading.and_then(|reading| Running::of(reading.run.progress)),
+        running: reading.and_then(|reading| RunningJson::of(reading.run.progress)),
         paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
         queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
-        last: results.first().map(Run::of),
+        last: results.first().map(RunJson::of),
         last_success: reading.and_then(|reading| reading.run.last_success_at),
         consecutive_failures: reading.map_or(0, |reading| reading.run.consecutive_failures),
         recent: recent(&results),
-        counters: reading.map(Counters::of),
-        history: (history == History::Told).then(|| results.iter().map(Run::of).collect()),
+        counters: reading.map(CountersJson::of),
+        history: (history == History::Told).then(|| results.iter().map(RunJson::of).collect()),
     };
     write(&timer, out);
 }
@@ -194,14 +193,14 @@ fn recent(results: &[RunResult]) -> String {
     results.iter().rev().map(letter).collect()
 }
 
-impl Running {
+impl RunningJson {
     fn of(progress: Progress) -> Option<Self> {
         let running = |attempt: Attempt, next_attempt| Self {
             run: attempt.run.to_string(),
             due: attempt.due,
             start: attempt.started_at,
             attempt: attempt.number,
-            trigger: Shown(attempt.trigger),
+            trigger: AsString(attempt.trigger),
             pid: attempt.pid,
             next_attempt,
         };
@@ -213,7 +212,7 @@ impl Running {
     }
 }
 
-impl Run {
+impl RunJson {
     fn of(result: &RunResult) -> Self {
         let RunResult { attempt, ended } = result;
         Self {
@@ -221,16 +220,16 @@ impl Run {
             due: attempt.due,
             start: attempt.started_at,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
-            outcome: Shown(ended.outcome),
+            outcome: AsString(ended.outcome),
             status: ended.status,
             attempts: attempt.number,
-            trigger: Shown(attempt.trigger),
+            trigger: AsString(attempt.trigger),
             pid: attempt.pid,
         }
     }
 }
 
-impl Counters {
+impl CountersJson {
     fn of(reading: &Reading) -> Self {
         let counters = &reading.run.counters;
         Self {
@@ -250,9 +249,9 @@ impl Counters {
 }
 
 /// A value that is a string in JSON, as it shows itself.
-struct Shown<T>(T);
+struct AsString<T>(T);
 
-impl<T: Display> Serialize for Shown<T> {
+impl<T: Display> Serialize for AsString<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }

@@ -11,9 +11,9 @@ use super::metrics::Metrics;
 use super::page::{self, Buttons, Page};
 use super::piece::{Then, Timers as _};
 use super::response::{self, body_by, response};
-use super::seen::Seen;
+use super::snapshot::Snapshot;
 use super::table::Table;
-use crate::conf::Write;
+use crate::conf::WriteAccess;
 use crate::nginx::http::response::{Answer, Body};
 use crate::nginx::http::turn::time_is_up;
 use crate::nginx::process;
@@ -23,15 +23,15 @@ use crate::state::Health;
 
 /// The JSON of all timers.
 pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
-    let mut seen = Seen::now(registry);
+    let mut snapshot = Snapshot::now(registry);
     let mut next = None;
     let body = body_by(move |piece| {
         let Some(number) = next else {
-            write_host(&seen, piece);
+            write_host(&snapshot, piece);
             next = Some(0);
             return Then::More;
         };
-        let written = seen.look(number, |view| {
+        let written = snapshot.look(number, |view| {
             piece.extend_from_slice(if number == 0 { b"\n" } else { b",\n" });
             json::write_timer(view, History::LeftOut, piece);
         });
@@ -49,8 +49,8 @@ pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
 }
 
 /// All but the timers, up to their list.
-fn write_host(seen: &Seen, piece: &mut Vec<u8>) {
-    let (registry, now) = (&seen.registry, seen.now());
+fn write_host(snapshot: &Snapshot, piece: &mut Vec<u8>) {
+    let (registry, now) = (&snapshot.registry, snapshot.now());
     let state_file = registry.state_file().map(|path| path.to_string_lossy());
     let host = Host {
         version: env!("CARGO_PKG_VERSION"),
@@ -71,11 +71,11 @@ fn write_host(seen: &Seen, piece: &mut Vec<u8>) {
 
 /// The JSON of one timer.
 pub(super) fn timer(registry: &Rc<Registry>, number: usize) -> Answer {
-    one_timer(Seen::now(registry), number)
+    one_timer(Snapshot::now(registry), number)
 }
 
-fn one_timer(mut seen: Seen, number: usize) -> Answer {
-    let body = seen.look(number, |view| {
+fn one_timer(mut snapshot: Snapshot, number: usize) -> Answer {
+    let body = snapshot.look(number, |view| {
         let mut body = Vec::new();
         json::write_timer(view, History::Told, &mut body);
         body.push(b'\n');
@@ -86,7 +86,7 @@ fn one_timer(mut seen: Seen, number: usize) -> Answer {
             let body = Body::Whole(body.unwrap_or_default().into());
             Answer::Now(response(200, response::JSON, body))
         }
-        Err(after) => Answer::Later(after, Box::new(move |_| one_timer(seen, number))),
+        Err(after) => Answer::Later(after, Box::new(move |_| one_timer(snapshot, number))),
     }
 }
 
@@ -94,16 +94,17 @@ fn one_timer(mut seen: Seen, number: usize) -> Answer {
 const STATIC_ROWS: usize = 1000;
 
 /// The page, with what a browser without scripts shows of the timers.
-pub(super) fn page(registry: &Rc<Registry>, write: Write) -> Answer {
-    let mut seen = Seen::now(registry);
+pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
+    let mut snapshot = Snapshot::now(registry);
     let buttons = match write {
-        Write::On => Buttons::Shown,
-        Write::Off => Buttons::LeftOut,
+        WriteAccess::On => Buttons::Shown,
+        WriteAccess::Off => Buttons::LeftOut,
     };
     let shown = registry.timers().len().min(STATIC_ROWS);
     let left_out = registry.timers().len() - shown;
-    let mut page = Page::new(buttons, seen.remarks(), shown, left_out);
-    let body = body_by(move |piece| page.write(|number| seen.look(number, page::Row::of), piece));
+    let mut page = Page::new(buttons, snapshot.remarks(), shown, left_out);
+    let body =
+        body_by(move |piece| page.write(|number| snapshot.look(number, page::PageRow::of), piece));
     let mut response = response(200, response::HTML, body);
     let policy = page::CONTENT_SECURITY_POLICY;
     response.headers.push(("Content-Security-Policy", policy.into()));
@@ -112,16 +113,16 @@ pub(super) fn page(registry: &Rc<Registry>, write: Write) -> Answer {
 
 /// The metrics of all timers.
 pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
-    let (mut seen, mut metrics) = (Seen::now(registry), Metrics::new());
-    let body = body_by(move |piece| metrics.write(&mut seen, piece));
+    let (mut snapshot, mut metrics) = (Snapshot::now(registry), Metrics::new());
+    let body = body_by(move |piece| metrics.write(&mut snapshot, piece));
     Answer::Now(response(200, response::METRICS, body))
 }
 
 /// The table of all timers.
 pub(super) fn text(registry: &Rc<Registry>) -> Answer {
-    let mut seen = Seen::now(registry);
-    let Ok(mut table) = Table::new(seen.count()) else { return no_memory() };
-    let body = body_by(move |piece| table.write(&mut seen, piece));
+    let mut snapshot = Snapshot::now(registry);
+    let Ok(mut table) = Table::new(snapshot.count()) else { return no_memory() };
+    let body = body_by(move |piece| table.write(&mut snapshot, piece));
     Answer::Now(response(200, response::TEXT, body))
 }
 
@@ -131,17 +132,17 @@ fn no_memory() -> Answer {
 
 /// Whether all timers are well.
 pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
-    Check { seen: Seen::now(registry), left: 0..registry.timers().len() }.go_on()
+    Check { snapshot: Snapshot::now(registry), left: 0..registry.timers().len() }.go_on()
 }
 
 /// Whether one timer is well.
 pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
-    Check { seen: Seen::now(registry), left: number..number + 1 }.go_on()
+    Check { snapshot: Snapshot::now(registry), left: number..number + 1 }.go_on()
 }
 
 /// A look at whether timers are well, and those that were not looked at yet.
 struct Check {
-    seen: Seen,
+    snapshot: Snapshot,
     left: Range<usize>,
 }
 
@@ -188,7 +189,7 @@ impl Check {
 
     /// What is wrong with the next timer.
     fn next(&mut self) -> Result<Option<String>, Duration> {
-        let line = self.seen.look(self.left.start, |view| {
+        let line = self.snapshot.look(self.left.start, |view| {
             complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
         })?;
         self.left.start += 1;
@@ -197,7 +198,7 @@ impl Check {
 
     /// What is wrong with the state.
     fn state(&self) -> Option<&'static str> {
-        let degraded = self.seen.registry.health() == Health::Degraded;
+        let degraded = self.snapshot.registry.health() == Health::Degraded;
         degraded.then_some("the state is degraded\n")
     }
 }

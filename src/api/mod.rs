@@ -11,13 +11,13 @@
 //! of it, and is tested there.
 #![forbid(unsafe_code)]
 
-mod arguments;
 mod health;
 mod json;
 mod metrics;
 mod origin;
 mod page;
 mod piece;
+mod query_args;
 mod route;
 mod samples;
 mod table;
@@ -35,9 +35,9 @@ mod next;
 #[cfg(feature = "nginx")]
 mod response;
 #[cfg(feature = "nginx")]
-mod seen;
-#[cfg(feature = "nginx")]
 mod serve;
+#[cfg(feature = "nginx")]
+mod snapshot;
 
 #[cfg(feature = "nginx")]
 pub use serve::Api;

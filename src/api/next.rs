@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::arguments::{Arguments, Plus};
 use super::piece::Then;
+use super::query_args::{Plus, QueryArgs};
 use super::response::{self, body_by, response};
 use crate::nginx::http::response::Answer;
 use crate::os::wall_clock;
@@ -29,7 +29,7 @@ const LONGEST: usize = 1024;
 pub(super) fn of_timer(
     registry: &Rc<Registry>,
     number: usize,
-    arguments: Arguments<'_>,
+    arguments: QueryArgs<'_>,
 ) -> Result<Answer, String> {
     let timer = registry.timers().get(number).ok_or("no such timer")?;
     list(Some(timer.name.as_str()), timer.due_times.schedule.clone(), arguments)
@@ -38,7 +38,7 @@ pub(super) fn of_timer(
 /// Those of the expression in `cron` in the zone in `tz`.
 pub(super) fn of_expression(
     registry: &Registry,
-    arguments: Arguments<'_>,
+    arguments: QueryArgs<'_>,
 ) -> Result<Answer, String> {
     let cron = arguments.get("cron", Plus::Blank)?.ok_or("\"cron\" argument is missing")?;
     let zone = match arguments.get("tz", Plus::Itself)? {
@@ -61,7 +61,7 @@ pub(super) fn of_expression(
 fn list(
     name: Option<&str>,
     schedule: Schedule,
-    arguments: Arguments<'_>,
+    arguments: QueryArgs<'_>,
 ) -> Result<Answer, String> {
     let after = arguments.after(wall_clock())?;
     let mut left = arguments.count()?;

@@ -23,7 +23,7 @@ pub(super) enum Buttons {
 /// A timer in the table for browsers without scripts. Any text will do: it is escaped when it is
 /// written.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct PageRow {
     name: String,
     status: String,
     schedule: String,
@@ -33,7 +33,7 @@ pub(super) struct Row {
     runs: u64,
 }
 
-impl Row {
+impl PageRow {
     pub(super) fn of(view: &View<'_>) -> Self {
         let shown =
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
@@ -86,11 +86,11 @@ pub(super) struct Page {
     left_out: usize,
     /// What is to be written before the next part.
     fixed: &'static str,
-    next: Part,
+    next: Section,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum Section {
     Buttons,
     Remarks,
     Row(usize),
@@ -107,13 +107,13 @@ impl Page {
         rows: usize,
         left_out: usize,
     ) -> Self {
-        Self { buttons, remarks, rows, left_out, fixed: BUTTONS.0, next: Part::Buttons }
+        Self { buttons, remarks, rows, left_out, fixed: BUTTONS.0, next: Section::Buttons }
     }
 
     /// Appends what comes next; `row` is asked for the rows.
     pub(super) fn write(
         &mut self,
-        mut row: impl FnMut(usize) -> Result<Option<Row>, Duration>,
+        mut row: impl FnMut(usize) -> Result<Option<PageRow>, Duration>,
         out: &mut Vec<u8>,
     ) -> Then {
         if !self.fixed.is_empty() {
@@ -126,45 +126,45 @@ impl Page {
         }
         let mut text = String::new();
         match self.next {
-            Part::Buttons => {
+            Section::Buttons => {
                 text.push_str(match self.buttons {
                     Buttons::Shown => "data-write=\"on\"",
                     Buttons::LeftOut => "data-write=\"off\"",
                 });
-                (self.fixed, self.next) = (REMARKS.0, Part::Remarks);
+                (self.fixed, self.next) = (REMARKS.0, Section::Remarks);
             }
-            Part::Remarks => {
+            Section::Remarks => {
                 for remark in &self.remarks {
                     text.push_str("<p>");
                     escape(remark, &mut text);
                     text.push_str("</p>\n");
                 }
-                (self.fixed, self.next) = (ROWS.0, Part::Row(0));
+                (self.fixed, self.next) = (ROWS.0, Section::Row(0));
             }
-            Part::Row(number) if number < self.rows => {
+            Section::Row(number) if number < self.rows => {
                 match row(number) {
                     Err(after) => return Then::MoreAfter(after),
                     Ok(row) => row.iter().for_each(|row| write_row(row, &mut text)),
                 }
-                self.next = Part::Row(number + 1);
+                self.next = Section::Row(number + 1);
             }
-            Part::Row(_) => {
+            Section::Row(_) => {
                 if self.left_out > 0 {
                     text.push_str("<tr><td colspan=\"7\">and ");
                     text.push_str(&self.left_out.to_string());
                     text.push_str(" more</tr>\n");
                 }
-                (self.fixed, self.next) = (ROWS.1, Part::End);
+                (self.fixed, self.next) = (ROWS.1, Section::End);
             }
-            Part::End => return Then::End,
+            Section::End => return Then::End,
         }
         out.extend_from_slice(text.as_bytes());
         Then::More
     }
 }
 
-fn write_row(row: &Row, out: &mut String) {
-    let Row { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
+fn write_row(row: &PageRow, out: &mut String) {
+    let PageRow { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
     out.push_str("<tr><th scope=\"row\">");
     escape(name, out);
     for cell in [status, schedule, next_due, last_start, last_outcome] {
@@ -211,13 +211,13 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
     use sha2::{Digest as _, Sha256};
 
-    use super::super::view::{Configured, Worker};
+    use super::super::view::{AssignedTo, Configured};
     use super::*;
     use crate::schedule::{Cron, Jitter, Zone};
     use crate::state::{Jittered, Reading, Scheduled};
 
-    fn row() -> Row {
-        Row {
+    fn row() -> PageRow {
+        PageRow {
             name: "</noscript><script>".to_owned(),
             status: "idle".to_owned(),
             schedule: "cron=0 3 * * \"'&".to_owned(),
@@ -238,7 +238,7 @@ mod tests {
                 jitter: Jitter::new(Duration::ZERO, b"host", "a"),
             },
             scheduled: Scheduled::On,
-            worker: Worker::Any,
+            worker: AssignedTo::Any,
             server: String::new(),
             location: String::new(),
             config: String::new(),
@@ -248,17 +248,17 @@ mod tests {
         let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
         let view = |reading| View { timer: &timer, reading, now, results: &|_| Vec::new() };
 
-        let row = Row::of(&view(Some(Reading::anew("a", now))));
+        let row = PageRow::of(&view(Some(Reading::anew("a", now))));
         assert_eq!(row.status, "idle");
         assert_eq!(row.schedule, "cron=30 3 * * MON UTC");
         assert_eq!(row.next_due, "2026-11-30T03:30:00.000Z");
         assert_eq!((row.last_start.as_str(), row.last_outcome.as_str(), row.runs), ("-", "-", 0));
 
-        let row = Row::of(&view(None));
+        let row = PageRow::of(&view(None));
         assert_eq!((row.status.as_str(), row.next_due.as_str()), ("unknown", "-"));
     }
 
-    fn page(buttons: Buttons, rows: &[Row], left_out: usize) -> String {
+    fn page(buttons: Buttons, rows: &[PageRow], left_out: usize) -> String {
         let remarks = vec!["the state is <b>".to_owned()];
         let mut page = Page::new(buttons, remarks, rows.len(), left_out);
         let mut text = Vec::new();

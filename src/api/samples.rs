@@ -90,13 +90,13 @@ pub(super) struct Moment(u64);
 #[derive(Debug)]
 pub(super) struct Samples {
     /// One for each timer, or none at all.
-    rows: Vec<Row>,
+    rows: Vec<CachedSample>,
     timers: usize,
     now: Moment,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct CachedSample {
     read: Moment,
     shown: Read,
 }
@@ -125,13 +125,13 @@ impl Samples {
             return;
         }
         if let Some(row) = self.rows.get_mut(number) {
-            *row = Row { read: self.now, shown };
+            *row = CachedSample { read: self.now, shown };
         }
     }
 
     fn make_room(&mut self) -> Result<(), NoMemory> {
         fallible(|| self.rows.try_reserve_exact(self.timers))?;
-        self.rows.resize(self.timers, Row { read: Moment::default(), shown: Read(None) });
+        self.rows.resize(self.timers, CachedSample { read: Moment::default(), shown: Read(None) });
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use super::arguments::Arguments;
+use super::query_args::QueryArgs;
 use super::response::{error, not_allowed, not_found};
 use super::route::Route;
 use super::{act, lists, next, origin};
 use crate::TimerModule;
-use crate::conf::{LocationConf, Write};
+use crate::conf::{LocationConf, WriteAccess};
 use crate::nginx::http::response::{Answer, Response};
 use crate::nginx::http::{ClientRequest, Handler};
 use crate::runner::Registry;
@@ -28,22 +28,22 @@ const ACT: &str = "POST";
 
 fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
     let write = request.configuration::<TimerModule>().and_then(LocationConf::api);
-    let write = write.unwrap_or(Write::Off);
+    let write = write.unwrap_or(WriteAccess::Off);
     let route = request.path().and_then(Route::of);
     match request.method() {
         b"GET" | b"HEAD" => {
-            let route = route.filter(|route| write == Write::On || !route.acts());
+            let route = route.filter(|route| write == WriteAccess::On || !route.acts());
             let route = route.ok_or_else(not_found)?;
             if route.acts() {
                 return Err(not_allowed(ACT));
             }
             show(request, &registry()?, route, write)
         }
-        b"POST" if write == Write::On => {
+        b"POST" if write == WriteAccess::On => {
             may_act(request)?;
             let route = route.ok_or_else(not_found)?;
             if route.acts() {
-                let known = Arguments(request.arguments()).only(route.arguments());
+                let known = QueryArgs(request.arguments()).only(route.arguments());
                 known.map_err(|why| error(400, &why))?;
             }
             match route {
@@ -52,7 +52,7 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
                 _ => Err(not_allowed(READ)),
             }
         }
-        _ if write == Write::On && route.is_some_and(Route::acts) => Err(not_allowed(ACT)),
+        _ if write == WriteAccess::On && route.is_some_and(Route::acts) => Err(not_allowed(ACT)),
         _ => Err(not_allowed(READ)),
     }
 }
@@ -74,9 +74,9 @@ fn show(
     request: &ClientRequest<'_>,
     registry: &Rc<Registry>,
     route: Route<'_>,
-    write: Write,
+    write: WriteAccess,
 ) -> Result<Answer, Response> {
-    let arguments = Arguments(request.arguments());
+    let arguments = QueryArgs(request.arguments());
     let number = |name: &str| registry.find(name).ok_or_else(not_found);
     let bad = |why: String| error(400, &why);
     match route {

@@ -12,11 +12,11 @@ use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 
 /// A line of the table.
-struct Row([String; 6]);
+struct TableRow([String; 6]);
 
 const HEAD: [&str; 6] = ["NEXT", "LEFT", "LAST", "TOOK", "OUTCOME", "NAME"];
 
-impl Row {
+impl TableRow {
     fn of(name: &str, sample: Option<&Sample>, now: UnixMs) -> Self {
         let next = next_due(sample);
         let none = || "-".to_owned();
@@ -107,7 +107,7 @@ impl Table {
         match self.now {
             Now::Measures(from) => {
                 for number in (from..count).take(ROWS) {
-                    let Row(cells) = match row(timers, number) {
+                    let TableRow(cells) = match row(timers, number) {
                         Ok(row) => row,
                         Err(after) => return Then::MoreAfter(after),
                     };
@@ -149,7 +149,7 @@ impl Table {
             Now::Writes(from) => {
                 for (at, (_, number)) in self.chosen.iter().enumerate().skip(from).take(ROWS) {
                     match row(timers, *number) {
-                        Ok(Row(cells)) => line(&cells, self.widths, out),
+                        Ok(TableRow(cells)) => line(&cells, self.widths, out),
                         Err(after) => return Then::MoreAfter(after),
                     }
                     set(&mut self.written, *number);
@@ -170,9 +170,9 @@ impl Table {
     }
 }
 
-fn row(timers: &mut impl Timers, number: usize) -> Result<Row, Duration> {
+fn row(timers: &mut impl Timers, number: usize) -> Result<TableRow, Duration> {
     let sample = timers.sample(number)?;
-    Ok(Row::of(timers.name(number), sample.as_ref(), timers.now()))
+    Ok(TableRow::of(timers.name(number), sample.as_ref(), timers.now()))
 }
 
 fn write_end(count: usize, remarks: &[String], out: &mut Vec<u8>) {

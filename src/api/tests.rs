@@ -10,7 +10,7 @@ use super::metrics::{Info, Metrics};
 use super::piece::{Then, Timers};
 use super::samples::Sample;
 use super::table::Table;
-use super::view::{Configured, Status, View, Worker};
+use super::view::{AssignedTo, Configured, Status, View};
 use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
 use crate::state::{
     Attempt, BootId, Ended, Health, Jittered, Outcome, Paused, Progress, Reading, RunId, RunResult,
@@ -34,7 +34,7 @@ fn timer() -> Configured {
             jitter: Jitter::new(Duration::ZERO, b"host", "sync"),
         },
         scheduled: Scheduled::On,
-        worker: Worker::Slot(0),
+        worker: AssignedTo::Slot(0),
         server: ODD.to_owned(),
         location: ODD.to_owned(),
         config: format!("{ODD}:8"),
@@ -179,7 +179,7 @@ fn the_host_comes_first() {
     assert_eq!(shown["state"], "recovered");
     assert_eq!(shown["state_file"], Value::Null);
     assert_eq!(shown["paused"]["until"], Value::Null);
-    let any = Configured { worker: Worker::Any, ..timer() };
+    let any = Configured { worker: AssignedTo::Any, ..timer() };
     assert_eq!(json(&view(&any, None, BORN), History::LeftOut)["worker"], "any");
 }
 
@@ -209,13 +209,13 @@ fn complaints() {
 }
 
 /// Timers with a record each, of which some cannot be read at first.
-struct Fixture<'a> {
+struct ApiFixture<'a> {
     timers: Vec<&'a Configured>,
     now: UnixMs,
     torn: u32,
 }
 
-impl<'a> Fixture<'a> {
+impl<'a> ApiFixture<'a> {
     fn of(timers: &[&'a Configured]) -> Self {
         Self { timers: timers.to_vec(), now: at(1), torn: 0 }
     }
@@ -237,7 +237,7 @@ impl<'a> Fixture<'a> {
     }
 }
 
-impl Timers for Fixture<'_> {
+impl Timers for ApiFixture<'_> {
     fn count(&self) -> usize {
         self.timers.len()
     }
@@ -282,7 +282,7 @@ fn metrics_keep_families_together() {
         ..self::timer()
     };
     let mut metrics = Metrics::new();
-    let text = Fixture::of(&[&timer, &other]).all(|timers, out| metrics.write(timers, out));
+    let text = ApiFixture::of(&[&timer, &other]).all(|timers, out| metrics.write(timers, out));
     let mut families = Vec::new();
     for line in text.lines() {
         match line.split_once(' ') {
@@ -315,7 +315,7 @@ fn the_table_begins_with_what_comes_next() {
     };
     let off = Configured { name: "off".to_owned(), scheduled: Scheduled::Off, ..self::timer() };
     let mut table = Table::new(3).unwrap();
-    let text = Fixture::of(&[&off, &later, &timer]).all(|timers, out| table.write(timers, out));
+    let text = ApiFixture::of(&[&off, &later, &timer]).all(|timers, out| table.write(timers, out));
     let names: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
     assert_eq!(names, ["NAME", "sync", "later", "off", "", "timers", "degraded"]);
     assert!(text.contains("2025-11-24 16:01:00Z  59s "), "{text}");
@@ -325,11 +325,11 @@ fn the_table_begins_with_what_comes_next() {
 #[test]
 fn without_timers_there_are_families_only() {
     let mut metrics = Metrics::new();
-    let text = Fixture::of(&[]).all(|timers, out| metrics.write(timers, out));
+    let text = ApiFixture::of(&[]).all(|timers, out| metrics.write(timers, out));
     assert_eq!(text.matches("# TYPE ").count(), 18);
     assert!(text.ends_with("\nnginx_timer_state_ok 0\n"));
     let mut table = Table::new(0).unwrap();
-    let text = Fixture::of(&[]).all(|timers, out| table.write(timers, out));
+    let text = ApiFixture::of(&[]).all(|timers, out| table.write(timers, out));
     assert!(text.starts_with("NEXT  LEFT") && text.contains("\n0 timers\n"), "{text}");
 }
 
@@ -350,7 +350,7 @@ fn a_table_of_many_timers_has_each_once_and_in_order() {
         .collect();
     let all: Vec<_> = timers.iter().collect();
     let mut table = Table::new(all.len()).unwrap();
-    let text = Fixture::of(&all).all(|timers, out| table.write(timers, out));
+    let text = ApiFixture::of(&all).all(|timers, out| table.write(timers, out));
     let lines: Vec<_> = text.lines().skip(1).take(5000).collect();
     let key = |line: &&str| {
         let name = line.rsplit(' ').next().unwrap_or_default().to_owned();

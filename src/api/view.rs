@@ -14,7 +14,7 @@ pub(super) struct Configured {
     pub(super) name: String,
     pub(super) due_times: Jittered,
     pub(super) scheduled: Scheduled,
-    pub(super) worker: Worker,
+    pub(super) worker: AssignedTo,
     pub(super) server: String,
     pub(super) location: String,
     /// `FILE:LINE`.
@@ -24,7 +24,7 @@ pub(super) struct Configured {
 
 /// Which worker arms it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worker {
+pub(super) enum AssignedTo {
     /// The one in this slot.
     Slot(usize),
     /// Any.

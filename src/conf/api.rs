@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::parameters::Parameters;
 use super::{LocationConf, MainConf};
 use crate::TimerModule;
-use crate::nginx::conf::Kind;
+use crate::nginx::conf::LocationKind;
 use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
 use crate::nginx::escaped;
 use crate::nginx::http::Handler;
@@ -17,7 +17,7 @@ pub struct TimerApi<H>(PhantomData<H>);
 
 /// What the API may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Write {
+pub enum WriteAccess {
     /// Show the timers.
     Off,
     /// Steer them too.
@@ -40,19 +40,19 @@ impl<H: Handler<Module = TimerModule>> LocationDirective for TimerApi<H> {
         }
         let parameters = Parameters::read(parsing.arguments(), &["write"])?;
         let write = parameters.get("write", "\"on\" or \"off\"", |word| match word {
-            b"on" => Some(Write::On),
-            b"off" => Some(Write::Off),
+            b"on" => Some(WriteAccess::On),
+            b"off" => Some(WriteAccess::Off),
             _ => None,
         })?;
         let location = parsing.location();
-        if location.kind() != Kind::Prefix {
+        if location.kind() != LocationKind::Prefix {
             let name = location.name();
             let name = escaped(&name);
             let why = format!("\"timer_api\" needs a prefix location, not \"{name}\"");
             return Err(Refused::Because(why));
         }
         parsing.answer_by::<H>();
-        let write = write.unwrap_or(Write::Off);
+        let write = write.unwrap_or(WriteAccess::Off);
         conf.api = Some(write);
         main.api = main.api.max(Some(write));
         // Opened once, in the master: the API names its version.

@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use api::{TimerApi, Write};
+pub use api::{TimerApi, WriteAccess};
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
@@ -36,12 +36,12 @@ pub use timer::TimerDirective;
 pub use timezone::TimerTimezone;
 pub use worker::{TimerWorker, WorkerChoice};
 
+use crate::nginx::conf::ConfPosition;
 use crate::nginx::conf::Location;
-use crate::nginx::conf::Place;
 use crate::nginx::run::{Access, Method, Uri};
 use crate::nth::Nth;
 use crate::os::EventFd;
-use crate::os::file::Owner;
+use crate::os::file::FileOwner;
 use crate::schedule::{Zone, Zones};
 use crate::state::{
     First, Jittered, MissedPolicy, Opened, OverlapPolicy, PidFile, RetryPolicy, Scheduled,
@@ -82,7 +82,7 @@ pub struct TimerConf {
     /// Which answers are success.
     pub success: Success,
     /// Where it is defined.
-    pub place: Place,
+    pub position: ConfPosition,
 }
 
 /// What the `http` block says.
@@ -94,7 +94,7 @@ pub struct MainConf {
     zones: OnceCell<Rc<Zones>>,
     timers: Rc<Vec<TimerConf>>,
     opened: RefCell<Option<OpenedState>>,
-    api: Option<Write>,
+    api: Option<WriteAccess>,
     notifiers: RefCell<Rc<Vec<EventFd>>>,
     at_end: RefCell<AtEnd>,
 }
@@ -122,7 +122,7 @@ pub struct OpenedState {
     /// The instance.
     pub pid_file: PidFile,
     /// User and group of the workers.
-    pub workers: Owner,
+    pub workers: FileOwner,
     /// For how long its load may still wait for locks.
     pub patience: Duration,
 }
@@ -175,7 +175,7 @@ impl MainConf {
     }
 
     /// What the API may do anywhere, if there is one.
-    pub fn api(&self) -> Option<Write> {
+    pub fn api(&self) -> Option<WriteAccess> {
         self.api
     }
 
@@ -189,7 +189,7 @@ impl MainConf {
 #[derive(Default)]
 pub struct LocationConf {
     /// Whether the block has a timer of its own; never inherited.
-    timer: Option<Place>,
+    timer: Option<ConfPosition>,
     worker: Option<WorkerChoice>,
     timeout: Option<Duration>,
     missed: Option<MissedPolicy>,
@@ -197,12 +197,12 @@ pub struct LocationConf {
     retry: Option<RetryPolicy>,
     timezone: Option<Zone>,
     success: Option<Success>,
-    api: Option<Write>,
+    api: Option<WriteAccess>,
 }
 
 impl LocationConf {
     /// What the API may do here, if this is its location.
-    pub fn api(&self) -> Option<Write> {
+    pub fn api(&self) -> Option<WriteAccess> {
         self.api
     }
 

@@ -30,8 +30,8 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
         let timer = timer(definition, read, &host_name)?;
         let first = seen.insert(timer.name.clone(), timers.len());
         if let Some(first) = first.and_then(|first| timers.get(first)) {
-            let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.place);
-            return Err(Refused::At(timer.place.clone(), why));
+            let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.position);
+            return Err(Refused::At(timer.position.clone(), why));
         }
         timers.push(timer);
     }
@@ -59,7 +59,7 @@ fn timer(
             // Both were looked at when the directive was read.
             let Ok(schedule) = schedule else {
                 let why = "invalid \"every\" or \"offset\"".to_owned();
-                return Err(Refused::At(definition.place, why));
+                return Err(Refused::At(definition.position, why));
             };
             Schedule::Every(schedule)
         }
@@ -86,7 +86,7 @@ fn timer(
         worker: inherited.and_then(|conf| conf.worker).unwrap_or_default(),
         timeout: inherited.and_then(|conf| conf.timeout).unwrap_or(limits::TIMEOUT),
         success: inherited.and_then(|conf| conf.success.clone()).unwrap_or_default(),
-        place: definition.place,
+        position: definition.position,
         name,
         location,
     })
@@ -100,12 +100,12 @@ fn name(definition: &Definition, read: &WhollyRead<'_>) -> Result<TimerName, Ref
         None => {
             let word = escaped(template.word());
             let why = format!("timer name \"{word}\" needs a plain first \"server_name\"");
-            return Err(Refused::At(definition.place.clone(), why));
+            return Err(Refused::At(definition.position.clone(), why));
         }
     };
     template.resolve(server_name).ok_or_else(|| {
         let (word, server_name) = (escaped(template.word()), escaped(server_name));
         let why = format!("invalid timer name \"{word}\" for server \"{server_name}\"");
-        Refused::At(definition.place.clone(), why)
+        Refused::At(definition.position.clone(), why)
     })
 }

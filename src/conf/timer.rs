@@ -9,9 +9,9 @@ use super::parameters::{Parameters, invalid};
 use super::{LocationConf, MainConf, timezone};
 use crate::TimerModule;
 use crate::nginx::conf::{
-    Arguments, Context, LocationDirective, Parsing, Place, Refused, parse_time,
+    Arguments, ConfPosition, Context, LocationDirective, Parsing, Refused, parse_time,
 };
-use crate::nginx::conf::{Kind, Location};
+use crate::nginx::conf::{Location, LocationKind};
 use crate::nginx::escaped;
 use crate::nginx::run::{Access, Method, Uri};
 use crate::os::memory::push;
@@ -34,7 +34,7 @@ pub(super) struct Definition {
     /// `None`: the server's first name, if that is a plain one.
     pub(super) host: Option<String>,
     pub(super) access: Access,
-    pub(super) place: Place,
+    pub(super) position: ConfPosition,
 }
 
 /// When it is due, before its name and what it inherits are known.
@@ -102,9 +102,9 @@ impl LocationDirective for TimerDirective {
             uri,
             host: parameters.get("host", "a host name", host)?,
             access: parameters.get("access", ON_OFF, access)?.unwrap_or(Access::LeftOut),
-            place: parsing.place(),
+            position: parsing.position(),
         };
-        conf.timer = Some(definition.place.clone());
+        conf.timer = Some(definition.position.clone());
         Ok(push(&mut main.definitions, definition)?)
     }
 }
@@ -226,7 +226,7 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
     if location.contains(parsing.log(), word) {
         return Ok(Uri::Constant(word.to_vec()));
     }
-    if location.kind() == Kind::Named || !word.starts_with(b"/") {
+    if location.kind() == LocationKind::Named || !word.starts_with(b"/") {
         return Err(invalid(word, "uri", "parameter", "a path that begins with \"/\""));
     }
     let name = location.name();
@@ -238,9 +238,9 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
 fn default_uri(location: Location, parsing: &Parsing<'_>) -> Result<Vec<u8>, Refused> {
     let name = location.name();
     let uri = match location.kind() {
-        Kind::Named => escape(&[b"/", name.strip_prefix(b"@").unwrap_or(&name)].concat()),
-        Kind::Exact | Kind::Prefix => escape(&name),
-        Kind::Regex => Vec::new(),
+        LocationKind::Named => escape(&[b"/", name.strip_prefix(b"@").unwrap_or(&name)].concat()),
+        LocationKind::Exact | LocationKind::Prefix => escape(&name),
+        LocationKind::Regex => Vec::new(),
     };
     if location.contains(parsing.log(), &uri) {
         return Ok(uri);

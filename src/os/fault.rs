@@ -27,7 +27,7 @@ pub(super) const fn transfer(_call: Call, bytes: usize) -> std::io::Result<usize
 }
 
 #[cfg(test)]
-pub(crate) use injected::{Effect, Fault, Repeat, fired, with};
+pub(crate) use injected::{CallFault, Effect, Repeat, fired, with};
 /// What the calls of tests fail with.
 #[cfg(test)]
 pub(crate) mod errno {
@@ -46,7 +46,7 @@ mod injected {
 
     /// What befalls the calls of this thread.
     #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Fault {
+    pub(crate) struct CallFault {
         /// Which ones; `None` for all.
         pub(crate) call: Option<Call>,
         /// So many succeed before.
@@ -72,12 +72,12 @@ mod injected {
     }
 
     thread_local! {
-        static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
+        static FAULT: Cell<Option<CallFault>> = const { Cell::new(None) };
         static FIRED: Cell<u32> = const { Cell::new(0) };
     }
 
     /// Does `work` under a fault, in this thread.
-    pub(crate) fn with<T>(fault: Fault, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn with<T>(fault: CallFault, work: impl FnOnce() -> T) -> T {
         struct Cleared;
         impl Drop for Cleared {
             fn drop(&mut self) {
@@ -101,7 +101,7 @@ mod injected {
             return None;
         }
         if fault.after > 0 {
-            FAULT.set(Some(Fault { after: fault.after - 1, ..fault }));
+            FAULT.set(Some(CallFault { after: fault.after - 1, ..fault }));
             return None;
         }
         if fault.repeat == Repeat::Once {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::call::Call;
 use super::fault;
-pub use super::user::Owner;
+pub use super::user::FileOwner;
 use super::user::as_user;
 
 /// The permission bits of a file that nobody but its owner may see.
@@ -24,12 +24,12 @@ const NO_SURPRISES: libc::c_int = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_N
 
 /// Which file it is, whatever path leads to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileId {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
+impl FileId {
     /// The identity of an open file.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Identity {
     }
 }
 
-impl From<&Metadata> for Identity {
+impl From<&Metadata> for FileId {
     fn from(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
@@ -109,7 +109,7 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// What open(2) reports.
-pub fn open_to_read_as(owner: Owner, path: &Path) -> io::Result<File> {
+pub fn open_to_read_as(owner: FileOwner, path: &Path) -> io::Result<File> {
     or_as(owner, || open_to_read(path))
 }
 
@@ -118,7 +118,7 @@ pub fn open_to_read_as(owner: Owner, path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// What open(2) reports.
-pub fn open_existing_as(owner: Owner, path: &Path) -> io::Result<File> {
+pub fn open_existing_as(owner: FileOwner, path: &Path) -> io::Result<File> {
     or_as(owner, || open_existing(path))
 }
 
@@ -143,7 +143,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// What open(2) reports.
-pub fn create_new_as(owner: Owner, path: &Path) -> io::Result<File> {
+pub fn create_new_as(owner: FileOwner, path: &Path) -> io::Result<File> {
     or_as(owner, || create_new(path))
 }
 
@@ -153,7 +153,7 @@ pub fn create_new_as(owner: Owner, path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// What faccessat(2) reports.
-pub fn may_write_as(owner: Owner, path: &Path) -> io::Result<()> {
+pub fn may_write_as(owner: FileOwner, path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mode = if path.is_dir() { libc::W_OK | libc::X_OK } else { libc::R_OK | libc::W_OK };
     or_as(owner, || {
@@ -166,11 +166,11 @@ pub fn may_write_as(owner: Owner, path: &Path) -> io::Result<()> {
 }
 
 /// Does `work` as this process is, and where it has not the rights for that, as `owner`.
-fn or_as<T>(owner: Owner, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+fn or_as<T>(owner: FileOwner, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match work() {
         Err(error)
             if Refusal::of(&error) == Some(Refusal::NotPermitted)
-                && owner != Owner::of_this_process() =>
+                && owner != FileOwner::of_this_process() =>
         {
             as_user(owner, work).unwrap_or(Err(error))
         }
@@ -200,7 +200,7 @@ pub fn reopen(file: &File) -> io::Result<File> {
 /// # Errors
 ///
 /// What fstat(2) or fchmod(2) reports.
-pub fn restrict_as(owner: Owner, file: &File) -> io::Result<()> {
+pub fn restrict_as(owner: FileOwner, file: &File) -> io::Result<()> {
     if metadata(file)?.mode() & 0o7777 == OWNER_ONLY {
         return Ok(());
     }
@@ -215,7 +215,7 @@ pub fn restrict_as(owner: Owner, file: &File) -> io::Result<()> {
 /// # Errors
 ///
 /// What fstat(2) or fchown(2) reports.
-pub fn give_to(file: &File, owner: Owner) -> io::Result<()> {
+pub fn give_to(file: &File, owner: FileOwner) -> io::Result<()> {
     let metadata = metadata(file)?;
     if (metadata.uid(), metadata.gid()) == (owner.uid, owner.gid) {
         return Ok(());
@@ -298,7 +298,7 @@ pub fn sync(file: &File) -> io::Result<()> {
 /// # Errors
 ///
 /// What rename(2) reports.
-pub fn rename_as(owner: Owner, from: &Path, to: &Path) -> io::Result<()> {
+pub fn rename_as(owner: FileOwner, from: &Path, to: &Path) -> io::Result<()> {
     or_as(owner, || {
         fault::check(Call::Rename)?;
         fs::rename(from, to)
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    use crate::os::fault::{Effect, Fault, Repeat, fired, with};
+    use crate::os::fault::{CallFault, Effect, Repeat, fired, with};
     use crate::os::scratch::Scratch;
 
     #[test]
@@ -374,11 +374,11 @@ mod tests {
         let scratch = Scratch::new();
         let path = scratch.path("file");
         let first = create_new(&path).unwrap();
-        assert_eq!(Identity::of(&first).unwrap(), Identity::at(&path).unwrap());
+        assert_eq!(FileId::of(&first).unwrap(), FileId::at(&path).unwrap());
         fs::rename(&path, with_suffix(&path, ".bad")).unwrap();
         create_new(&path).unwrap();
-        assert_ne!(Identity::of(&first).unwrap(), Identity::at(&path).unwrap());
-        assert_eq!(Identity::of(&reopen(&first).unwrap()).unwrap(), Identity::of(&first).unwrap());
+        assert_ne!(FileId::of(&first).unwrap(), FileId::at(&path).unwrap());
+        assert_eq!(FileId::of(&reopen(&first).unwrap()).unwrap(), FileId::of(&first).unwrap());
     }
 
     #[test]
@@ -386,8 +386,8 @@ mod tests {
         let scratch = Scratch::new();
         let file = create_new(&scratch.path("file")).unwrap();
         file.set_permissions(Permissions::from_mode(0o644)).unwrap();
-        restrict_as(Owner::of_this_process(), &file).unwrap();
-        give_to(&file, Owner::of_this_process()).unwrap();
+        restrict_as(FileOwner::of_this_process(), &file).unwrap();
+        give_to(&file, FileOwner::of_this_process()).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
     }
 
@@ -402,8 +402,12 @@ mod tests {
     fn what_is_transferred_in_parts_arrives_whole() {
         let scratch = Scratch::new();
         let file = create_new(&scratch.path("file")).unwrap();
-        let short =
-            Fault { call: None, after: 0, repeat: Repeat::FromThenOn, effect: Effect::Short(3) };
+        let short = CallFault {
+            call: None,
+            after: 0,
+            repeat: Repeat::FromThenOn,
+            effect: Effect::Short(3),
+        };
         let mut bytes = [0; 12];
         with(short, || {
             write_at(&file, b"0123456789", 5).unwrap();
@@ -417,7 +421,7 @@ mod tests {
     fn a_fault_befalls_the_call_that_it_is_for() {
         let scratch = Scratch::new();
         let file = create_new(&scratch.path("file")).unwrap();
-        let fault = Fault {
+        let fault = CallFault {
             call: Some(Call::Write),
             after: 1,
             repeat: Repeat::Once,

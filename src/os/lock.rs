@@ -27,7 +27,7 @@ pub enum Holder {
 
 /// How a byte is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LockKind {
     /// With any number of others that hold it shared.
     Shared,
     /// Alone.
@@ -57,11 +57,11 @@ pub enum Held {
 /// # Errors
 ///
 /// What fcntl(2) reports; see [`is_unsupported`].
-pub fn try_lock(file: impl AsFd, holder: Holder, offset: u64, kind: Kind) -> io::Result<Tried> {
+pub fn try_lock(file: impl AsFd, holder: Holder, offset: u64, kind: LockKind) -> io::Result<Tried> {
     let command = holder.choose(libc::F_OFD_SETLK, libc::F_SETLK);
     let lock_type = match kind {
-        Kind::Shared => libc::F_RDLCK,
-        Kind::Exclusive => libc::F_WRLCK,
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
     };
     match control(file, command, lock_type, offset..=offset) {
         Ok(_) => Ok(Tried::Taken),
@@ -168,16 +168,16 @@ mod tests {
     fn two_descriptions_exclude_each_other_per_byte() {
         let a = create_memory_file("lock").unwrap();
         let b = reopen(&a).unwrap();
-        assert_eq!(try_lock(&a, OFD, 4096, Kind::Exclusive).unwrap(), Tried::Taken);
-        assert_eq!(try_lock(&b, OFD, 4096, Kind::Exclusive).unwrap(), Tried::Refused);
-        assert_eq!(try_lock(&b, OFD, 4097, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&a, OFD, 4096, LockKind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, OFD, 4096, LockKind::Exclusive).unwrap(), Tried::Refused);
+        assert_eq!(try_lock(&b, OFD, 4097, LockKind::Exclusive).unwrap(), Tried::Taken);
         assert_eq!(held(&b, OFD, 4096).unwrap(), Held::Elsewhere);
         assert_eq!(held(&a, OFD, 4096).unwrap(), Held::Nowhere);
         assert_eq!(any_held(&b, OFD, 5..=4096).unwrap(), Held::Elsewhere);
         assert_eq!(any_held(&b, OFD, 5..=4095).unwrap(), Held::Nowhere);
         unlock(&a, OFD, 4096).unwrap();
         assert_eq!(held(&b, OFD, 4096).unwrap(), Held::Nowhere);
-        assert_eq!(try_lock(&b, OFD, 4096, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, OFD, 4096, LockKind::Exclusive).unwrap(), Tried::Taken);
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
         let a = create_memory_file("lock").unwrap();
         let b = reopen(&a).unwrap();
         let shared_with_b = b.try_clone().unwrap();
-        assert_eq!(try_lock(&b, OFD, 0, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, OFD, 0, LockKind::Exclusive).unwrap(), Tried::Taken);
         drop(b);
         assert_eq!(held(&a, OFD, 0).unwrap(), Held::Elsewhere);
         drop(shared_with_b);
@@ -196,20 +196,20 @@ mod tests {
     fn a_refused_upgrade_keeps_the_shared_lock() {
         let a = create_memory_file("lock").unwrap();
         let (b, c) = (reopen(&a).unwrap(), reopen(&a).unwrap());
-        assert_eq!(try_lock(&a, OFD, 0, Kind::Shared).unwrap(), Tried::Taken);
-        assert_eq!(try_lock(&b, OFD, 0, Kind::Shared).unwrap(), Tried::Taken);
-        assert_eq!(try_lock(&a, OFD, 0, Kind::Exclusive).unwrap(), Tried::Refused);
+        assert_eq!(try_lock(&a, OFD, 0, LockKind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&b, OFD, 0, LockKind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&a, OFD, 0, LockKind::Exclusive).unwrap(), Tried::Refused);
         drop(b);
         assert_eq!(held(&c, OFD, 0).unwrap(), Held::Elsewhere);
-        comes(|| try_lock(&a, OFD, 0, Kind::Exclusive).unwrap() == Tried::Taken);
-        assert_eq!(try_lock(&a, OFD, 0, Kind::Shared).unwrap(), Tried::Taken);
-        assert_eq!(try_lock(&c, OFD, 0, Kind::Shared).unwrap(), Tried::Taken);
+        comes(|| try_lock(&a, OFD, 0, LockKind::Exclusive).unwrap() == Tried::Taken);
+        assert_eq!(try_lock(&a, OFD, 0, LockKind::Shared).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(&c, OFD, 0, LockKind::Shared).unwrap(), Tried::Taken);
     }
 
     #[test]
     fn a_descriptor_that_cannot_be_locked_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(try_lock(&file, OFD, u64::MAX, Kind::Shared).is_err());
+        assert!(try_lock(&file, OFD, u64::MAX, LockKind::Shared).is_err());
         assert!(is_unsupported(&io::Error::from_raw_os_error(libc::ENOLCK)));
         assert!(!is_unsupported(&io::Error::from_raw_os_error(libc::EIO)));
     }
@@ -231,8 +231,9 @@ mod tests {
 
     #[test]
     fn processes_that_share_a_description_exclude_each_other() {
-        let taken =
-            |file, holder| matches!(try_lock(file, holder, 7, Kind::Exclusive), Ok(Tried::Taken));
+        let taken = |file, holder| {
+            matches!(try_lock(file, holder, 7, LockKind::Exclusive), Ok(Tried::Taken))
+        };
         let file = &create_memory_file("lock").unwrap();
         assert!(taken(file, Holder::Process));
         assert!(
@@ -250,7 +251,7 @@ mod tests {
     fn a_lock_of_a_process_goes_with_any_descriptor_of_the_file() {
         let file = &create_memory_file("lock").unwrap();
         let free = || in_a_child(|| matches!(held(file, Holder::Process, 7), Ok(Held::Nowhere)));
-        assert_eq!(try_lock(file, Holder::Process, 7, Kind::Exclusive).unwrap(), Tried::Taken);
+        assert_eq!(try_lock(file, Holder::Process, 7, LockKind::Exclusive).unwrap(), Tried::Taken);
         assert!(!free());
         drop(reopen(file).unwrap());
         assert!(free());

@@ -80,23 +80,23 @@ static MAY_FAIL: AtomicUsize = AtomicUsize::new(0);
 
 /// A piece of what [`can_have`] takes.
 #[repr(C)]
-struct Piece {
-    before: *mut Piece,
+struct MallocBlock {
+    before: *mut MallocBlock,
     _more: [u8; 32 * 1024],
 }
 
 /// Whether `malloc` has so much, in pieces: it is taken, and given back.
 fn can_have(bytes: usize) -> bool {
-    let layout = Layout::new::<Piece>();
+    let layout = Layout::new::<MallocBlock>();
     let mut wanted = bytes.div_ceil(layout.size());
-    let mut last: *mut Piece = ptr::null_mut();
+    let mut last: *mut MallocBlock = ptr::null_mut();
     while wanted > 0 {
         // SAFETY: the size of a piece is not zero.
         let block = unsafe { libc::malloc(layout.size()) };
         if block.is_null() {
             break;
         }
-        let piece = block.cast::<*mut Piece>();
+        let piece = block.cast::<*mut MallocBlock>();
         // SAFETY: a new block of this size, aligned as all that malloc gives; it begins with this.
         unsafe { piece.write(last) };
         last = piece.cast();

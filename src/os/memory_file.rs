@@ -71,14 +71,14 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{FileExt, MetadataExt};
 
-    use crate::os::file::{Identity, reopen};
+    use crate::os::file::{FileId, reopen};
 
     #[test]
     fn is_opened_again_with_the_same_content() {
         let first = create_memory_file("timers").unwrap();
         first.write_all_at(b"watermark", 0).unwrap();
         let second = reopen(&first).unwrap();
-        assert_eq!(Identity::of(&first).unwrap(), Identity::of(&second).unwrap());
+        assert_eq!(FileId::of(&first).unwrap(), FileId::of(&second).unwrap());
         let mut content = [0; 9];
         second.read_exact_at(&mut content, 0).unwrap();
         assert_eq!(&content, b"watermark");

@@ -2,14 +2,14 @@
 
 /// A user and a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct FileOwner {
     /// The user id.
     pub uid: u32,
     /// The group id.
     pub gid: u32,
 }
 
-impl Owner {
+impl FileOwner {
     /// Who this process is, as far as files are concerned.
     pub fn of_this_process() -> Self {
         // SAFETY: geteuid(2) takes nothing and cannot fail.
@@ -22,7 +22,7 @@ impl Owner {
 
 /// Whether this process runs as root.
 pub fn is_root() -> bool {
-    Owner::of_this_process().uid == 0
+    FileOwner::of_this_process().uid == 0
 }
 
 /// Does `work` with the rights that `owner` has to files, in this thread; `None` if this process
@@ -30,8 +30,8 @@ pub fn is_root() -> bool {
 ///
 /// Root without `CAP_DAC_OVERRIDE` cannot open a file of the worker user, nor make one in a
 /// directory of theirs; with `CAP_SETUID` it can act as them.
-pub(super) fn as_user<T>(owner: Owner, work: impl FnOnce() -> T) -> Option<T> {
-    let myself = Owner::of_this_process();
+pub(super) fn as_user<T>(owner: FileOwner, work: impl FnOnce() -> T) -> Option<T> {
+    let myself = FileOwner::of_this_process();
     let acting = Acting { myself };
     let became = become_user(owner);
     let done = became.then(work);
@@ -41,7 +41,7 @@ pub(super) fn as_user<T>(owner: Owner, work: impl FnOnce() -> T) -> Option<T> {
 
 /// Ends with the process being itself again.
 struct Acting {
-    myself: Owner,
+    myself: FileOwner,
 }
 
 impl Drop for Acting {
@@ -52,7 +52,7 @@ impl Drop for Acting {
 }
 
 /// Sets the user and group that count for access to files; answers whether that was granted.
-fn become_user(owner: Owner) -> bool {
+fn become_user(owner: FileOwner) -> bool {
     // SAFETY: setfsgid(2) takes a number, and changes this thread only.
     unsafe { libc::setfsgid(owner.gid) };
     // SAFETY: setfsuid(2), likewise.
@@ -79,10 +79,10 @@ mod tests {
         let scratch = Scratch::new();
         let owner_of = |name| {
             let metadata = fs::metadata(scratch.path(name)).unwrap();
-            Owner { uid: metadata.uid(), gid: metadata.gid() }
+            FileOwner { uid: metadata.uid(), gid: metadata.gid() }
         };
-        let myself = Owner::of_this_process();
-        let other = Owner { uid: 12_345, gid: 23_456 };
+        let myself = FileOwner::of_this_process();
+        let other = FileOwner { uid: 12_345, gid: 23_456 };
         let make = |name| fs::write(scratch.path(name), b"");
         fs::set_permissions(scratch.path(""), PermissionsExt::from_mode(0o777)).unwrap();
         match as_user(other, || make("theirs")) {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::job::{Job, State};
+use super::job::{Job, JobState};
 use super::look::{LATER, MUCH_LATER, NextStep};
 use super::run::new_run_id;
 use super::run_queue::Permit;
@@ -26,7 +26,7 @@ impl Job {
     pub(super) fn claim_unseen(&self) -> Option<NextStep> {
         // What others may have taken already is looked at before it is locked.
         let others_take_part = self.conf.worker == WorkerChoice::Any;
-        let plain_up_to = self.known().plain_up_to.filter(|_| !others_take_part)?;
+        let plain_up_to = self.last_look().plain_up_to.filter(|_| !others_take_part)?;
         let look = self.look_now();
         look.around.started.filter(|started| started.due > plain_up_to)?;
         if !self.is_idle() {
@@ -53,7 +53,7 @@ impl Job {
         if let Some(permit) = self.worker.queue.permit() {
             return self.claim(wanted, permit, look);
         }
-        if !matches!(self.enter(State::Queued(wanted)), State::Queued(_)) {
+        if !matches!(self.enter(JobState::Queued(wanted)), JobState::Queued(_)) {
             self.worker.queue.wait(self.index);
         }
         NextStep::Rest
@@ -71,7 +71,7 @@ impl Job {
         if left.is_zero() {
             return self.contend(pending);
         }
-        self.enter(State::Claiming(Box::new(pending)));
+        self.enter(JobState::Claiming(Box::new(pending)));
         NextStep::LookAfter(left)
     }
 
@@ -79,17 +79,17 @@ impl Job {
     fn contend(&self, mut pending: PendingClaim) -> NextStep {
         let store = &self.worker.store;
         let wanted = pending.claim.wanted();
-        let plain_up_to = self.known().plain_up_to;
-        self.note(|known| known.plain_up_to = None);
+        let plain_up_to = self.last_look().plain_up_to;
+        self.note(|last| last.plain_up_to = None);
         match pending.claim.step(store, self.timer(), &mut wall_clock) {
             Step::Won(claim) => {
                 let dealt_with = match wanted {
                     Wanted::Due { due, .. } => Some(due),
                     Wanted::Next { .. } | Wanted::Order { .. } => None,
                 };
-                self.note(|known| {
-                    known.catch_up_at = None;
-                    known.plain_up_to = plain_up_to.and(dealt_with);
+                self.note(|last| {
+                    last.catch_up_at = None;
+                    last.plain_up_to = plain_up_to.and(dealt_with);
                 });
                 self.report.no_overlap();
                 if claim.attempt().trigger == Trigger::Missed {
@@ -97,23 +97,23 @@ impl Job {
                     if claim.is_counted() {
                         self.report.missed(&self.conf, others.saturating_add(1));
                     } else {
-                        self.note(|known| known.tells_missed = true);
+                        self.note(|last| last.tells_missed = true);
                     }
                 }
                 self.start(claim, pending.permit);
                 NextStep::Rest
             }
             Step::DealtWith => {
-                self.note(|known| known.catch_up_at = None);
+                self.note(|last| last.catch_up_at = None);
                 NextStep::LookAgain
             }
             Step::Overlap(running) => {
-                self.note(|known| known.watched = true);
+                self.note(|last| last.watched = true);
                 self.leave_out_overlap(wanted, wall_clock().since(running.started_at))
             }
             Step::Again { after } => {
                 pending.not_before = Some(Instant::now() + after);
-                self.enter(State::Claiming(Box::new(pending)));
+                self.enter(JobState::Claiming(Box::new(pending)));
                 NextStep::LookAfter(after)
             }
             Step::GaveUp => {
@@ -127,7 +127,7 @@ impl Job {
 
     /// The attempt in progress here is in the way.
     fn overlap(&self, wanted: Wanted, running: &Rc<Running>) -> NextStep {
-        self.note(|known| known.watched = false);
+        self.note(|last| last.watched = false);
         self.leave_out_overlap(wanted, running.since())
     }
 

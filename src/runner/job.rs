@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::claiming::PendingClaim;
 use super::look::NextStep;
 use super::report::Report;
-use super::run_queue::{JobIndex, Permit, Wake};
+use super::run_queue::{Deadline, JobIndex, Permit};
 use super::running::Running;
 use super::worker::Worker;
 use crate::conf::Timer;
@@ -32,8 +32,8 @@ pub(super) struct Job {
     pub(super) index: JobIndex,
     pub(super) me: Weak<Self>,
     pub(super) report: Report,
-    state: RefCell<State>,
-    known: Cell<Known>,
+    state: RefCell<JobState>,
+    last_look: Cell<LastLook>,
     /// The short waits for a lock or a torn read that are left.
     pub(super) waits: Cell<Steps>,
     over: Cell<bool>,
@@ -49,7 +49,7 @@ pub(super) struct Job {
 ///     │ └──── ended ───────────────────────┘ ^    │ dealt with elsewhere: Idle
 ///     └────── no permit ──> Queued ──────────┘
 /// ```
-pub(super) enum State {
+pub(super) enum JobState {
     /// Nothing.
     Idle,
     /// A claim is contested.
@@ -62,7 +62,7 @@ pub(super) enum State {
 
 /// What is known from the last look.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Known {
+pub(super) struct LastLook {
     /// The due times around it; the next of them is what the clock is set to.
     pub(super) around: Around,
     /// If the record was plain: up to where due times are dealt with. What comes due later may be
@@ -102,13 +102,13 @@ impl Job {
             index,
             me: me.clone(),
             report: Report::default(),
-            state: RefCell::new(State::Idle),
-            known: Cell::default(),
+            state: RefCell::new(JobState::Idle),
+            last_look: Cell::default(),
             waits: Cell::default(),
             over: Cell::new(false),
         });
         job.worker.queue.seat(index, Rc::downgrade(&job));
-        job.worker.queue.wake(index, Wake::Clock, AT_ONCE);
+        job.worker.queue.wake(index, Deadline::Clock, AT_ONCE);
         Ok(job)
     }
 
@@ -121,7 +121,7 @@ impl Job {
             let look = self.look_now();
             let next = look.around.next.map(|next| next.start.since(look.now));
             let after = next.map_or(LONGEST_WAIT, |after| after.min(LONGEST_WAIT));
-            self.worker.queue.wake(self.index, Wake::Clock, after);
+            self.worker.queue.wake(self.index, Deadline::Clock, after);
         }
         self.post();
     }
@@ -129,49 +129,49 @@ impl Job {
     /// The due times around this instant.
     pub(super) fn look_now(&self) -> Look<'_> {
         let (due_times, now) = (&self.conf.due_times, wall_clock());
-        let around = self.known().around.moved_to(due_times, now);
-        self.note(|known| known.around = around);
+        let around = self.last_look().around.moved_to(due_times, now);
+        self.note(|last| last.around = around);
         Look { due_times, around, now }
     }
 
-    pub(super) fn known(&self) -> Known {
-        self.known.get()
+    pub(super) fn last_look(&self) -> LastLook {
+        self.last_look.get()
     }
 
-    pub(super) fn note(&self, change: impl FnOnce(&mut Known)) {
-        let mut known = self.known.get();
-        change(&mut known);
-        self.known.set(known);
+    pub(super) fn note(&self, change: impl FnOnce(&mut LastLook)) {
+        let mut last_look = self.last_look.get();
+        change(&mut last_look);
+        self.last_look.set(last_look);
     }
 
     /// Answers the state before.
-    pub(super) fn enter(&self, state: State) -> State {
+    pub(super) fn enter(&self, state: JobState) -> JobState {
         self.state.replace(state)
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        matches!(*self.state.borrow(), State::Idle)
+        matches!(*self.state.borrow(), JobState::Idle)
     }
 
     /// The attempt in progress here.
     pub(super) fn running(&self) -> Option<Rc<Running>> {
         match &*self.state.borrow() {
-            State::Running(running) => Some(Rc::clone(running)),
+            JobState::Running(running) => Some(Rc::clone(running)),
             _ => None,
         }
     }
 
     pub(super) fn queued(&self) -> Option<Wanted> {
         match &*self.state.borrow() {
-            State::Queued(wanted) => Some(*wanted),
+            JobState::Queued(wanted) => Some(*wanted),
             _ => None,
         }
     }
 
     pub(super) fn take_claim(&self) -> Option<Box<PendingClaim>> {
         let mut state = self.state.borrow_mut();
-        match mem::replace(&mut *state, State::Idle) {
-            State::Claiming(claim) => Some(claim),
+        match mem::replace(&mut *state, JobState::Idle) {
+            JobState::Claiming(claim) => Some(claim),
             other => {
                 *state = other;
                 None
@@ -185,7 +185,7 @@ impl Job {
             self.follow_cancel();
         }
         self.write_again();
-        if news || self.known().watched {
+        if news || self.last_look().watched {
             self.worker.queue.post_news(self.index);
         }
     }
@@ -214,7 +214,7 @@ impl Job {
     /// What waited in the queue has got its permit.
     pub(super) fn start_queued(&self, permit: Permit) {
         let Some(wanted) = self.queued() else { return };
-        self.enter(State::Idle);
+        self.enter(JobState::Idle);
         if self.is_over() {
             return;
         }
@@ -229,7 +229,7 @@ impl Job {
     /// Starts no run any more.
     pub(super) fn disarm(&self) {
         if !self.is_running() {
-            drop(self.enter(State::Idle));
+            drop(self.enter(JobState::Idle));
         }
         self.worker.queue.leave(self.index);
         self.over.set(true);
@@ -240,8 +240,8 @@ impl Job {
         process::is_leaving() || self.over.get()
     }
 
-    pub(super) fn timer(&self) -> state::Timer<'_> {
-        state::Timer {
+    pub(super) fn timer(&self) -> state::TimerRef<'_> {
+        state::TimerRef {
             record: &self.record,
             due_times: &self.conf.due_times,
             owner: self.worker.owner(&self.conf),
@@ -260,8 +260,8 @@ impl Job {
         if missed == 0 {
             return;
         }
-        let tells_missed = self.known().tells_missed;
-        self.note(|known| known.tells_missed = false);
+        let tells_missed = self.last_look().tells_missed;
+        self.note(|last| last.tells_missed = false);
         if tells_missed {
             self.report.missed(&self.conf, missed.saturating_add(1));
         } else {
@@ -270,6 +270,6 @@ impl Job {
     }
 
     pub(super) fn set_alarm(&self, after: Duration) {
-        self.worker.queue.wake(self.index, Wake::Alarm, after);
+        self.worker.queue.wake(self.index, Deadline::Alarm, after);
     }
 }

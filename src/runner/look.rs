@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::job::{Job, Known, LONGEST_WAIT};
+use super::job::{Job, LONGEST_WAIT, LastLook};
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
@@ -53,7 +53,7 @@ impl Job {
         }
         self.report_left_out();
         let scheduled = self.conf.scheduled == Scheduled::On;
-        let Known { around, uncounted, .. } = self.known();
+        let LastLook { around, uncounted, .. } = self.last_look();
         let after = match next {
             NextStep::Rest => None,
             NextStep::LookAgain => Some(LATER),
@@ -89,10 +89,10 @@ impl Job {
             Err(Unread::Lost) => return NextStep::Rest,
         };
         let elsewhere = !self.is_running();
-        self.note(|known| {
-            known.watched = elsewhere && reading.run.progress != Progress::Nothing;
-            known.uncounted = reading.control.has_uncounted();
-            known.plain_up_to = reading.is_plain().then(|| reading.dealt_with_up_to(look.now));
+        self.note(|last| {
+            last.watched = elsewhere && reading.run.progress != Progress::Nothing;
+            last.uncounted = reading.control.has_uncounted();
+            last.plain_up_to = reading.is_plain().then(|| reading.dealt_with_up_to(look.now));
         });
         if let Progress::Running(_) = reading.run.progress
             && elsewhere
@@ -127,7 +127,7 @@ impl Job {
     fn follow(&self, reading: &Reading, look: &Look<'_>) -> NextStep {
         let (store, now) = (&self.worker.store, look.now);
         let policy = Policy { missed: self.conf.missed, schedule: self.conf.scheduled };
-        let decision = decide(reading, look, policy, self.known().catch_up_at);
+        let decision = decide(reading, look, policy, self.last_look().catch_up_at);
         if let Some(queued) = self.queued()
             && !replaces(decision, queued)
         {
@@ -137,7 +137,7 @@ impl Job {
             Decision::Sleep { until } => until.map_or(NextStep::Rest, NextStep::LookAt),
             Decision::Claim(wanted) => self.stand_back_or_claim(wanted, look),
             Decision::CatchUp { run_at, until } => {
-                self.note(|known| known.catch_up_at = Some(run_at));
+                self.note(|last| last.catch_up_at = Some(run_at));
                 NextStep::LookAt(until)
             }
             Decision::LeaveOut { up_to, kind } => {

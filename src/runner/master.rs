@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::messages;
 use super::worker::Worker;
-use crate::conf::{MainConf, OpenedState, Write};
+use crate::conf::{MainConf, OpenedState, WriteAccess};
 use crate::nginx::conf::{Opening, Purpose, Unusable};
 use crate::nginx::hooks;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process::{Role, is_leaving, is_reload};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
-use crate::os::file::{Owner, survive_size_limit};
+use crate::os::file::{FileOwner, survive_size_limit};
 use crate::os::memory::{self, NoMemory, fallible};
 use crate::os::process::start_time;
 use crate::os::wall_clock;
@@ -27,14 +27,14 @@ use crate::throttle::Throttle;
 
 thread_local! {
     /// The state of the configuration in use, which the next one goes on with.
-    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    static IN_USE: RefCell<Option<StateInUse>> = const { RefCell::new(None) };
 }
 
 /// A state, and who has loaded it.
-struct Held {
+struct StateInUse {
     state: State,
     pid_file: PidFile,
-    workers: Owner,
+    workers: FileOwner,
     /// The configuration.
     by: Rc<()>,
 }
@@ -47,18 +47,18 @@ struct Held {
 pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     let Some(configured) = main.state() else { return Ok(()) };
     let workers = match opening.workers {
-        Some((uid, gid)) => Owner { uid, gid },
-        None => Owner::of_this_process(),
+        Some((uid, gid)) => FileOwner { uid, gid },
+        None => FileOwner::of_this_process(),
     };
     let pid_file = PidFile::new(&opening.pid_file);
-    let before = HELD.with_borrow(|held| held.as_ref().map(|held| held.state.clone()));
+    let before = IN_USE.with_borrow(|in_use| in_use.as_ref().map(|in_use| in_use.state.clone()));
     let is_held = before.as_ref().is_some_and(|before| before.is_at(configured));
     let unused = main.timers().is_empty();
     if unused && !is_held && !exists(configured) {
         return Ok(());
     }
     if opening.purpose == Purpose::Test {
-        let workers = opening.workers.map(|(uid, gid)| Owner { uid, gid });
+        let workers = opening.workers.map(|(uid, gid)| FileOwner { uid, gid });
         return match state::check(configured, &pid_file, workers) {
             Ok(warning) => {
                 if let Some(why) = warning {
@@ -100,9 +100,9 @@ const EACH: usize = 1024;
 /// Takes the configuration up: writes what it says of the timers into their records, and makes a
 /// notifier for each of `workers`.
 pub fn load(main: &MainConf, workers: usize, log: Log) {
-    let before = HELD.take();
+    let before = IN_USE.take();
     let was = if before.is_none() && is_reload() { Before::Out } else { Before::Loaded };
-    let held = {
+    let in_use = {
         let opened = main.opened().borrow();
         opened.as_ref().map(|opened| {
             let mut by = Opener {
@@ -114,7 +114,7 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
             };
             let state = &opened.state.state;
             write_records(main, &opened.state, was, &mut by, log);
-            Held {
+            StateInUse {
                 state: state.clone(),
                 pid_file: opened.pid_file.clone(),
                 workers: opened.workers,
@@ -123,16 +123,16 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
         })
     };
     if let Some(before) = before
-        && !held.as_ref().zip(main.state()).is_some_and(|(_, now)| before.state.is_at(now))
+        && !in_use.as_ref().zip(main.state()).is_some_and(|(_, now)| before.state.is_at(now))
     {
         before.leave();
     }
-    if let Some(held) = &held {
-        let by = Rc::clone(&held.by);
+    if let Some(in_use) = &in_use {
+        let by = Rc::clone(&in_use.by);
         main.at_end(move || has_gone(&by));
     }
-    HELD.set(held);
-    if main.api() == Some(Write::On) {
+    IN_USE.set(in_use);
+    if main.api() == Some(WriteAccess::On) {
         // Without them, an order is seen within a second.
         let notifiers: Result<Vec<_>, _> = (0..workers).map(|_| EventFd::new()).collect();
         main.notifiers().replace(Rc::new(notifiers.unwrap_or_default()));
@@ -170,8 +170,8 @@ pub(super) fn waits(main: &MainConf) -> bool {
 /// Takes the state file over, if masters of an older module have left it.
 pub(super) fn take_over(main: &MainConf, failures: &mut Throttle) -> bool {
     let log = Log::cycle();
-    let mut held = main.opened().borrow_mut();
-    let Some(opened) = held.as_mut() else { return true };
+    let mut in_use = main.opened().borrow_mut();
+    let Some(opened) = in_use.as_mut() else { return true };
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
     let mut by = Opener {
         pid_file: &opened.pid_file,
@@ -207,14 +207,15 @@ fn has_gone(by: &Rc<()>) {
     if is_leaving() {
         return;
     }
-    let held = HELD.with_borrow_mut(|held| held.take_if(|held| Rc::ptr_eq(&held.by, by)));
-    if let Some(held) = held {
+    let in_use =
+        IN_USE.with_borrow_mut(|in_use| in_use.take_if(|in_use| Rc::ptr_eq(&in_use.by, by)));
+    if let Some(in_use) = in_use {
         super::end();
-        held.leave();
+        in_use.leave();
     }
 }
 
-impl Held {
+impl StateInUse {
     /// Writes into the records that this instance has no timers in them any more.
     fn leave(self) {
         self.state.leave(&mut Opener {
@@ -242,7 +243,7 @@ fn loaded<'a>(main: &MainConf, records: &'a [state::Record]) -> Result<Vec<Loade
 
 /// Attaches a process to the state, and closes what only the master may hold; `None` for a process
 /// that runs no timers.
-pub(super) fn attach(main: &MainConf, process: hooks::Process) -> Option<Rc<Worker>> {
+pub(super) fn attach(main: &MainConf, process: hooks::InitProcess) -> Option<Rc<Worker>> {
     let opened = main.opened().borrow();
     let state = opened.as_ref().map(|opened| &opened.state.state);
     let worker = process.role.slot().zip(state).map(|(slot, state)| {
@@ -257,8 +258,8 @@ pub(super) fn attach(main: &MainConf, process: hooks::Process) -> Option<Rc<Work
         if let Some(state) = state {
             state.close();
         }
-        if let Some(held) = HELD.take() {
-            held.state.close();
+        if let Some(in_use) = IN_USE.take() {
+            in_use.state.close();
         }
     }
     worker

@@ -84,7 +84,7 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
             log.write(Level::Crit, format_args!("{file} was replaced while in use"));
         }
         Notice::InMemory { action, error, health } => {
-            let line = format_args!("{}, state is kept in memory", Failed(*action, path));
+            let line = format_args!("{}, state is kept in memory", FailedAction(*action, path));
             let level = if *health == Health::Degraded { Level::Crit } else { Level::Warn };
             log.write_error(level, errno(error), line);
         }
@@ -93,17 +93,21 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
             log.write_error(Level::Warn, errno(error), line);
         }
         Notice::Nowhere { action, error } => {
-            log.write_error(Level::Crit, errno(error), format_args!("{}", Failed(*action, None)));
+            log.write_error(
+                Level::Crit,
+                errno(error),
+                format_args!("{}", FailedAction(*action, None)),
+            );
         }
         Notice::NotOwned { action, error } => {
-            let line = format_args!("{}", Failed(*action, path));
+            let line = format_args!("{}", FailedAction(*action, path));
             log.write_error(Level::Warn, errno(error), line);
         }
         Notice::HeaderLocked => {
             log.write(Level::Crit, format_args!("{file} is locked by another nginx"));
         }
         Notice::Failed { action, error } => {
-            let line = format_args!("{}", Failed(*action, path));
+            let line = format_args!("{}", FailedAction(*action, path));
             log.write_error(Level::Crit, errno(error), line);
         }
         Notice::HeaderDamaged => {
@@ -128,9 +132,9 @@ impl fmt::Display for StateFile<'_> {
 }
 
 /// `timer: state file: open() "..." failed`.
-struct Failed<'a>(Action, Option<&'a Path>);
+struct FailedAction<'a>(Action, Option<&'a Path>);
 
-impl fmt::Display for Failed<'_> {
+impl fmt::Display for FailedAction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(action, path) = self;
         match path {

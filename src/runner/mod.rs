@@ -36,8 +36,8 @@ pub use run::{Run, new_run_id};
 
 use crate::TimerModule;
 use crate::conf::{MainConf, WorkerChoice};
-use crate::nginx::event::{Hold, Next, Timer};
-use crate::nginx::hooks::{Process, with_main};
+use crate::nginx::event::{EventTimer, Hold, Next};
+use crate::nginx::hooks::{InitProcess, with_main};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::notifier::Notifier;
 use crate::nginx::process::{self, Role};
@@ -58,7 +58,7 @@ struct Runner {
     /// Those of an earlier configuration whose run is still in progress: with
     /// `master_process off` they stay in the same process.
     leaving: Vec<Rc<Job>>,
-    _tick: Option<Timer>,
+    _tick: Option<EventTimer>,
     _bell: Option<Notifier>,
 }
 
@@ -66,7 +66,7 @@ thread_local! {
     /// nginx's workers have one thread; the hooks find what they began here.
     static RUNNER: RefCell<Option<Runner>> = const { RefCell::new(None) };
     /// Begins when there is memory.
-    static LATER: RefCell<Option<Timer>> = const { RefCell::new(None) };
+    static LATER: RefCell<Option<EventTimer>> = const { RefCell::new(None) };
 }
 
 /// How often to look at what other processes want.
@@ -77,7 +77,7 @@ const EACH: usize = 2048;
 
 /// Arms the timers that belong to this process, if any do; later, if there is no memory now, or while
 /// the state file is in use by an older module.
-pub fn begin(main: &MainConf, process: Process) {
+pub fn begin(main: &MainConf, process: InitProcess) {
     if process.role.slot().is_some() && master::waits(main) {
         show_only(main, process);
         LATER.set(Some(take_over_later(process)));
@@ -87,7 +87,7 @@ pub fn begin(main: &MainConf, process: Process) {
 }
 
 /// Shows the timers, of which none runs.
-fn show_only(main: &MainConf, process: Process) {
+fn show_only(main: &MainConf, process: InitProcess) {
     let registry = Registry::new(main, None, process.workers, Runs::No);
     let leaving = put(None).map(Runner::leave).unwrap_or_default();
     let tick = (!leaving.is_empty()).then(tick);
@@ -96,9 +96,9 @@ fn show_only(main: &MainConf, process: Process) {
 }
 
 /// Looks once a second whether the state file can be taken over, and begins then.
-fn take_over_later(process: Process) -> Timer {
+fn take_over_later(process: InitProcess) -> EventTimer {
     let mut failures = Throttle::default();
-    let timer = Timer::new(Hold::Cancelable, move || {
+    let timer = EventTimer::new(Hold::Cancelable, move || {
         if process::is_leaving() {
             return Next::Stop;
         }
@@ -115,7 +115,7 @@ fn take_over_later(process: Process) -> Timer {
     timer
 }
 
-fn begin_now(main: &MainConf, process: Process) {
+fn begin_now(main: &MainConf, process: InitProcess) {
     run::forget_random();
     let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
     LATER.set(later.then(|| begin_later(process, "no memory")));
@@ -138,13 +138,13 @@ fn begin_now(main: &MainConf, process: Process) {
     let notifier =
         process.role.slot().filter(|_| tick.is_some()).and_then(|slot| notifiers.get(slot));
     let notifier = notifier.and_then(|notifier| {
-        Notifier::new(notifier, |times| look(Heard::Notified(WakeHint(times))))
+        Notifier::new(notifier, |times| look(LookReason::Notified(WakeHint(times))))
     });
     put(Some(Runner { registry, worker, jobs, leaving, _tick: tick, _bell: notifier }));
 }
 
 /// Whether this nginx runs a location as it must.
-fn try_out(main: &MainConf, process: Process) -> Trial {
+fn try_out(main: &MainConf, process: InitProcess) -> Trial {
     let timer = main.timers().first().filter(|_| process.role.slot().is_some());
     let trial = timer.map_or(Trial::Passed, |timer| trial::make(timer.location));
     if let Trial::Failed(what) = trial {
@@ -158,10 +158,10 @@ fn try_out(main: &MainConf, process: Process) -> Trial {
 }
 
 /// Tries again, once a second.
-fn begin_later(process: Process, why: &str) -> Timer {
+fn begin_later(process: InitProcess, why: &str) -> EventTimer {
     let message = format_args!("timer: {why}, timers are not running");
     Log::cycle().write(Level::Error, message);
-    let timer = Timer::new(Hold::Cancelable, move || {
+    let timer = EventTimer::new(Hold::Cancelable, move || {
         if !process::is_leaving() {
             with_main::<TimerModule, ()>(|main| begin_now(main, process));
         }
@@ -171,7 +171,7 @@ fn begin_later(process: Process, why: &str) -> Timer {
     timer
 }
 
-fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: Process) -> Vec<Rc<Job>> {
+fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: InitProcess) -> Vec<Rc<Job>> {
     let slot = worker.slot();
     let opened = main.opened().borrow();
     let records = opened.iter().flat_map(|opened| Nth::each(&opened.state.records));
@@ -236,7 +236,7 @@ impl Runner {
 
 /// Why to look at what other processes want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum LookReason {
     /// A second has passed.
     Tick,
     /// It was notified.
@@ -244,9 +244,9 @@ enum Heard {
 }
 
 /// Once a second: has looked at what other processes have changed.
-fn tick() -> Timer {
-    let timer = Timer::new(Hold::Cancelable, || {
-        look(Heard::Tick);
+fn tick() -> EventTimer {
+    let timer = EventTimer::new(Hold::Cancelable, || {
+        look(LookReason::Tick);
         Next::After(TICK)
     });
     timer.arm(TICK);
@@ -254,13 +254,13 @@ fn tick() -> Timer {
 }
 
 /// Looks at what other processes have changed.
-fn look(heard: Heard) {
+fn look(reason: LookReason) {
     let Some(worker) = RUNNER.with_borrow(|runner| runner.as_ref()?.worker.clone()) else { return };
-    let notified = match heard {
-        Heard::Notified(hint) => hint.timer(),
-        Heard::Tick => None,
+    let notified = match reason {
+        LookReason::Notified(hint) => hint.timer(),
+        LookReason::Tick => None,
     };
-    let news = worker.has_news() || matches!(heard, Heard::Notified(_));
+    let news = worker.has_news() || matches!(reason, LookReason::Notified(_));
     let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
     for job in (0..).map_while(job) {
         if notified == Some(job.conf.number()) {
@@ -274,26 +274,26 @@ fn look(heard: Heard) {
 
 /// Whether this worker has looked at a timer's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Here {
+enum LookedAt {
     /// It may run it, and looks.
-    Seen,
+    Here,
     /// Others have to.
-    NotSeen,
+    Elsewhere,
 }
 
 /// Looks at the record of this timer, if this worker may run it and does not leave.
-fn look_at(timer: usize) -> Here {
+fn look_at(timer: usize) -> LookedAt {
     let job = RUNNER.with_borrow(|runner| {
         let mut jobs = runner.as_ref()?.jobs.iter();
         jobs.find(|job| job.conf.number() == timer).map(Rc::clone)
     });
-    let Some(job) = job else { return Here::NotSeen };
+    let Some(job) = job else { return LookedAt::Elsewhere };
     job.look();
-    if job.is_over() { Here::NotSeen } else { Here::Seen }
+    if job.is_over() { LookedAt::Elsewhere } else { LookedAt::Here }
 }
 
 /// The role in which a configuration is loaded by the process that runs it (HOST-11).
-const ALONE: Process = Process { role: Role::Single, workers: 1 };
+const ALONE: InitProcess = InitProcess { role: Role::Single, workers: 1 };
 
 /// Replaces the runner; the old one is dropped by the caller, outside of the borrow.
 fn put(runner: Option<Runner>) -> Option<Runner> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::worker::Worker;
-use super::{Here, RUNNER};
+use super::{LookedAt, RUNNER};
 use crate::conf::{MainConf, TimerConf, WorkerChoice};
 use crate::os::EventFd;
 use crate::schedule::Zones;
@@ -126,11 +126,11 @@ impl Registry {
     }
 
     /// A timer, as orders need it; `None` where none is followed.
-    pub fn timer(&self, number: usize) -> Option<state::Timer<'_>> {
+    pub fn timer(&self, number: usize) -> Option<state::TimerRef<'_>> {
         let (timer, record) = (self.timers.get(number)?, self.records.get(number)?);
         let worker = self.worker.as_ref().filter(|_| self.runs == Runs::Yes)?;
         let owner = worker.owner(timer);
-        Some(state::Timer { record, due_times: &timer.due_times, owner, timeout: timer.timeout })
+        Some(state::TimerRef { record, due_times: &timer.due_times, owner, timeout: timer.timeout })
     }
 
     /// Has a timer's record looked at by those who run it, at once where they are workers of this
@@ -139,9 +139,9 @@ impl Registry {
         let Some(timer) = self.timers.get(number) else { return };
         let here = super::look_at(number);
         match (timer.worker, whom, here) {
-            (WorkerChoice::Any, Wake::One, Here::Seen) => {}
+            (WorkerChoice::Any, Wake::One, LookedAt::Here) => {}
             (WorkerChoice::Any, ..) => self.notify_all(WakeHint::of(number)),
-            (_, _, Here::Seen) => {}
+            (_, _, LookedAt::Here) => {}
             (choice, ..) => {
                 if let Some(notifier) = self.notifiers.get(choice.slot(&timer.name, self.workers)) {
                     notifier.notify(WakeHint::of(number).0);

@@ -93,14 +93,14 @@ impl Report {
             let message = format_args!("run cancelled after {}ms", took.as_millis());
             return write(timer, Level::Info, Some(run), message);
         }
-        let failed = Failed { ending, took, timer, attempt: Some(run.attempt()) };
+        let failed = FailureText { ending, took, timer, attempt: Some(run.attempt()) };
         if ending == Ending::Interrupted {
             // The worker is leaving: nothing later would tell of it.
             let message = format_args!("run interrupted: {failed}, due {}", run.due());
             return write(timer, Level::Error, Some(run), message);
         }
         if let Some(left_out) = self.failures.pass(Instant::now()) {
-            let message = format_args!("run failed: {failed}{}", LeftOut(left_out));
+            let message = format_args!("run failed: {failed}{}", Suppressed(left_out));
             write(timer, Level::Error, Some(run), message);
         }
     }
@@ -108,7 +108,7 @@ impl Report {
     /// Tells of the end of an attempt that will be repeated.
     #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
     pub(super) fn attempt(&self, timer: &TimerConf, run: &Run, ending: Ending, took: Duration) {
-        let failed = Failed { ending, took, timer, attempt: None };
+        let failed = FailureText { ending, took, timer, attempt: None };
         let of = Attempts { number: run.attempt(), timer };
         write(timer, Level::Warn, Some(run), format_args!("{of} failed: {failed}"));
     }
@@ -134,7 +134,7 @@ impl Report {
     /// Tells that the record was locked by others for too long.
     pub(super) fn contested(&self, timer: &TimerConf) {
         if let Some(left_out) = self.contests.pass(Instant::now()) {
-            let message = format_args!("record is locked for too long{}", LeftOut(left_out));
+            let message = format_args!("record is locked for too long{}", Suppressed(left_out));
             write(timer, Level::Error, None, message);
         }
     }
@@ -143,7 +143,7 @@ impl Report {
     /// `since`.
     pub(super) fn overlap(&self, timer: &TimerConf, count: u64, since: Duration) {
         if let Some(left_out) = self.overlaps.pass_many(Instant::now(), count) {
-            let (ms, left_out) = (since.as_millis(), LeftOut(left_out));
+            let (ms, left_out) = (since.as_millis(), Suppressed(left_out));
             let message =
                 format_args!("due time left out: last run in progress for {ms}ms{left_out}");
             write(timer, Level::Error, None, message);
@@ -182,9 +182,9 @@ fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Argum
 }
 
 /// `, 59 more left out`, or nothing.
-struct LeftOut(u64);
+struct Suppressed(u64);
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
@@ -207,14 +207,14 @@ impl fmt::Display for Attempts<'_> {
 }
 
 /// How an attempt failed, and the how-manieth it was, if that is to be told.
-struct Failed<'a> {
+struct FailureText<'a> {
     ending: Ending,
     took: Duration,
     timer: &'a TimerConf,
     attempt: Option<u32>,
 }
 
-impl fmt::Display for Failed<'_> {
+impl fmt::Display for FailureText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let took = self.took.as_millis();
         match self.ending {

@@ -69,16 +69,16 @@ impl Origin for Run {
 
 thread_local! {
     /// Random bytes for the next ids: one system call for many.
-    static RANDOM: RefCell<Random> = const { RefCell::new(Random { bytes: [0; 256], used: 256 }) };
+    static RANDOM: RefCell<RandomBytes> = const { RefCell::new(RandomBytes { bytes: [0; 256], used: 256 }) };
 }
 
 /// Random bytes, of which the first `used` are.
-struct Random {
+struct RandomBytes {
     bytes: [u8; 256],
     used: usize,
 }
 
-impl Random {
+impl RandomBytes {
     fn take(&mut self) -> io::Result<[u8; 16]> {
         if self.used >= self.bytes.len() {
             self.bytes = random_bytes()?;
@@ -99,7 +99,7 @@ pub(super) fn forget_random() {
 pub fn new_run_id(timer: &str) -> RunId {
     // Early after boot the kernel may have no random bytes yet; what sets this run apart on this
     // host will do then.
-    RunId(RANDOM.with_borrow_mut(Random::take).unwrap_or_else(|_| {
+    RunId(RANDOM.with_borrow_mut(RandomBytes::take).unwrap_or_else(|_| {
         let pid = std::process::id().to_le_bytes();
         let now = wall_clock().0.to_le_bytes();
         let high = stable_hash(&[timer.as_bytes(), &pid, &now]);

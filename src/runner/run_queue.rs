@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::job::Job;
 use crate::deadlines::Deadlines;
-use crate::nginx::event::{Hold, Next, Posted, Timer};
+use crate::nginx::event::{EventTimer, Hold, Next, Posted};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process;
 use crate::os::Share;
@@ -34,14 +34,14 @@ use crate::throttle::Throttle;
 pub(super) struct RunQueue {
     permits: Cell<usize>,
     jobs: RefCell<Vec<Weak<Job>>>,
-    queues: RefCell<[Queue; 4]>,
-    /// Two for each job: see [`Wake`].
+    queues: RefCell<[JobQueue; 4]>,
+    /// Two for each job: see [`Deadline`].
     deadlines: RefCell<Deadlines>,
     /// Which of [`TURNS`] comes first now.
     turn: Cell<usize>,
     posted: Posted,
     /// Runs out with the first deadline, and when there may be memory again.
-    timer: Timer,
+    timer: EventTimer,
     timer_at: Cell<Option<Instant>>,
     no_memory: Throttle,
 }
@@ -52,7 +52,7 @@ pub(super) struct JobIndex(usize);
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wake {
+pub(super) enum Deadline {
     /// The next due time.
     Clock,
     /// Whatever there is to do before that.
@@ -85,7 +85,7 @@ impl RunQueue {
     pub(super) fn new(limit: usize) -> Rc<Self> {
         Rc::new_cyclic(|queue: &Weak<Self>| {
             let of_timer = queue.clone();
-            let timer = Timer::new(Hold::Cancelable, move || {
+            let timer = EventTimer::new(Hold::Cancelable, move || {
                 if let Some(queue) = of_timer.upgrade() {
                     queue.timer_at.set(None);
                     queue.posted.post();
@@ -120,7 +120,7 @@ impl RunQueue {
     /// There is no memory.
     pub(super) fn join(&self) -> Result<JobIndex, NoMemory> {
         let mut jobs = self.jobs.borrow_mut();
-        self.queues.borrow_mut().iter_mut().try_for_each(Queue::join)?;
+        self.queues.borrow_mut().iter_mut().try_for_each(JobQueue::join)?;
         let mut deadlines = self.deadlines.borrow_mut();
         deadlines.join()?;
         deadlines.join()?;
@@ -135,7 +135,7 @@ impl RunQueue {
     }
 
     /// Has the job woken `after` this time, instead of when it was to be before.
-    pub(super) fn wake(&self, job: JobIndex, what: Wake, after: Duration) {
+    pub(super) fn wake(&self, job: JobIndex, what: Deadline, after: Duration) {
         let at = Instant::now() + after;
         self.deadlines.borrow_mut().set(number(job, what), at);
         self.arm();
@@ -144,8 +144,8 @@ impl RunQueue {
     /// Does not wake the job any more, nor give it a permit.
     pub(super) fn leave(&self, job: JobIndex) {
         let mut deadlines = self.deadlines.borrow_mut();
-        deadlines.clear(number(job, Wake::Clock));
-        deadlines.clear(number(job, Wake::Alarm));
+        deadlines.clear(number(job, Deadline::Clock));
+        deadlines.clear(number(job, Deadline::Alarm));
     }
 
     /// Has the job look at its record soon.
@@ -209,7 +209,7 @@ impl RunQueue {
 
     fn has_work(&self) -> bool {
         let queues = self.queues.borrow();
-        let waits = |(n, queue): (usize, &Queue)| {
+        let waits = |(n, queue): (usize, &JobQueue)| {
             !queue.jobs.is_empty() && (n != To::Start as usize || self.may_start())
         };
         let first = self.deadlines.borrow().first();
@@ -257,7 +257,7 @@ impl RunQueue {
         let Some(number) = self.deadlines.borrow_mut().pop(Instant::now()) else { return false };
         let job = self.jobs.borrow().get(number / 2).and_then(Weak::upgrade);
         match job {
-            Some(job) if number % 2 == Wake::Clock as usize => job.look_at_clock(),
+            Some(job) if number % 2 == Deadline::Clock as usize => job.look_at_clock(),
             Some(job) => job.post(),
             None => {}
         }
@@ -308,18 +308,18 @@ impl Drop for Permit {
     }
 }
 
-fn number(job: JobIndex, what: Wake) -> usize {
+fn number(job: JobIndex, what: Deadline) -> usize {
     2 * job.0 + what as usize
 }
 
 /// Jobs in the order in which they came, each at most once.
 #[derive(Default)]
-struct Queue {
+struct JobQueue {
     jobs: VecDeque<JobIndex>,
     has: Vec<bool>,
 }
 
-impl Queue {
+impl JobQueue {
     /// Room for one more job.
     fn join(&mut self) -> Result<(), NoMemory> {
         let more = self.has.len() + 1 - self.jobs.len();

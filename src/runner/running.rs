@@ -4,12 +4,12 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::job::{Job, State};
+use super::job::{Job, JobState};
 use super::report::Ending;
 use super::run::Run;
 use super::run_queue::Permit;
-use crate::nginx::event::{Hold, Next, Timer};
-use crate::nginx::run::{self, End, InProgress, Request};
+use crate::nginx::event::{EventTimer, Hold, Next};
+use crate::nginx::run::{self, InProgress, Request, RequestEnd};
 use crate::os::wall_clock;
 use crate::state::{Claim, Ended, Finished, Outcome};
 
@@ -26,7 +26,7 @@ pub(super) struct Running {
     /// Unset while it starts.
     attempt: OnceCell<InProgress>,
     /// Holds an exiting worker until the attempt has ended (HOST-7).
-    timeout: Timer,
+    timeout: EventTimer,
     /// Whether the record was looked at meanwhile: what was found then may have to wait for the end.
     looked_at: Cell<bool>,
     _permit: Permit,
@@ -60,7 +60,7 @@ impl Job {
     pub(super) fn start(&self, claim: Claim, permit: Permit) {
         let run = Rc::new(Run::new(&self.conf, claim.attempt(), claim.last_success_at()));
         let me = self.me.clone();
-        let timeout = Timer::new(Hold::HoldsExit, move || {
+        let timeout = EventTimer::new(Hold::HoldsExit, move || {
             me.upgrade().map_or(Next::Stop, |job| job.time_out())
         });
         timeout.arm(self.conf.timeout);
@@ -75,7 +75,7 @@ impl Job {
             looked_at: Cell::new(false),
             _permit: permit,
         });
-        self.enter(State::Running(Rc::clone(&running)));
+        self.enter(JobState::Running(Rc::clone(&running)));
 
         let request = Request {
             method: &self.conf.method,
@@ -133,7 +133,7 @@ impl Job {
         }
     }
 
-    fn end(&self, end: End) {
+    fn end(&self, end: RequestEnd) {
         let Some(running) = self.running() else { return };
         let status = end.status;
         let ending = match running.cut_off.get() {
@@ -161,7 +161,7 @@ impl Job {
     fn finish(&self, ending: Ending) {
         let Some(running) = self.running() else { return };
         let Some(claim) = running.claim.take() else { return };
-        self.enter(State::Idle);
+        self.enter(JobState::Idle);
         let duration = running.ended.get().map_or_else(|| running.since(), |(_, took)| took);
         let ended = Ended { outcome: ending.outcome(), status: ending.status(), duration };
         let due_times = &self.conf.due_times;
@@ -173,7 +173,7 @@ impl Job {
         match claim.finish(ended, next_at) {
             Finished::Waiting { .. } => {
                 self.report.attempt(&self.conf, &running.run, ending, duration);
-                self.note(|known| known.plain_up_to = None);
+                self.note(|last| last.plain_up_to = None);
                 look_on = true;
                 if self.is_over() {
                     self.worker.leave_work();
@@ -186,7 +186,7 @@ impl Job {
         self.worker.report();
         if self.is_over() {
             self.worker.tell_others();
-        } else if look_on || self.known().plain_up_to.is_none() {
+        } else if look_on || self.last_look().plain_up_to.is_none() {
             self.post();
         }
     }

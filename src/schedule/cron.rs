@@ -18,7 +18,7 @@ use jiff::civil::date;
 
 use super::cron_error::CronError;
 use super::expression::Expression;
-use super::wall::{REACH, Reading, Stretch, civil, seconds};
+use super::wall::{ClockChange, REACH, Stretch, civil, seconds};
 use super::zone::Zone;
 use super::{UnixMs, stable_hash};
 
@@ -31,7 +31,7 @@ use super::{UnixMs, stable_hash};
 pub struct Cron {
     text: String,
     zone: Zone,
-    reading: Reading,
+    reading: ClockChange,
     // Shared, because it takes 5 KB: croner has a byte for each year.
     pattern: Arc<croner::Cron>,
 }
@@ -54,7 +54,7 @@ impl Cron {
         if !is_ever_due(&pattern) {
             return Err(CronError::NeverDue);
         }
-        let reading = if fixed_time { Reading::FixedTime } else { Reading::Interval };
+        let reading = if fixed_time { ClockChange::FixedTime } else { ClockChange::Interval };
         // INVARIANT: a day that fits was found.
         Ok(Self { text, zone, reading, pattern: Arc::new(pattern) })
     }

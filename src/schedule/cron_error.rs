@@ -28,7 +28,7 @@ pub enum CronError {
         /// The item, as it was written.
         item: String,
         /// What is wrong with it.
-        fault: Fault,
+        fault: ItemFault,
     },
     /// croner refuses what was found to be well-formed.
     Croner(String),
@@ -50,7 +50,7 @@ pub enum Unit {
 
 /// What is wrong with an item of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ItemFault {
     /// Nothing stands between two commas.
     Empty,
     /// This character must be the whole field.
@@ -100,12 +100,12 @@ impl fmt::Display for CronError {
             Self::Nickname(name) if name.eq_ignore_ascii_case("@every") => {
                 write!(f, r#"unknown nickname "@every", use "every" parameter for a fixed rate"#)
             }
-            Self::Nickname(name) => write!(f, "unknown nickname {}", Shown(name)),
+            Self::Nickname(name) => write!(f, "unknown nickname {}", Quoted(name)),
             Self::AfterNickname(name, word) => {
-                write!(f, "{} after nickname {}", Shown(word), Shown(name))
+                write!(f, "{} after nickname {}", Quoted(word), Quoted(name))
             }
             Self::Assignment(word) => {
-                write!(f, r#"{} before the fields, use "tz" parameter"#, Shown(word))
+                write!(f, r#"{} before the fields, use "tz" parameter"#, Quoted(word))
             }
             Self::Item { unit, item, fault } => write_item(f, *unit, item, *fault),
             Self::Croner(message) => f.write_str(message),
@@ -114,29 +114,29 @@ impl fmt::Display for CronError {
     }
 }
 
-fn write_item(f: &mut fmt::Formatter<'_>, unit: Unit, item: &str, fault: Fault) -> fmt::Result {
-    let shown = Shown(item);
+fn write_item(f: &mut fmt::Formatter<'_>, unit: Unit, item: &str, fault: ItemFault) -> fmt::Result {
+    let shown = Quoted(item);
     match fault {
-        Fault::Empty => f.write_str("an item of the list is empty"),
-        Fault::Alone(c) => write!(f, "\"{c}\" must stand alone"),
-        Fault::Unknown => write!(f, "{shown} is not a {}", unit.value_name()),
-        Fault::OutOfRange { low, high } => write!(f, "{shown} is out of range {low}-{high}"),
-        Fault::Reversed => write!(f, "{shown} is a reversed range"),
-        Fault::StepWithoutRange => {
+        ItemFault::Empty => f.write_str("an item of the list is empty"),
+        ItemFault::Alone(c) => write!(f, "\"{c}\" must stand alone"),
+        ItemFault::Unknown => write!(f, "{shown} is not a {}", unit.value_name()),
+        ItemFault::OutOfRange { low, high } => write!(f, "{shown} is out of range {low}-{high}"),
+        ItemFault::Reversed => write!(f, "{shown} is a reversed range"),
+        ItemFault::StepWithoutRange => {
             write!(f, r#"{shown} has a step without "*" or a range before it"#)
         }
-        Fault::Step { high } => write!(f, "{shown} has a step out of range 1-{high}"),
-        Fault::Nth => write!(f, r##"{shown} must have 1-5 or "L" after "#""##),
-        Fault::LastOfWhat => write!(f, "{shown} must have a day before it"),
-        Fault::LastTwice => write!(f, r#"{shown} has both "L" and "LW""#),
+        ItemFault::Step { high } => write!(f, "{shown} has a step out of range 1-{high}"),
+        ItemFault::Nth => write!(f, r##"{shown} must have 1-5 or "L" after "#""##),
+        ItemFault::LastOfWhat => write!(f, "{shown} must have a day before it"),
+        ItemFault::LastTwice => write!(f, r#"{shown} has both "L" and "LW""#),
     }?;
     write!(f, " in {} field", unit.name())
 }
 
 /// In double quotes, without control characters, and not endless: an API request may have sent it.
-struct Shown<'a>(&'a str);
+struct Quoted<'a>(&'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LONGEST: usize = 40;
         let (shown, rest) = match self.0.char_indices().nth(LONGEST) {

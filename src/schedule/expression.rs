@@ -4,7 +4,7 @@
 //! reads `L` as a day of the week that never comes. What is written here is either meant, or
 //! refused with the item and the field that it stands in.
 
-use super::cron_error::{CronError, Fault, Unit};
+use super::cron_error::{CronError, ItemFault, Unit};
 
 /// A well-formed expression. That it is ever due is not checked here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,16 +101,18 @@ fn check_field(unit: Unit, field: &str) -> Result<String, CronError> {
     // croner takes both together for the last working day alone.
     if unit == Unit::DayOfMonth && plain.iter().any(|i| i == "L") && plain.iter().any(|i| i == "LW")
     {
-        return Err(CronError::Item { unit, item: list.to_owned(), fault: Fault::LastTwice });
+        return Err(CronError::Item { unit, item: list.to_owned(), fault: ItemFault::LastTwice });
     }
     Ok(format!("{mark}{}", plain.join(",")))
 }
 
-fn check_item(unit: Unit, item: &str) -> Result<String, Fault> {
+fn check_item(unit: Unit, item: &str) -> Result<String, ItemFault> {
     match item {
-        "" => return Err(Fault::Empty),
-        "*" => return Err(Fault::Alone('*')),
-        "?" if matches!(unit, Unit::DayOfMonth | Unit::DayOfWeek) => return Err(Fault::Alone('?')),
+        "" => return Err(ItemFault::Empty),
+        "*" => return Err(ItemFault::Alone('*')),
+        "?" if matches!(unit, Unit::DayOfMonth | Unit::DayOfWeek) => {
+            return Err(ItemFault::Alone('?'));
+        }
         _ => {}
     }
     if let Some((range, step)) = item.split_once('/') {
@@ -123,20 +125,20 @@ fn check_item(unit: Unit, item: &str) -> Result<String, Fault> {
     }
 }
 
-fn check_step(unit: Unit, range: &str, step: &str) -> Result<String, Fault> {
+fn check_step(unit: Unit, range: &str, step: &str) -> Result<String, ItemFault> {
     let high = unit.range().1;
     let range = match range {
         "*" => "*".to_owned(),
         _ if range.contains('-') => check_range(unit, range)?,
-        _ => return Err(Fault::StepWithoutRange),
+        _ => return Err(ItemFault::StepWithoutRange),
     };
     match number(step) {
         Some(step) if (1..=high).contains(&step) => Ok(format!("{range}/{step}")),
-        _ => Err(Fault::Step { high }),
+        _ => Err(ItemFault::Step { high }),
     }
 }
 
-fn check_day_of_month(item: &str) -> Result<String, Fault> {
+fn check_day_of_month(item: &str) -> Result<String, ItemFault> {
     let upper = item.to_ascii_uppercase();
     match upper.strip_suffix('W') {
         _ if upper == "L" || upper == "LW" => Ok(upper),
@@ -145,25 +147,25 @@ fn check_day_of_month(item: &str) -> Result<String, Fault> {
     }
 }
 
-fn check_day_of_week(item: &str) -> Result<String, Fault> {
+fn check_day_of_week(item: &str) -> Result<String, ItemFault> {
     let unit = Unit::DayOfWeek;
     if let Some((days, nth)) = item.split_once('#') {
         let days = check_range(unit, days)?;
         return match nth {
             "L" | "l" => Ok(format!("{days}#L")),
             "1" | "2" | "3" | "4" | "5" => Ok(format!("{days}#{nth}")),
-            _ => Err(Fault::Nth),
+            _ => Err(ItemFault::Nth),
         };
     }
     match item.strip_suffix(['L', 'l']) {
-        Some("") => Err(Fault::LastOfWhat),
+        Some("") => Err(ItemFault::LastOfWhat),
         Some(day) => Ok(format!("{}#L", value(unit, day)?)),
         None => check_range(unit, item),
     }
 }
 
 /// A value, or two of them with a hyphen between.
-fn check_range(unit: Unit, item: &str) -> Result<String, Fault> {
+fn check_range(unit: Unit, item: &str) -> Result<String, ItemFault> {
     let Some((from, to)) = item.split_once('-') else {
         return Ok(value(unit, item)?.to_string());
     };
@@ -174,19 +176,19 @@ fn check_range(unit: Unit, item: &str) -> Result<String, Fault> {
         SUNDAY if unit == Unit::DayOfWeek && named && from != SUNDAY => SUNDAY_AT_THE_END,
         to => to,
     };
-    if from > to { Err(Fault::Reversed) } else { Ok(format!("{from}-{to}")) }
+    if from > to { Err(ItemFault::Reversed) } else { Ok(format!("{from}-{to}")) }
 }
 
-fn value(unit: Unit, word: &str) -> Result<u8, Fault> {
+fn value(unit: Unit, word: &str) -> Result<u8, ItemFault> {
     let (low, high) = unit.range();
     if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
         return match number(word) {
             Some(value) if (low..=high).contains(&value) => Ok(value),
-            _ => Err(Fault::OutOfRange { low, high }),
+            _ => Err(ItemFault::OutOfRange { low, high }),
         };
     }
     let named = (low..).zip(unit.names()).find(|(_, name)| name.eq_ignore_ascii_case(word));
-    named.map(|(value, _)| value).ok_or(Fault::Unknown)
+    named.map(|(value, _)| value).ok_or(ItemFault::Unknown)
 }
 
 /// Digits only: `parse` alone would take a sign too.

@@ -18,7 +18,7 @@ mod wall;
 mod zone;
 
 pub use cron::Cron;
-pub use cron_error::{CronError, Fault, Unit};
+pub use cron_error::{CronError, ItemFault, Unit};
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;

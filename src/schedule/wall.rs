@@ -25,7 +25,7 @@ pub(super) struct Stretch {
 
 /// Which wall-clock times a stretch answers for when they exist twice or not at all (rule R).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum ClockChange {
     /// As the clock shows them: what it leaves out is not there, what it repeats is there twice.
     Interval,
     /// As a clock would that is never put back: it jumps over a gap and so reaches all that lies
@@ -85,10 +85,10 @@ impl Stretch {
 
     /// The first wall-clock time that this stretch answers for. What lies between it and the
     /// time that the clock shows at `start` counts at `start`.
-    pub(super) fn floor(&self, zone: &TimeZone, reading: Reading) -> i64 {
+    pub(super) fn floor(&self, zone: &TimeZone, reading: ClockChange) -> i64 {
         match reading {
-            Reading::Interval => self.start.saturating_add(self.offset),
-            Reading::FixedTime => self.reached_before(zone),
+            ClockChange::Interval => self.start.saturating_add(self.offset),
+            ClockChange::FixedTime => self.reached_before(zone),
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
         for zone in [TimeZone::UTC, zone("Etc/GMT-5")] {
             let stretch = Stretch::around(&zone, 0).unwrap();
             assert_eq!((stretch.start, stretch.end), (i64::MIN, i64::MAX));
-            assert_eq!(stretch.floor(&zone, Reading::FixedTime), i64::MIN);
+            assert_eq!(stretch.floor(&zone, ClockChange::FixedTime), i64::MIN);
             assert_eq!((stretch.before(&zone), stretch.after(&zone)), (None, None));
         }
     }
@@ -196,8 +196,8 @@ mod tests {
             let zone = zone(name);
             let stretch = Stretch::around(&zone, at(start)).unwrap();
             assert_eq!(stretch.start, at(start), "{name}");
-            assert_eq!(stretch.floor(&zone, Reading::Interval), clock(shows), "{name}");
-            assert_eq!(stretch.floor(&zone, Reading::FixedTime), clock(reached), "{name}");
+            assert_eq!(stretch.floor(&zone, ClockChange::Interval), clock(shows), "{name}");
+            assert_eq!(stretch.floor(&zone, ClockChange::FixedTime), clock(reached), "{name}");
         }
     }
 

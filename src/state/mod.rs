@@ -36,4 +36,4 @@ pub use worker::claim::{Claim, Finished};
 pub use worker::edit::{Edited, Ordered};
 pub use worker::notice::{Action, Notice};
 pub use worker::recover::Recovered;
-pub use worker::store::{Health, Owner, Process, Record, Steps, Store, Timer, Unread};
+pub use worker::store::{Health, Owner, Process, Record, Steps, Store, TimerRef, Unread};

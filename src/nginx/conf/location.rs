@@ -29,7 +29,7 @@ pub struct Location {
 
 /// How a location is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LocationKind {
     /// `location @name`: by name alone.
     Named,
     /// `location = /uri`.
@@ -124,20 +124,20 @@ impl Location {
     }
 
     /// How it is chosen; by name alone once its configuration is gone.
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> LocationKind {
         if !self.is_there() {
-            return Kind::Named;
+            return LocationKind::Named;
         }
         // SAFETY: it is there; ends here.
         let conf = unsafe { self.conf() };
         if conf.named() != 0 {
-            Kind::Named
+            LocationKind::Named
         } else if has_regex(conf) {
-            Kind::Regex
+            LocationKind::Regex
         } else if conf.exact_match() != 0 {
-            Kind::Exact
+            LocationKind::Exact
         } else {
-            Kind::Prefix
+            LocationKind::Prefix
         }
     }
 
@@ -245,10 +245,10 @@ impl Location {
     /// Whether a normalized path, as in `$uri`, lies within the location.
     pub(in crate::nginx) fn contains_path(self, path: &[u8]) -> bool {
         match self.kind() {
-            Kind::Named => true,
-            Kind::Exact => path == self.name(),
-            Kind::Prefix => path.starts_with(&self.name()),
-            Kind::Regex => self.matches(path),
+            LocationKind::Named => true,
+            LocationKind::Exact => path == self.name(),
+            LocationKind::Prefix => path.starts_with(&self.name()),
+            LocationKind::Regex => self.matches(path),
         }
     }
 

@@ -11,7 +11,7 @@ pub use directive::{
     Arguments, Commands, Context, HttpDirective, LocationDirective, http_command, location_command,
     parse_time,
 };
-pub use location::{Kind, Location};
+pub use location::{Location, LocationKind};
 pub use opening::{Opening, Purpose, Unusable};
-pub use parsing::{Parsing, Place, Refused};
+pub use parsing::{ConfPosition, Parsing, Refused};
 pub use wholly_read::WhollyRead;

@@ -29,7 +29,7 @@ pub enum Refused {
     /// A sentence in nginx's words, to which it adds file and line.
     Because(String),
     /// A sentence that names its own file and line, since the place was read before.
-    At(Place, String),
+    At(ConfPosition, String),
     /// There is no memory.
     NoMemory,
     /// nginx itself has said why.
@@ -56,12 +56,12 @@ impl Refused {
 
 /// Where in the configuration a directive stands: `FILE:LINE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ConfPosition {
     file: String,
     line: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ConfPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
@@ -121,16 +121,16 @@ impl<'a> Parsing<'a> {
     }
 
     /// The file and line that are being read.
-    pub fn place(&self) -> Place {
+    pub fn position(&self) -> ConfPosition {
         let file = self.cf().conf_file;
         if file.is_null() {
-            return Place { file: String::new(), line: 0 };
+            return ConfPosition { file: String::new(), line: 0 };
         }
         // SAFETY: HOST-2: set while a file is being read.
         let file = unsafe { &*file };
         // SAFETY: the name lives in the cycle's pool.
         let name = unsafe { bytes(file.file.name) };
-        Place { file: String::from_utf8_lossy(name).into_owned(), line: file.line }
+        ConfPosition { file: String::from_utf8_lossy(name).into_owned(), line: file.line }
     }
 
     /// The location in whose block the directive stands.
@@ -224,8 +224,8 @@ impl<'a> Parsing<'a> {
             Refused::IsDuplicate => return c"is duplicate".as_ptr().cast_mut(),
             Refused::Because(why) => text.push(why.as_bytes()),
             Refused::NoMemory => text.push(b"no memory"),
-            Refused::At(place, why) => {
-                let line = format_args!("{why} in {place}");
+            Refused::At(position, why) => {
+                let line = format_args!("{why} in {position}");
                 self.log().write(Level::Emerg, line);
                 return NGX_CONF_ERROR;
             }

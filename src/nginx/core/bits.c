@@ -1,6 +1,6 @@
 /*
  * The bit-fields of a request and what follows them, for bits.rs: where the compiler that builds
- * nginx has put them. And the places of all other fields that are used, to be compared.
+ * nginx has put them. And the offsets of all other fields that are used, to be compared.
  */
 
 #include <ngx_config.h>
@@ -71,8 +71,8 @@ SET_POINTER(uri_start)
 
 typedef struct {
     const char  *name;
-    size_t       place;
-} ngx_http_timer_place_t;
+    size_t       offset;
+} ngx_http_timer_offset_t;
 
 
 #define FIELD(structure, field)                                               \
@@ -84,7 +84,7 @@ typedef struct {
 
 /* as in bits.rs, in the same order */
 
-const ngx_http_timer_place_t  ngx_http_timer_places[] = {
+const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_connection_t, data),
     FIELD(ngx_connection_t, read),
     FIELD(ngx_connection_t, write),

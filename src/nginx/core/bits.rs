@@ -3,7 +3,7 @@
 //! bindgen takes bit-fields to begin where their type is aligned, and loses its way where C has packed
 //! them behind a smaller member (BITS-1). So has it been with a request's since nginx 1.29.3: they,
 //! and the fields behind them, are read and written in C here, for any nginx. The bit-fields of other
-//! structures are checked below; the places of all other fields that are used are compared with those
+//! structures are checked below; the offsets of all other fields that are used are compared with those
 //! that C has, when the module is loaded ([`differs`]).
 
 use std::ffi::{CStr, c_char, c_uint};
@@ -102,22 +102,22 @@ begin_aligned!(
     ngx_variable_value_t,
 );
 
-/// A field's name and place, or a structure's name and size.
+/// A field's name and offset, or a structure's name and size.
 #[repr(C)]
-struct Place {
+struct FieldOffset {
     name: *const c_char,
-    place: usize,
+    offset: usize,
 }
 
 unsafe extern "C" {
-    static ngx_http_timer_places: [Place; PLACES.len() + 1];
+    static ngx_http_timer_offsets: [FieldOffset; OFFSETS.len() + 1];
     static ngx_http_timer_request_size: usize;
 }
 
-macro_rules! places {
+macro_rules! offsets {
     (fields { $($structure:ident: $($field:ident),*;)* } sizes { $($sized:ident),* }) => {
         /// As in `bits.c`, in the same order.
-        const PLACES: &[(&str, usize)] = &[
+        const OFFSETS: &[(&str, usize)] = &[
             $($((
                 concat!(stringify!($structure), ".", stringify!($field)),
                 offset_of!($structure, $field),
@@ -127,7 +127,7 @@ macro_rules! places {
     };
 }
 
-places! {
+offsets! {
     fields {
         ngx_connection_t: data, read, write, fd, recv, send, recv_chain, send_chain, sent, log,
             pool, sockaddr, socklen, addr_text, local_sockaddr, local_socklen, buffer, number,
@@ -174,15 +174,15 @@ places! {
     }
 }
 
-/// The first field that the bindings have in another place than C has, or the first structure of
+/// The first field that the bindings have at another offset than C has, or the first structure of
 /// another size.
 pub(in crate::nginx) fn differs() -> Option<&'static str> {
     // SAFETY: a constant of `bits.c`, of which this is the shape.
-    let places = unsafe { &ngx_http_timer_places };
-    let differs = PLACES.iter().zip(places).find(|((name, place), in_c)| {
+    let offsets = unsafe { &ngx_http_timer_offsets };
+    let differs = OFFSETS.iter().zip(offsets).find(|((name, offset), in_c)| {
         // SAFETY: as above: each entry but the last has a name.
         let same = unsafe { CStr::from_ptr(in_c.name) }.to_bytes() == name.as_bytes();
-        !same || *place != in_c.place
+        !same || *offset != in_c.offset
     });
     differs.map(|((name, _), _)| *name)
 }

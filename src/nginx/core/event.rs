@@ -46,13 +46,13 @@ pub enum Hold {
 }
 
 /// A timer of nginx's event loop; dropping it cancels it.
-pub struct Timer(Owner);
+pub struct EventTimer(NodeOwner);
 
 /// A callback that is to run later in this turn of the event loop; dropping it cancels it.
-pub struct Posted(Owner);
+pub struct Posted(NodeOwner);
 
 /// The one owner of a node; dropping it takes the node out of nginx's tree and queues.
-struct Owner(Rc<Node>);
+struct NodeOwner(Rc<EventNode>);
 
 enum Callback {
     Timer(Box<dyn FnMut() -> Next>),
@@ -64,11 +64,11 @@ enum Callback {
 /// # Invariants
 ///
 /// The event's `data` points to the node itself, whose address is that of the `Rc`'s content and
-/// never changes; the event is in nginx's tree or queue only while its [`Owner`] keeps the node
+/// never changes; the event is in nginx's tree or queue only while its [`NodeOwner`] keeps the node
 /// alive; what is posted is in the tree after a panic only. The first fields have the shape of a connection with
 /// the descriptor -1, which nginx's debug log reads (HOST-6).
 #[repr(C)]
-struct Node {
+struct EventNode {
     before_fd: [*const c_void; 3],
     fd: c_int,
     event: UnsafeCell<ngx_event_t>,
@@ -76,17 +76,17 @@ struct Node {
     dropped: Cell<bool>,
 }
 
-const _: () = assert!(mem::offset_of!(Node, fd) == mem::offset_of!(ngx_connection_t, fd));
+const _: () = assert!(mem::offset_of!(EventNode, fd) == mem::offset_of!(ngx_connection_t, fd));
 
 /// The shortest wait: 0 ms, armed again and again, would starve the event loop (HOST-5).
 const SHORTEST_MS: usize = 1;
 /// A callback that panicked is called again after this time.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
-impl Timer {
+impl EventTimer {
     /// A timer that is not armed yet.
     pub fn new(hold: Hold, callback: impl FnMut() -> Next + 'static) -> Self {
-        Self(Owner(Node::new(hold, Callback::Timer(Box::new(callback)))))
+        Self(NodeOwner(EventNode::new(hold, Callback::Timer(Box::new(callback)))))
     }
 
     /// Has the callback called after `after`, at least 1 ms; replaces what was armed before.
@@ -103,7 +103,7 @@ impl Timer {
 impl Posted {
     /// A callback that is not posted yet.
     pub fn new(callback: impl FnMut() + 'static) -> Self {
-        Self(Owner(Node::new(Hold::Cancelable, Callback::Posted(Box::new(callback)))))
+        Self(NodeOwner(EventNode::new(Hold::Cancelable, Callback::Posted(Box::new(callback)))))
     }
 
     /// Has the callback called after the events at hand; once, however often it was posted.
@@ -128,7 +128,7 @@ impl Posted {
     }
 }
 
-impl Drop for Owner {
+impl Drop for NodeOwner {
     fn drop(&mut self) {
         if cycle::is_there() {
             self.0.leave();
@@ -137,7 +137,7 @@ impl Drop for Owner {
     }
 }
 
-impl Node {
+impl EventNode {
     fn new(hold: Hold, callback: Callback) -> Rc<Self> {
         // SAFETY: `ngx_event_t` is plain C data, for which nginx itself takes zeroed memory.
         let mut event: ngx_event_t = unsafe { mem::zeroed() };
@@ -224,7 +224,7 @@ impl Node {
 /// queue before, and do not touch it afterwards (HOST-3), so it may be dropped in its own callback.
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     // SAFETY: nginx calls a handler with its own event.
-    let node = unsafe { (*event).data }.cast::<Node>().cast_const();
+    let node = unsafe { (*event).data }.cast::<EventNode>().cast_const();
     // SAFETY: the invariant: while the event can be called, an `Rc` of its node exists.
     unsafe { Rc::increment_strong_count(node) };
     // SAFETY: the count was raised for this very `Rc`.

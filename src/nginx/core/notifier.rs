@@ -18,13 +18,13 @@ use crate::os::EventFd;
 ///
 /// nginx takes its connection for one of its own channels: it neither holds up the exit of a worker
 /// nor is it complained of there (NOTIFIER-1).
-pub struct Notifier(Rc<Node>);
+pub struct Notifier(Rc<NotifierNode>);
 
 /// # Invariants
 ///
 /// `connection` is one of nginx's on `eventfd`, a descriptor of our own, and its `data` points to
 /// this node; it is closed, and null, before the node is gone.
-struct Node {
+struct NotifierNode {
     connection: Cell<*mut ngx_connection_t>,
     eventfd: EventFd,
     callback: RefCell<Box<dyn FnMut(NonZeroU64)>>,
@@ -45,7 +45,7 @@ impl Notifier {
         if c.is_null() {
             return None;
         }
-        let node = Rc::new(Node {
+        let node = Rc::new(NotifierNode {
             connection: Cell::new(c),
             eventfd,
             callback: RefCell::new(Box::new(callback)),
@@ -116,7 +116,7 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     // SAFETY: nginx calls a handler with its own event, whose data is the connection.
     let c = unsafe { (*event).data }.cast::<ngx_connection_t>();
     // SAFETY: as above.
-    let node = unsafe { (*c).data }.cast_const().cast::<Node>();
+    let node = unsafe { (*c).data }.cast_const().cast::<NotifierNode>();
     // SAFETY: the invariant: the connection is open, so the node is there.
     unsafe { Rc::increment_strong_count(node) };
     // SAFETY: the count was raised for this very `Rc`.

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::ffi::{ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_pool_t};
 
-use super::http_module::{HttpModule, Process, has_memory};
+use super::http_module::{HttpModule, InitProcess, has_memory};
 use super::zone;
 use crate::nginx::conf::location::Location;
 use crate::nginx::conf::opening::Purpose;
@@ -209,7 +209,7 @@ unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx
             let workers = unsafe { process::worker_count(cycle) };
             process::update_time();
             connect::prepare();
-            M::process_begins(main, Process { role: Role::current(), workers });
+            M::process_begins(main, InitProcess { role: Role::current(), workers });
         }
     });
     rc::OK

@@ -41,7 +41,7 @@ pub trait HttpModule: Module {
     fn loaded(main: &Self::Main, workers: usize, log: Log);
 
     /// A process begins its work.
-    fn process_begins(main: &Self::Main, process: Process);
+    fn process_begins(main: &Self::Main, process: InitProcess);
 
     /// A process is about to end.
     fn process_ends();
@@ -49,7 +49,7 @@ pub trait HttpModule: Module {
 
 /// A process that begins its work.
 #[derive(Clone, Copy, Debug)]
-pub struct Process {
+pub struct InitProcess {
     /// What it is.
     pub role: Role,
     /// How many workers there are.

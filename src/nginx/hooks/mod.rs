@@ -5,4 +5,4 @@ mod http_module;
 mod zone;
 
 pub use descriptor::{context, descriptor, with_main};
-pub use http_module::{HttpModule, Process};
+pub use http_module::{HttpModule, InitProcess};

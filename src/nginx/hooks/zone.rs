@@ -17,7 +17,7 @@ use crate::nginx::core::log::Level;
 use crate::nginx::core::rc;
 
 /// What the zone leads to, in the pool of the cycle.
-struct Place<M: HttpModule> {
+struct ZoneData<M: HttpModule> {
     main: *const M::Main,
     cycle: *mut ngx_cycle_t,
 }
@@ -32,10 +32,10 @@ pub(in crate::nginx) fn add<M: HttpModule>(
 ) -> Result<(), Refused> {
     let cf = parsing.cf();
     // SAFETY: HOST-2: the cycle's pool; HOST-13: aligned, or null.
-    let place = unsafe { ngx_palloc(cf.pool, size_of::<Place<M>>()) }.cast::<Place<M>>();
-    let Some(place) = NonNull::new(place) else { return Err(Refused::AlreadyLogged) };
+    let data = unsafe { ngx_palloc(cf.pool, size_of::<ZoneData<M>>()) }.cast::<ZoneData<M>>();
+    let Some(data) = NonNull::new(data) else { return Err(Refused::AlreadyLogged) };
     // SAFETY: just allocated with this size.
-    unsafe { place.write(Place { main, cycle: cf.cycle }) };
+    unsafe { data.write(ZoneData { main, cycle: cf.cycle }) };
 
     let mut name = ngx_string!("ngx_http_timer_module");
     let tag = M::descriptor().cast_mut().cast();
@@ -44,18 +44,18 @@ pub(in crate::nginx) fn add<M: HttpModule>(
     // SAFETY: a zone of the cycle that is being made, or null.
     let Some(zone) = (unsafe { zone.as_mut() }) else { return Err(Refused::AlreadyLogged) };
     zone.init = Some(init::<M>);
-    zone.data = place.as_ptr().cast();
+    zone.data = data.as_ptr().cast();
     Ok(())
 }
 
 unsafe extern "C" fn init<M: HttpModule>(zone: *mut ngx_shm_zone_t, _: *mut c_void) -> ngx_int_t {
     guard(rc::ERROR, || {
         // SAFETY: nginx passes the zone that `add` has filled in.
-        let place = unsafe { (*zone).data }.cast::<Place<M>>();
+        let data = unsafe { (*zone).data }.cast::<ZoneData<M>>();
         // SAFETY: as above; it lives in the pool of the cycle that is being made.
-        let cycle = unsafe { (*place).cycle };
+        let cycle = unsafe { (*data).cycle };
         // SAFETY: as above.
-        let main = unsafe { (*place).main };
+        let main = unsafe { (*data).main };
         // SAFETY: made by `create_main_conf`; only read from now on.
         let Some(main) = (unsafe { main.as_ref() }) else { return rc::ERROR };
         if !has_memory() {

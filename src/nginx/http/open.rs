@@ -29,7 +29,7 @@ pub(in crate::nginx) enum Follows {
 
 /// The request cannot be answered any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::nginx) struct Broken;
+pub(in crate::nginx) struct CannotSend;
 
 impl Open {
     /// # Safety
@@ -126,7 +126,7 @@ impl Open {
         buffer: NonNull<ngx_buf_t>,
         content: ngx_str_t,
         follows: Follows,
-    ) -> Result<ngx_int_t, Broken> {
+    ) -> Result<ngx_int_t, CannotSend> {
         // SAFETY: plain C data, which nginx itself zeroes before use.
         let mut filled: ngx_buf_t = unsafe { mem::zeroed() };
         if content.len > 0 {
@@ -150,7 +150,7 @@ impl Open {
         let mut chain = ngx_chain_t { buf: buffer.as_ptr(), next: ptr::null_mut() };
         // SAFETY: the caller's promise; the filters copy the link (RUN-14).
         let sent = unsafe { ngx_http_output_filter(self.0, &raw mut chain) };
-        if sent == rc::ERROR { Err(Broken) } else { Ok(sent) }
+        if sent == rc::ERROR { Err(CannotSend) } else { Ok(sent) }
     }
 
     /// Whether something that was handed over has not left yet, as `ngx_http_writer` has it; and also
@@ -194,12 +194,12 @@ impl Open {
     }
 
     /// Has nginx call the write handler when more can be sent, or after `send_timeout`.
-    pub(in crate::nginx) fn wait(&self) -> Result<(), Broken> {
+    pub(in crate::nginx) fn wait(&self) -> Result<(), CannotSend> {
         // SAFETY: the main request of an open one is open, too; ends here.
         let main = unsafe { &*self.main() };
         // SAFETY: as above: it has a location.
         let conf = unsafe { core_location(main) };
-        let Some(conf) = conf.map(NonNull::as_ptr) else { return Err(Broken) };
+        let Some(conf) = conf.map(NonNull::as_ptr) else { return Err(CannotSend) };
         // SAFETY: the request's location has its configuration.
         let timeout = unsafe { (*conf).send_timeout };
         // SAFETY: as above.
@@ -212,11 +212,11 @@ impl Open {
         }
         // SAFETY: as above.
         let handled = unsafe { ngx::ffi::ngx_handle_write_event(write, low) };
-        if handled == rc::OK { Ok(()) } else { Err(Broken) }
+        if handled == rc::OK { Ok(()) } else { Err(CannotSend) }
     }
 
     /// Has the write handler left alone until it waits again.
-    pub(in crate::nginx) fn stop_waiting(&self) -> Result<(), Broken> {
+    pub(in crate::nginx) fn stop_waiting(&self) -> Result<(), CannotSend> {
         let write = self.write_event();
         // SAFETY: the event of an open connection.
         if unsafe { (*write).timer_set() } != 0 {
@@ -226,7 +226,7 @@ impl Open {
         // A method that tells of what is so, not of what has changed, would tell of it again and again.
         // SAFETY: as above.
         let handled = unsafe { ngx::ffi::ngx_handle_write_event(write, 0) };
-        if handled == rc::OK { Ok(()) } else { Err(Broken) }
+        if handled == rc::OK { Ok(()) } else { Err(CannotSend) }
     }
 
     pub(in crate::nginx) fn finalize(self, code: ngx_int_t) {

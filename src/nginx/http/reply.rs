@@ -26,12 +26,12 @@ use std::time::Duration;
 use ngx::ffi::{ngx_buf_t, ngx_http_request_t, ngx_int_t, ngx_str_t};
 
 use super::client_request::ClientRequest;
-use super::open::{Broken, Follows, Open, as_event_of};
+use super::open::{CannotSend, Follows, Open, as_event_of};
 use super::response::{
     Answer, AskAgain, Begun, Body, More, PIECE, Pieces, Response, fill, respond,
 };
-use super::turn::{self, End, Work};
-use crate::nginx::core::event::{Hold, Next, Timer};
+use super::turn::{self, QueueEnd, Work};
+use crate::nginx::core::event::{EventTimer, Hold, Next};
 use crate::nginx::core::guard::{guard, guard_else};
 use crate::nginx::core::module::{Module, context_index};
 use crate::nginx::core::{pool, rc};
@@ -47,9 +47,9 @@ use crate::os::memory::{self, NoMemory, fallible};
 struct Reply {
     request: Cell<*mut ngx_http_request_t>,
     todo: RefCell<Todo>,
-    pieces: RefCell<Vec<Piece>>,
+    pieces: RefCell<Vec<OutBuffer>>,
     is_queued: Cell<bool>,
-    timer: RefCell<Option<Timer>>,
+    timer: RefCell<Option<EventTimer>>,
     on_write: unsafe extern "C" fn(*mut ngx_http_request_t),
 }
 
@@ -61,7 +61,7 @@ enum Todo {
 }
 
 /// What nginx was handed, and the memory that it reads.
-struct Piece {
+struct OutBuffer {
     buffer: NonNull<ngx_buf_t>,
     bytes: Vec<u8>,
 }
@@ -202,14 +202,14 @@ impl Reply {
     fn go_on_after(self: &Rc<Self>, after: Duration, todo: Todo) {
         self.todo.replace(todo);
         if after.is_zero() {
-            self.enqueue(End::Back);
+            self.enqueue(QueueEnd::Back);
             return;
         }
         let weak = Rc::downgrade(self);
         let timer = self.timer.take().unwrap_or_else(|| {
-            Timer::new(Hold::HoldsExit, move || {
+            EventTimer::new(Hold::HoldsExit, move || {
                 if let Some(reply) = weak.upgrade() {
-                    reply.enqueue(End::Front);
+                    reply.enqueue(QueueEnd::Front);
                 }
                 Next::Stop
             })
@@ -218,7 +218,7 @@ impl Reply {
         self.timer.replace(Some(timer));
     }
 
-    fn enqueue(self: &Rc<Self>, end: End) {
+    fn enqueue(self: &Rc<Self>, end: QueueEnd) {
         if self.is_queued.get() || self.request.get().is_null() {
             return;
         }
@@ -268,7 +268,7 @@ impl Reply {
         open.set_write_handler(self.on_write);
         match self.send(&open, first, more) {
             Ok(_) => self.go_on_later(open, more),
-            Err(Broken) => self.finalize(open, rc::ERROR),
+            Err(CannotSend) => self.finalize(open, rc::ERROR),
         }
     }
 
@@ -282,11 +282,11 @@ impl Reply {
         if open.must_wait() {
             return self.wait(open);
         }
-        if open.stop_waiting() == Err(Broken) {
+        if open.stop_waiting() == Err(CannotSend) {
             return self.finalize(open, rc::ERROR);
         }
         // In a slot of its own: nginx may be in the middle of other requests of the connection.
-        self.enqueue(End::Back);
+        self.enqueue(QueueEnd::Back);
     }
 
     /// Makes a piece and sends it, if what was sent before has left.
@@ -301,7 +301,7 @@ impl Reply {
         });
         let Ok((bytes, more)) = made else { return self.finalize(open, rc::ERROR) };
         match (self.send(&open, bytes, more), more) {
-            (Err(Broken), _) => self.finalize(open, rc::ERROR),
+            (Err(CannotSend), _) => self.finalize(open, rc::ERROR),
             // What is still to be sent nginx sends by itself.
             (Ok(code), More::No) => self.finalize(open, code),
             (Ok(_), _) => self.go_on_later(open, more),
@@ -319,7 +319,7 @@ impl Reply {
 
     /// Waits until the client has taken what was sent.
     fn wait(&self, open: Open) {
-        if open.wait() == Err(Broken) {
+        if open.wait() == Err(CannotSend) {
             self.finalize(open, rc::ERROR);
         }
     }
@@ -342,17 +342,17 @@ impl Reply {
     }
 
     /// Hands a piece to nginx.
-    fn send(&self, open: &Open, bytes: Vec<u8>, more: More) -> Result<ngx_int_t, Broken> {
+    fn send(&self, open: &Open, bytes: Vec<u8>, more: More) -> Result<ngx_int_t, CannotSend> {
         let mut pieces = self.pieces.borrow_mut();
         // SAFETY: the invariant: with the request its pool is there.
         let read = pieces.iter().position(|piece| unsafe { piece.is_read() });
         let at = read.unwrap_or(pieces.len());
         if read.is_none() {
-            fallible(|| pieces.try_reserve(1)).map_err(|NoMemory| Broken)?;
-            let buffer = open.new_buffer().ok_or(Broken)?;
-            pieces.push(Piece { buffer, bytes: Vec::new() });
+            fallible(|| pieces.try_reserve(1)).map_err(|NoMemory| CannotSend)?;
+            let buffer = open.new_buffer().ok_or(CannotSend)?;
+            pieces.push(OutBuffer { buffer, bytes: Vec::new() });
         }
-        let piece = pieces.get_mut(at).ok_or(Broken)?;
+        let piece = pieces.get_mut(at).ok_or(CannotSend)?;
         // INVARIANT: its buffer is empty.
         piece.bytes = bytes;
         if piece.bytes.is_empty() && more != More::No {
@@ -384,7 +384,7 @@ impl Work for Reply {
     }
 }
 
-impl Piece {
+impl OutBuffer {
     /// Whether nginx has read it to its end.
     ///
     /// # Safety

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::nginx::core::event::{Hold, Next, Posted, Timer};
+use crate::nginx::core::event::{EventTimer, Hold, Next, Posted};
 use crate::os::Share;
 use crate::os::memory::{NoMemory, fallible};
 
@@ -38,7 +38,7 @@ struct Turn {
     at: usize,
 }
 
-struct Queue {
+struct WorkQueue {
     waiting: RefCell<VecDeque<Weak<dyn Work>>>,
     next_turn: OnceCell<NextTurn>,
 }
@@ -46,7 +46,7 @@ struct Queue {
 /// The next turn comes at once, also while nginx's clock stands still.
 struct NextTurn {
     posted: Posted,
-    hold: Timer,
+    hold: EventTimer,
 }
 
 thread_local! {
@@ -54,8 +54,8 @@ thread_local! {
     static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
     /// When the slot that is in use began.
     static SLOT_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
-    static QUEUE: Queue = const {
-        Queue { waiting: RefCell::new(VecDeque::new()), next_turn: OnceCell::new() }
+    static QUEUE: WorkQueue = const {
+        WorkQueue { waiting: RefCell::new(VecDeque::new()), next_turn: OnceCell::new() }
     };
 }
 
@@ -87,7 +87,7 @@ fn is_spent() -> bool {
 
 /// Where in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::nginx) enum End {
+pub(in crate::nginx) enum QueueEnd {
     /// It is the next one: it has waited for something else.
     Front,
     /// All others come first.
@@ -99,15 +99,18 @@ pub(in crate::nginx) enum End {
 /// # Errors
 ///
 /// There is no memory.
-pub(in crate::nginx) fn enqueue<T: Work + 'static>(work: &Rc<T>, end: End) -> Result<(), NoMemory> {
+pub(in crate::nginx) fn enqueue<T: Work + 'static>(
+    work: &Rc<T>,
+    end: QueueEnd,
+) -> Result<(), NoMemory> {
     let work: Weak<T> = Rc::downgrade(work);
     QUEUE.with(|queue| {
         {
             let mut waiting = queue.waiting.borrow_mut();
             fallible(|| waiting.try_reserve(1))?;
             match end {
-                End::Front => waiting.push_front(work),
-                End::Back => waiting.push_back(work),
+                QueueEnd::Front => waiting.push_front(work),
+                QueueEnd::Back => waiting.push_back(work),
             }
         }
         queue.come_back();
@@ -115,11 +118,11 @@ pub(in crate::nginx) fn enqueue<T: Work + 'static>(work: &Rc<T>, end: End) -> Re
     })
 }
 
-impl Queue {
+impl WorkQueue {
     fn come_back(&self) {
         let next_turn = self.next_turn.get_or_init(|| NextTurn {
             posted: Posted::new(|| QUEUE.with(Self::turn)),
-            hold: Timer::new(Hold::HoldsExit, || Next::After(HOLD)),
+            hold: EventTimer::new(Hold::HoldsExit, || Next::After(HOLD)),
         });
         next_turn.posted.post_next();
         next_turn.hold.arm(HOLD);

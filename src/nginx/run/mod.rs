@@ -12,4 +12,4 @@ pub mod variable;
 
 pub use request::{Access, Method, Request, StartError, Uri};
 pub use start::{InProgress, start};
-pub use state::{End, Origin};
+pub use state::{Origin, RequestEnd};

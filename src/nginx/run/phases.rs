@@ -16,12 +16,12 @@ use crate::nginx::core::rc;
 
 const PREACCESS: usize = ngx::ffi::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
 
-type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
+type PhaseHandler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
 type Checker =
     unsafe extern "C" fn(*mut ngx_http_request_t, *mut ngx_http_phase_handler_t) -> ngx_int_t;
 
 /// What this module's handler is known by. A static, so that there is one address.
-static HANDLER: Handler = leave_out;
+static HANDLER: PhaseHandler = leave_out;
 
 /// Registers the handler, in postconfiguration.
 pub(in crate::nginx) fn install(parsing: &Parsing<'_>) -> Result<(), Refused> {

@@ -1,7 +1,7 @@
 //! Runs a location now, without a client, and tells how it ended.
 //!
 //! ```text
-//!   start ──> in progress ──────────────── the request ends ──> ended ──> on_end(End)
+//!   start ──> in progress ──────────────── the request ends ──> ended ──> on_end(RequestEnd)
 //!                 │                                ^              (a posted event)
 //!                 └── cut_off ── waits for threads ┘
 //! ```
@@ -24,7 +24,7 @@ use super::connection::{RunConnection, cut_off};
 use super::head;
 use super::phases::engine;
 use super::request::{Request, StartError};
-use super::state::{End, Origin, RunState};
+use super::state::{Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard_else;
 use crate::nginx::core::{bits, gauges, pool};
@@ -41,7 +41,7 @@ pub fn start(
     location: Location,
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
-    on_end: impl FnOnce(End) + 'static,
+    on_end: impl FnOnce(RequestEnd) + 'static,
 ) -> Result<InProgress, StartError> {
     if !location.is_in_use() {
         return Err(StartError::ConfigurationGone);

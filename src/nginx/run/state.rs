@@ -23,7 +23,7 @@ pub trait Origin: Any {
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct RequestEnd {
     /// The response's status; 0 if there was none.
     pub status: u16,
     /// Whether the response's last buffer came: a response that was cut short has its header's
@@ -33,7 +33,7 @@ pub struct End {
     pub closed: bool,
 }
 
-type OnEnd = Box<dyn FnOnce(End)>;
+type OnEnd = Box<dyn FnOnce(RequestEnd)>;
 
 /// The state of a run.
 ///
@@ -45,7 +45,7 @@ pub(super) struct RunState {
     access: Access,
     request: Cell<*mut ngx_http_request_t>,
     complete: Cell<bool>,
-    end: Cell<Option<End>>,
+    end: Cell<Option<RequestEnd>>,
     on_end: Cell<Option<OnEnd>>,
     posted: OnceCell<Posted>,
 }
@@ -68,7 +68,7 @@ impl RunState {
     pub(super) fn telling(
         origin: Rc<dyn Origin>,
         access: Access,
-        on_end: impl FnOnce(End) + 'static,
+        on_end: impl FnOnce(RequestEnd) + 'static,
     ) -> Rc<Self> {
         let state = Rc::new(Self::new(origin, access));
         state.on_end.set(Some(Box::new(on_end)));
@@ -119,14 +119,14 @@ impl RunState {
     pub(super) fn end(&self, status: u16, closed: bool) {
         // INVARIANT: closed from now on.
         self.request.set(ptr::null_mut());
-        self.end.set(Some(End { status, complete: self.complete.get(), closed }));
+        self.end.set(Some(RequestEnd { status, complete: self.complete.get(), closed }));
         if let Some(posted) = self.posted.get() {
             posted.post();
         }
     }
 
     /// How it ended, if it did.
-    pub(super) fn take_end(&self) -> Option<End> {
+    pub(super) fn take_end(&self) -> Option<RequestEnd> {
         self.end.take()
     }
 }

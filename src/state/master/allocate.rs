@@ -38,7 +38,7 @@ impl Again {
 }
 
 /// A page as a scan sees it.
-enum Page {
+enum ScannedPage {
     Free,
     Record {
         claim: Option<Box<ClaimPart>>,
@@ -50,7 +50,7 @@ enum Page {
     Damaged,
 }
 
-impl Page {
+impl ScannedPage {
     fn read(pages: &PagedFile, page: u32, again: &mut Again) -> io::Result<Self> {
         let mut seen = Self::read_once(pages, page)?;
         for _ in 0..Again::EACH.min(again.0) {
@@ -161,8 +161,8 @@ fn scan<'a>(pages: &PagedFile, names: &[&'a str], now: UnixMs) -> io::Result<Fou
     let Ok(identity) = read_identity(pages)? else { return Ok(found) };
     let mut again = Again::new();
     for number in 1..identity.pages {
-        let page = Page::read(pages, number, &mut again)?;
-        if matches!(page, Page::Damaged) {
+        let page = ScannedPage::read(pages, number, &mut again)?;
+        if matches!(page, ScannedPage::Damaged) {
             found.damage = Damage::Some;
         }
         if let Some(name) = page.name_hash().and_then(|hash| wanted.get(&hash)) {
@@ -231,7 +231,7 @@ fn add<'a>(
 fn give(pages: &PagedFile, page: u32, name: &str, damage: Damage, now: UnixMs) -> Option<()> {
     let _run = try_lock(pages, CLAIM, page)?;
     let _edit = try_lock(pages, CONTROL, page)?;
-    Page::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
+    ScannedPage::read_once(pages, page).ok().filter(|seen| seen.is_reusable(now))?;
     let mut control = match damage {
         Damage::None => Control::new(),
         Damage::Some => Control::anew(now),
@@ -279,8 +279,8 @@ pub(in crate::state) fn transplant(
     let mut fail = |action, error| notices.push(Notice::Failed { action, error });
     for ((name, at), record) in found.iter().zip(records) {
         let Some(page) = record.page else { continue };
-        let Ok(Page::Record { claim: Some(claim), control: Some(control) }) =
-            Page::read(from, *at, &mut Again::new())
+        let Ok(ScannedPage::Record { claim: Some(claim), control: Some(control) }) =
+            ScannedPage::read(from, *at, &mut Again::new())
         else {
             continue;
         };
@@ -334,8 +334,8 @@ fn records_of(pages: &PagedFile, names: &[&str]) -> io::Result<Vec<(Box<str>, u3
     let mut others = 0;
     let mut again = Again::new();
     for number in 1..pages_of(pages)? {
-        let page = Page::read(pages, number, &mut again)?;
-        let Page::Record { claim: Some(_), control: Some(control) } = page else { continue };
+        let page = ScannedPage::read(pages, number, &mut again)?;
+        let ScannedPage::Record { claim: Some(_), control: Some(control) } = page else { continue };
         if !wanted.remove(&*control.0) {
             others += 1;
             if others > OTHERS {

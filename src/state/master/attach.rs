@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::os::file::{Identity as FileIdentity, open_existing, reopen};
+use crate::os::file::{FileId, open_existing, reopen};
 use crate::os::lock::Holder;
 use crate::schedule::UnixMs;
 use crate::state::worker::notice::{Action, Notice};
@@ -71,7 +71,7 @@ impl State {
         reopen(file).or_else(|error| {
             let Some(path) = self.path() else { return Err(error) };
             let opened = open_existing(path)?;
-            let same = FileIdentity::of(&opened)? == FileIdentity::of(file)?;
+            let same = FileId::of(&opened)? == FileId::of(file)?;
             if same { Ok(opened) } else { Err(error) }
         })
     }

@@ -5,7 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::os::file::{Owner, Refusal, directory_of, may_write_as, open_to_read, open_to_read_as};
+use crate::os::file::{
+    FileOwner, Refusal, directory_of, may_write_as, open_to_read, open_to_read_as,
+};
 use crate::os::lock::Held;
 use crate::state::record::format::USE_LOCK;
 use crate::state::record::header::{Bad, PidFile};
@@ -26,7 +28,7 @@ use super::path::{
 pub fn check(
     path: &StatePath,
     pid_file: &PidFile,
-    workers: Option<Owner>,
+    workers: Option<FileOwner>,
 ) -> Result<Option<PathError>, PathError> {
     let Some(file) = path.path() else { return Ok(None) };
     let metadata = match fs::symlink_metadata(file) {
@@ -62,7 +64,7 @@ pub fn check(
 /// Whether a start as root could open the file, or make it in its directory: `path` is what has to
 /// be written to. Another user may start nginx than tests its configuration: who is not root cannot
 /// tell, nor can root of what a third user has.
-fn check_rights(file: &Path, path: &Path, workers: Option<Owner>) -> Result<(), PathError> {
+fn check_rights(file: &Path, path: &Path, workers: Option<FileOwner>) -> Result<(), PathError> {
     let Some(workers) = workers else { return Ok(()) };
     if fs::metadata(path).is_ok_and(|metadata| check_owner(file, &metadata, workers).is_err()) {
         return Ok(());

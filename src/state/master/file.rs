@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::os::file::{
-    Identity as FileIdentity, Owner, create_new_as, give_to, open_existing_as, rename_as,
-    restrict_as, sync, sync_directory_of, with_suffix,
+    FileId, FileOwner, create_new_as, give_to, open_existing_as, rename_as, restrict_as, sync,
+    sync_directory_of, with_suffix,
 };
-use crate::os::lock::{Holder, Kind, Tried, is_unsupported};
+use crate::os::lock::{Holder, LockKind, Tried, is_unsupported};
 use crate::os::memory_file::{create_memory_file, create_unlinked_file};
 use crate::schedule::UnixMs;
 use crate::state::record::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
@@ -25,7 +25,7 @@ pub struct Opener<'a> {
     /// The instance.
     pub pid_file: &'a PidFile,
     /// The user and group of the workers.
-    pub workers: Owner,
+    pub workers: FileOwner,
     /// The wall clock.
     pub now: UnixMs,
     /// Waits; the master has nothing else to do.
@@ -98,17 +98,17 @@ impl Opener<'_> {
     ) -> Result<Used, Failure> {
         let lock = |kind| pages.try_lock_at(USE_LOCK, kind).map_err(Action::Lock.failed());
         loop {
-            if lock(Kind::Exclusive)? == Tried::Taken {
+            if lock(LockKind::Exclusive)? == Tried::Taken {
                 let signed = self.sign(pages, newness);
                 if is_old(pages) {
                     unlock_use(pages)?;
                 } else {
-                    lock(Kind::Shared)?;
+                    lock(LockKind::Shared)?;
                 }
                 let (identity, is_new) = signed?;
                 return Ok(Used { users: Users::OnlyUs, identity, is_new });
             }
-            if lock(Kind::Shared)? == Tried::Taken {
+            if lock(LockKind::Shared)? == Tried::Taken {
                 break;
             }
             // Somebody has it alone, for as long as it takes to sign.
@@ -250,7 +250,7 @@ impl Opener<'_> {
         let moved = self.lock_header(pages).and_then(|locked| {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
-            if FileIdentity::at(path)? == FileIdentity::of(pages.file())?
+            if FileId::at(path)? == FileId::of(pages.file())?
                 && let Err(error) = rename_as(self.workers, path, &moved_to)
             {
                 let rewritten = self.rewrite(pages, bad, moved_to).map_err(|_| error)?;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::file::{Owner, Refusal, directory_of, metadata, not_a_directory};
+use crate::os::file::{FileOwner, Refusal, directory_of, metadata, not_a_directory};
 use crate::state::record::escaped::Escaped;
 use crate::state::record::header::PidFile;
 use crate::state::worker::notice::{Action, Failure};
@@ -140,7 +140,7 @@ pub(in crate::state) fn check_directory(path: &Path) -> Result<(), PathError> {
 pub(in crate::state) fn check_file(
     path: &Path,
     file: &File,
-    workers: Owner,
+    workers: FileOwner,
 ) -> Result<(), OpenError> {
     let metadata = metadata(file).map_err(Action::Stat.failed()).map_err(OpenError::Fault)?;
     check_metadata(path, &metadata)
@@ -166,7 +166,7 @@ pub(in crate::state) fn check_metadata(path: &Path, metadata: &Metadata) -> Resu
 pub(in crate::state) fn check_owner(
     path: &Path,
     metadata: &Metadata,
-    workers: Owner,
+    workers: FileOwner,
 ) -> Result<(), PathError> {
     if metadata.uid() == 0 || metadata.uid() == workers.uid {
         return Ok(());

@@ -74,13 +74,13 @@ impl Opener<'_> {
 mod tests {
     use std::fs;
 
-    use crate::os::fault::{Call, Effect, Fault, Repeat, with};
+    use crate::os::fault::{Call, CallFault, Effect, Repeat, with};
     use crate::os::file::with_suffix;
 
     use crate::state::tests::fixture::*;
     use crate::state::*;
 
-    const MOUNT_POINT: Fault = Fault {
+    const MOUNT_POINT: CallFault = CallFault {
         call: Some(Call::Rename),
         after: 0,
         repeat: Repeat::FromThenOn,

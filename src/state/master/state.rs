@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::os::file::Identity as FileIdentity;
+use crate::os::file::FileId;
 use crate::os::lock::is_unsupported;
 use crate::state::record::header::{Bad, Newness, Records};
 use crate::state::worker::notice::{Action, Failure, Notice};
@@ -324,7 +324,7 @@ impl State {
 
     fn is_file(&self, found: &PagedFile) -> bool {
         self.with_pages(|pages| {
-            let identity = |pages: &PagedFile| FileIdentity::of(pages.file()).ok();
+            let identity = |pages: &PagedFile| FileId::of(pages.file()).ok();
             identity(pages).is_some_and(|held| identity(found) == Some(held))
         })
         .unwrap_or(false)

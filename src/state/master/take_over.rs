@@ -6,7 +6,7 @@
 //! have from it.
 
 use crate::os::file::reopen;
-use crate::os::lock::{Holder, Kind, Tried};
+use crate::os::lock::{Holder, LockKind, Tried};
 use crate::state::record::format::USE_LOCK;
 use crate::state::record::header::{Identity, Records};
 use crate::state::worker::notice::{Action, Failure, Notice};
@@ -64,15 +64,19 @@ impl State {
         let own = self.by(pages);
         let taken = own.with_pages(|pages| {
             if identity(pages)?.is_some_and(|it| it.records == Records::Current) {
-                return lock(shared, Kind::Shared);
+                return lock(shared, LockKind::Shared);
             }
-            if !lock(pages, Kind::Exclusive)? {
+            if !lock(pages, LockKind::Exclusive)? {
                 return Ok(false);
             }
             let converted = own.convert(pages, names, opener, load);
             // Shared by both before it is let go by one: no other may find it free.
-            let taken = lock(pages, Kind::Shared).and_then(|_| {
-                if matches!(converted, Ok(true)) { lock(shared, Kind::Shared) } else { Ok(false) }
+            let taken = lock(pages, LockKind::Shared).and_then(|_| {
+                if matches!(converted, Ok(true)) {
+                    lock(shared, LockKind::Shared)
+                } else {
+                    Ok(false)
+                }
             });
             pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())?;
             converted.and(taken)
@@ -122,7 +126,7 @@ impl State {
     }
 }
 
-fn lock(pages: &PagedFile, kind: Kind) -> Result<bool, Failure> {
+fn lock(pages: &PagedFile, kind: LockKind) -> Result<bool, Failure> {
     let tried = pages.try_lock_at(USE_LOCK, kind).map_err(Action::Lock.failed())?;
     Ok(tried == Tried::Taken)
 }

@@ -116,18 +116,18 @@ impl<const BYTES: usize> Field<BYTES> {
 }
 
 /// A field as the table in the manual has it: at, bytes, what.
-pub(in crate::state) type Row = (usize, usize, &'static str);
+pub(in crate::state) type FieldRow = (usize, usize, &'static str);
 
 /// Names the fields of a part, each with the row that the manual's table has for it.
 macro_rules! fields {
     ($($name:ident $at:literal $bytes:literal $what:literal;)*) => {
         $(pub(in crate::state) const $name: Field<$bytes> = Field($at);)*
-        pub(in crate::state) const ROWS: &[Row] = &[$(($name.0, $bytes, $what)),*];
+        pub(in crate::state) const ROWS: &[FieldRow] = &[$(($name.0, $bytes, $what)),*];
     };
 }
 
 /// Whether fields follow each other and keep within so many bytes.
-const fn fit(rows: &[Row], bytes: usize) -> bool {
+const fn fit(rows: &[FieldRow], bytes: usize) -> bool {
     let (mut number, mut end) = (0, 0);
     while number < rows.len() {
         if rows[number].0 < end {
@@ -142,7 +142,7 @@ const fn fit(rows: &[Row], bytes: usize) -> bool {
 /// The identity part of the header, from the beginning of its page.
 #[rustfmt::skip]
 pub(in crate::state) mod identity {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         MAGIC 0 8 "magic: `89 4e 47 58 54 4d 52 0a`";
         CHECKSUM 8 8 "checksum of 16..2048";
@@ -161,7 +161,7 @@ const _: () = assert!(fit(identity::ROWS, IDENTITY.at + IDENTITY.bytes));
 /// The control part of the header.
 #[rustfmt::skip]
 pub(super) mod header {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of the rest";
         SERIAL 8 8 "serial";
@@ -175,7 +175,7 @@ const _: () = assert!(fit(header::ROWS, HEADER_CONTROL.bytes));
 /// The claim part of a record.
 #[rustfmt::skip]
 pub(super) mod claim {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of the rest";
         SERIAL 8 8 "serial";
@@ -217,7 +217,7 @@ const _: () = assert!(fit(claim::ROWS, CLAIM.bytes));
 /// A place of the ring of results.
 #[rustfmt::skip]
 pub(super) mod result {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of the rest";
         NUMBER 8 8 "number of the result, from 1";
@@ -237,7 +237,7 @@ const _: () = assert!(fit(result::ROWS, RESULT_BYTES));
 /// The control part of a record.
 #[rustfmt::skip]
 pub(super) mod control {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of the rest";
         SERIAL 8 8 "serial";
@@ -267,7 +267,7 @@ const _: () = assert!(fit(control::ROWS, CONTROL.bytes));
 /// One of the stretches.
 #[rustfmt::skip]
 pub(super) mod gap {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     pub(in crate::state) const BYTES: usize = 24;
     fields! {
         AFTER 0 8 "after";
@@ -281,7 +281,7 @@ const _: () = assert!(fit(gap::ROWS, gap::BYTES) && GAPS * gap::BYTES == 96);
 /// A page of a timer's text.
 #[rustfmt::skip]
 pub(super) mod text {
-    use super::{Field, Row};
+    use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of 8..4088";
         SERIAL 8 8 "serial";

@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::os::fault::{Effect, Fault, Repeat, fired, with};
+use crate::os::fault::{CallFault, Effect, Repeat, fired, with};
 use crate::os::file::with_suffix;
-use crate::os::lock::{Holder, Kind, Tried, try_lock};
+use crate::os::lock::{Holder, LockKind, Tried, try_lock};
 use crate::state::record::format::{
     CLAIM, CONTROL, HEADER_LOCK, IDENTITY, MOST_PAGES, PAGE_BYTES, USE_LOCK,
 };
@@ -23,7 +23,7 @@ fn path(fixture: &Fixture) -> PathBuf {
 /// meanwhile has begun its program.
 fn take(file: &File, byte: u64) {
     let end = Instant::now() + Duration::from_secs(30);
-    while try_lock(file, Holder::Description, byte, Kind::Exclusive).unwrap() != Tried::Taken {
+    while try_lock(file, Holder::Description, byte, LockKind::Exclusive).unwrap() != Tried::Taken {
         assert!(Instant::now() < end, "byte {byte} is locked");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -42,7 +42,7 @@ fn claim_pages(path: &PathBuf, pages: u32) -> File {
 
 /// How many calls of the system `work` needs.
 fn calls(work: impl FnOnce()) -> u32 {
-    let count = Fault {
+    let count = CallFault {
         call: None,
         after: 0,
         repeat: Repeat::FromThenOn,

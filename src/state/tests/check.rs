@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::os::fault::{Call, Effect, Fault, Repeat, with};
+use crate::os::fault::{Call, CallFault, Effect, Repeat, with};
 use crate::os::file::with_suffix;
 use crate::state::record::format::{CLAIM, CONTROL, HEADER_CONTROL, IDENTITY, PAGE_BYTES};
 use crate::state::*;
@@ -87,14 +87,14 @@ fn what_may_not_be_read_is_not_judged() {
     assert!(checked(&fixture).unwrap().is_none());
     assert!(!path(&fixture).exists());
     fs::write(path(&fixture), "#!/bin/sh\n").unwrap();
-    let no_open = Fault {
+    let no_open = CallFault {
         call: Some(Call::Open),
         after: 0,
         repeat: Repeat::FromThenOn,
         effect: Effect::Errno(13),
     };
     assert!(with(no_open, || checked(&fixture)).unwrap().is_none());
-    let no_read = Fault { call: Some(Call::Read), ..no_open };
+    let no_read = CallFault { call: Some(Call::Read), ..no_open };
     assert!(with(no_read, || checked(&fixture)).unwrap().is_none());
 }
 

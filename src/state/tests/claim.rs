@@ -1,7 +1,7 @@
 //! Claims, seen from several workers.
 
 use crate::schedule::UnixMs;
-use crate::state::worker::paged_file::Fault;
+use crate::state::worker::paged_file::WriteFault;
 use crate::state::*;
 
 use super::fixture::*;
@@ -177,7 +177,7 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
     let record = &fixture.records[0];
     let timer = timer(record, &every);
-    one.set_fault(Fault::Full);
+    one.set_fault(WriteFault::Full);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert_eq!(one.health(), Health::Degraded);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::DealtWith), "known");
@@ -185,11 +185,11 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_500), Step::DealtWith));
     one.take_notices();
     // Only the end cannot be written:
-    one.set_fault(Fault::None);
+    one.set_fault(WriteFault::None);
     let second = won(&one, timer, due(1_002_000), 1_002_000);
-    one.set_fault(Fault::Full);
+    one.set_fault(WriteFault::Full);
     second.finish(ended(Outcome::Success), None);
-    one.set_fault(Fault::None);
+    one.set_fault(WriteFault::None);
     assert_eq!(
         one.recover(timer, &RetryPolicy::default(), &mut || UnixMs(1_002_500)),
         Recovered::Nothing
@@ -206,8 +206,8 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
 fn a_degraded_timer_is_left_to_its_own_slot() {
     let fixture = Fixture::memory(&["a"]);
     let (one, every) = (fixture.worker(1), secondly());
-    one.set_fault(Fault::Full);
-    let timer = Timer { owner: Owner::Other, ..timer(&fixture.records[0], &every) };
+    one.set_fault(WriteFault::Full);
+    let timer = TimerRef { owner: Owner::Other, ..timer(&fixture.records[0], &every) };
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));
     assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_000), Step::LeftToOwner));
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::os::file::Owner as FileOwner;
+use crate::os::file::FileOwner;
 use crate::schedule::UnixMs;
 use crate::state::*;
 

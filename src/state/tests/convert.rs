@@ -4,16 +4,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::os::fault::{Call, Effect, Fault as CallFault, Repeat, errno, fired, with};
+use crate::os::fault::{Call, CallFault, Effect, Repeat, errno, fired, with};
 use crate::os::file::open_existing;
-use crate::os::lock::{Holder, Kind, Tried, try_lock};
+use crate::os::lock::{Holder, LockKind, Tried, try_lock};
 use crate::schedule::UnixMs;
 use crate::state::master::convert::{self, convert};
 use crate::state::record::control::{Gap, Order, Paused};
 use crate::state::record::format::{PAGE_BYTES, TEXT, TEXT_MARK, TEXT_MARK_AT};
 use crate::state::record::header::Records;
 use crate::state::worker::paged_file::read_identity;
-use crate::state::worker::paged_file::{Fault, PagedFile};
+use crate::state::worker::paged_file::{PagedFile, WriteFault};
 use crate::state::*;
 
 use super::fixture::*;
@@ -151,12 +151,12 @@ fn a_kill_at_any_write_leaves_a_file_with_which_the_next_start_goes_on() {
     loop {
         let mut fixture = old_file();
         let pages = PagedFile::new(open_existing(&path(&fixture)).unwrap());
-        pages.set_fault(Fault::KilledAfter(writes));
+        pages.set_fault(WriteFault::KilledAfter(writes));
         let mut identity = read_identity(&pages).unwrap().unwrap();
         assert_eq!(identity.records, Records::Old);
         convert(&pages, &mut identity, UnixMs(fixture.now)).unwrap();
         convert::end(&pages, &mut identity).unwrap();
-        let was_killed = pages.fault() == Fault::Killed;
+        let was_killed = pages.fault() == WriteFault::Killed;
         drop(pages);
         let left = fs::read(path(&fixture)).unwrap();
         // A module that knows format 1 only refuses it from the first write on.
@@ -253,7 +253,7 @@ fn a_run_of_a_worker_whose_master_was_killed_is_waited_for() {
     let mut fixture = old_file();
     let orphan = open_existing(&path(&fixture)).unwrap();
     let byte = u64::from(5_u32) * PAGE_BYTES as u64;
-    let locked = try_lock(&orphan, Holder::Description, byte, Kind::Exclusive);
+    let locked = try_lock(&orphan, Holder::Description, byte, LockKind::Exclusive);
     assert_eq!(locked.unwrap(), Tried::Taken);
     assert!(matches!(fixture.reload(&NAMES).unwrap()[..], [Notice::Waits]));
     assert!(fixture.state.as_ref().unwrap().waits());
@@ -315,7 +315,7 @@ fn an_end_that_is_cut_short_between_its_writes_loses_and_doubles_nothing() {
         let timer = timer(&fixture.records[0], &every);
         won(&one, timer, due(1_001_000), 1_001_000).finish(ended(Outcome::Success), None);
         let claim = won(&one, timer, due(1_002_000), 1_002_000);
-        one.set_fault(Fault::KilledAfter(writes));
+        one.set_fault(WriteFault::KilledAfter(writes));
         claim.finish(ended(Outcome::Success), None);
         drop(one);
         let recovered = two.recover(timer, &RetryPolicy::default(), &mut || UnixMs(1_002_500));
@@ -340,13 +340,13 @@ fn results_that_cannot_be_written_are_kept_until_they_can_be() {
         let results = store.results(timer.record, &store.read(timer.record).unwrap());
         results.iter().map(|it| it.attempt.due.0 / 1000).collect::<Vec<_>>()
     };
-    one.set_fault(Fault::Full);
+    one.set_fault(WriteFault::Full);
     for at in 1002..=1040 {
         won(&one, timer, due(at * 1000), at * 1000).finish(ended(Outcome::Failure), None);
     }
     assert_eq!(dues(&one), (1009..=1040).rev().collect::<Vec<_>>());
     assert_eq!(dues(&two), [1001]);
-    one.set_fault(Fault::None);
+    one.set_fault(WriteFault::None);
     one.write_again(timer);
     assert!(!one.has_unwritten(timer.record));
     assert_eq!(dues(&two), (1009..=1040).rev().collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::os::fault::{Call, Effect, Fault, Repeat, errno, fired, with};
+use crate::os::fault::{Call, CallFault, Effect, Repeat, errno, fired, with};
 use crate::schedule::UnixMs;
 use crate::state::worker::shared_claims::dead;
 use crate::state::*;
@@ -30,7 +30,7 @@ const ERRORS: [(Call, &[i32]); 11] = [
 
 static PIDS: AtomicU32 = AtomicU32::new(100);
 
-type Configured = fn(PathBuf) -> StatePath;
+type PathOf = fn(PathBuf) -> StatePath;
 
 /// What has happened, by which it is judged what was promised.
 #[derive(Default)]
@@ -41,7 +41,7 @@ struct Oracle {
     starts: u32,
 }
 
-struct Worker {
+struct FaultyWorker {
     pid: u32,
     store: Store,
     owner: Owner,
@@ -52,7 +52,7 @@ struct Worker {
 }
 
 #[derive(PartialEq, Eq)]
-enum Turn {
+enum Progressed {
     Act,
     Rest,
 }
@@ -60,7 +60,7 @@ enum Turn {
 struct Scenario {
     fixture: Fixture,
     oracle: Oracle,
-    workers: Vec<Worker>,
+    workers: Vec<FaultyWorker>,
     runs: u64,
     retry: RetryPolicy,
 }
@@ -69,7 +69,7 @@ struct Scenario {
 const SHORT: i64 = 100;
 
 impl Scenario {
-    fn new(configured: Configured) -> Self {
+    fn new(configured: PathOf) -> Self {
         let mut fixture = Fixture::closed(configured);
         fixture.now = 1_000_500;
         let retry = RetryPolicy {
@@ -106,7 +106,7 @@ impl Scenario {
             let pid = PIDS.fetch_add(1, Ordering::Relaxed);
             let process = Process { pid, started: 1, boot: BOOT };
             let store = state.attach(Master::This, process, UnixMs(self.fixture.now));
-            self.workers.push(Worker {
+            self.workers.push(FaultyWorker {
                 pid,
                 store,
                 owner,
@@ -137,7 +137,7 @@ impl Scenario {
             self.fixture.now += 100;
             let now = UnixMs(self.fixture.now);
             for number in 0..self.workers.len() {
-                (0..12).any(|_| self.turn(number, &every) == Turn::Rest);
+                (0..12).any(|_| self.turn(number, &every) == Progressed::Rest);
                 let worker = &mut self.workers[number];
                 let is_over = |claim: &mut Claim| now.0 >= claim.attempt().started_at.0 + takes;
                 if let Some(claim) = worker.claim.take_if(is_over) {
@@ -147,7 +147,7 @@ impl Scenario {
                 }
                 if now.0 % 1000 == 0 {
                     let timer = timer(&self.fixture.records[0], &every);
-                    worker.store.write_again(Timer { owner: worker.owner, ..timer });
+                    worker.store.write_again(TimerRef { owner: worker.owner, ..timer });
                     if worker.leaves {
                         worker.store.give_up(&self.fixture.records[0]);
                     }
@@ -157,17 +157,17 @@ impl Scenario {
     }
 
     /// One look, and one action.
-    fn turn(&mut self, number: usize, every: &Jittered) -> Turn {
+    fn turn(&mut self, number: usize, every: &Jittered) -> Progressed {
         let now = UnixMs(self.fixture.now);
         let record = self.fixture.records[0].clone();
         let worker = &mut self.workers[number];
         if worker.leaves || worker.claim.is_some() {
-            return Turn::Rest;
+            return Progressed::Rest;
         }
-        let timer = Timer { owner: worker.owner, ..timer(&record, every) };
+        let timer = TimerRef { owner: worker.owner, ..timer(&record, every) };
         if worker.attempt.is_none() {
             let _ = worker.store.recover(timer, &self.retry, &mut || now);
-            let Ok(reading) = worker.store.read_for(timer) else { return Turn::Rest };
+            let Ok(reading) = worker.store.read_for(timer) else { return Progressed::Rest };
             let within = Duration::from_secs(60);
             let policy = Policy { missed: MissedPolicy::Run { within }, schedule: Scheduled::On };
             let look = Look::at(every, now);
@@ -187,10 +187,10 @@ impl Scenario {
                 Decision::ClockSetBack => {
                     let _ = worker.store.set_back(timer, &mut || now);
                 }
-                Decision::Sleep { .. } | Decision::EndWaiting => return Turn::Rest,
+                Decision::Sleep { .. } | Decision::EndWaiting => return Progressed::Rest,
             }
         }
-        let Some(mut attempt) = worker.attempt.take() else { return Turn::Act };
+        let Some(mut attempt) = worker.attempt.take() else { return Progressed::Act };
         match attempt.step(&worker.store, timer, &mut || now) {
             Step::Won(claim) => {
                 worker.claim = Some(claim);
@@ -203,9 +203,9 @@ impl Scenario {
                 }
             }
             Step::DealtWith => {}
-            Step::GaveUp | Step::LeftToOwner | Step::Unwritable => return Turn::Rest,
+            Step::GaveUp | Step::LeftToOwner | Step::Unwritable => return Progressed::Rest,
         }
-        Turn::Act
+        Progressed::Act
     }
 
     fn won(&mut self, number: usize) {
@@ -222,9 +222,9 @@ impl Scenario {
     }
 
     /// Somebody gives an order to the worker that has this number.
-    fn order(&mut self, number: usize, give: impl FnOnce(&Store, Timer<'_>, UnixMs)) {
+    fn order(&mut self, number: usize, give: impl FnOnce(&Store, TimerRef<'_>, UnixMs)) {
         let (every, worker) = (secondly(), &self.workers[number]);
-        let timer = Timer { owner: worker.owner, ..timer(&self.fixture.records[0], &every) };
+        let timer = TimerRef { owner: worker.owner, ..timer(&self.fixture.records[0], &every) };
         give(&worker.store, timer, UnixMs(self.fixture.now));
     }
 
@@ -279,7 +279,7 @@ impl Scenario {
     }
 }
 
-fn every_call(configured: Configured) {
+fn every_call(configured: PathOf) {
     let errors = |(call, errors): &(Call, &'static [i32])| {
         let call = *call;
         errors.iter().map(move |errno| (call, Effect::Errno(*errno)))
@@ -289,7 +289,7 @@ fn every_call(configured: Configured) {
         for repeat in [Repeat::Once, Repeat::FromThenOn] {
             let mut after = 0;
             loop {
-                let fault = Fault { call: Some(call), after, repeat, effect };
+                let fault = CallFault { call: Some(call), after, repeat, effect };
                 let play = || {
                     let mut scenario = Scenario::new(configured);
                     scenario.play();
@@ -339,7 +339,7 @@ fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read()
     let next = Wanted::Next { run, attempt: 2 };
     won(&two, timer, next, 1_001_100).finish(ended(Outcome::Failure), None);
     let effect = Effect::Errno(errno::EIO);
-    let fault = Fault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
+    let fault = CallFault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
     with(fault, || {
         assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
         won(&one, timer, due(1_002_000), 1_002_000).finish(ended(Outcome::Success), None);
@@ -356,7 +356,7 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
     let known = one.read_for(timer).unwrap().run.progress;
     assert!(matches!(known, Progress::Running(..)));
     let effect = Effect::Errno(errno::EIO);
-    let fault = Fault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
+    let fault = CallFault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
     with(fault, || {
         first.finish(ended(Outcome::Success), None);
         won(&one, timer, due(1_002_000), 1_002_000).finish(ended(Outcome::Success), None);
@@ -380,7 +380,7 @@ fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too()
         let at = UnixMs(1_002_000);
         let overlap = || one.overlap(timer, at, OverlapPolicy::Skip, at);
         let effect = Effect::Errno(errno::EIO);
-        let fault = Fault { call: Some(call), after: 0, repeat: Repeat::FromThenOn, effect };
+        let fault = CallFault { call: Some(call), after: 0, repeat: Repeat::FromThenOn, effect };
         with(fault, || assert_eq!(overlap(), Edited::Again));
         assert_eq!(overlap(), Edited::Done(true));
         first.finish(ended(Outcome::Success), None);
@@ -405,7 +405,7 @@ fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits(
     let timer = timer(&fixture.records[0], &every);
     let first = won(&two, timer, due(1_001_000), 1_001_000);
     one.read_for(timer).unwrap();
-    let fault = Fault {
+    let fault = CallFault {
         call: Some(Call::Read),
         after: 0,
         repeat: Repeat::FromThenOn,

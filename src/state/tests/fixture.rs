@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::os::file::Owner as FileOwner;
+use crate::os::file::FileOwner;
 use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 use crate::state::policy::due::tests::every;
@@ -144,12 +144,17 @@ pub(in crate::state) fn secondly() -> Jittered {
 }
 
 /// A timer of a fixture.
-pub(in crate::state) fn timer<'a>(record: &'a Record, due_times: &'a dyn DueTimes) -> Timer<'a> {
-    Timer { record, due_times, owner: Owner::This, timeout: Duration::from_secs(60) }
+pub(in crate::state) fn timer<'a>(record: &'a Record, due_times: &'a dyn DueTimes) -> TimerRef<'a> {
+    TimerRef { record, due_times, owner: Owner::This, timeout: Duration::from_secs(60) }
 }
 
 /// Claims, waiting as often as it is told to.
-pub(in crate::state) fn claim(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> Step {
+pub(in crate::state) fn claim(
+    store: &Store,
+    timer: TimerRef<'_>,
+    wanted: Wanted,
+    now: i64,
+) -> Step {
     let mut attempt = attempt_for(wanted, run_id(now.unsigned_abs()));
     loop {
         match attempt.step(store, timer, &mut || UnixMs(now)) {
@@ -169,7 +174,7 @@ pub(in crate::state) fn due(at: i64) -> Wanted {
 }
 
 /// Claims what nobody contests.
-pub(in crate::state) fn won(store: &Store, timer: Timer<'_>, wanted: Wanted, now: i64) -> Claim {
+pub(in crate::state) fn won(store: &Store, timer: TimerRef<'_>, wanted: Wanted, now: i64) -> Claim {
     match claim(store, timer, wanted, now) {
         Step::Won(claim) => claim,
         step => panic!("{step:?}"),

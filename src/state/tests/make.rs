@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::os::fault::{Effect, Fault, Repeat, errno, with};
-use crate::os::file::{Owner as FileOwner, with_suffix};
+use crate::os::fault::{CallFault, Effect, Repeat, errno, with};
+use crate::os::file::{FileOwner, with_suffix};
 use crate::os::lock::Holder;
 use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
@@ -79,7 +79,7 @@ fn of_masters_that_make_one_file_at_once_one_does() {
 /// What a fault of one system call does to opening.
 fn under(call: Action, errno: i32, work: impl FnOnce() -> Vec<Notice>) -> Vec<Notice> {
     let effect = Effect::Errno(errno);
-    with(Fault { call: Some(call), after: 0, repeat: Repeat::FromThenOn, effect }, work)
+    with(CallFault { call: Some(call), after: 0, repeat: Repeat::FromThenOn, effect }, work)
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn locks_that_are_unknown_are_one_warning_and_memory() {
     for make in [StatePath::Named as fn(PathBuf) -> StatePath, StatePath::Default] {
         for number in [errno::EINVAL, errno::ENOSYS, errno::ENOLCK] {
             let mut fixture = Fixture::closed(make);
-            let fault = Fault {
+            let fault = CallFault {
                 call: Some(Action::Lock),
                 after: 0,
                 repeat: Repeat::Once,

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::os::file::with_suffix;
 use crate::schedule::UnixMs;
-use crate::state::worker::paged_file::Fault;
+use crate::state::worker::paged_file::WriteFault;
 use crate::state::*;
 
 use super::fixture::*;
@@ -55,8 +55,8 @@ fn ten_thousand_timers_have_room() {
 
 #[test]
 fn bad_content_is_moved_aside_and_nothing_is_new_after_it() {
-    type Damage<'a> = &'a dyn Fn(&PathBuf);
-    let damages: [(Bad, Damage<'_>); 4] = [
+    type Damaging<'a> = &'a dyn Fn(&PathBuf);
+    let damages: [(Bad, Damaging<'_>); 4] = [
         (Bad::Blank, &|path| fs::write(path, [0; 8192]).unwrap()),
         (Bad::Truncated, &|path| {
             fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
@@ -141,7 +141,7 @@ fn a_damaged_file_that_cannot_be_written_anew_stops_no_timer() {
         // Cut to nothing, or full of zeros from here on.
         file.set_len(if cut == 0 { 0 } else { 700 }).unwrap();
         file.set_len(len).unwrap();
-        worker.set_fault(Fault::Full);
+        worker.set_fault(WriteFault::Full);
         let timer = timer(record(&fixture, "a"), &every);
         let mut now = fixture.now - fixture.now % 1000 + 1000;
         for _ in 0..20 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 use crate::state::worker::broken_rules::{self, Rule, is_broken};
-use crate::state::worker::paged_file::Fault;
+use crate::state::worker::paged_file::WriteFault;
 use crate::state::worker::store::Claimed;
 use crate::state::*;
 
@@ -18,7 +18,7 @@ mod events;
 
 /// A promise that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::state) enum Broken {
+pub(in crate::state) enum BrokenPromise {
     /// One at a time: two attempts at once.
     OneAtATime,
     /// At most once: a due time, an attempt or an order taken twice.
@@ -31,13 +31,13 @@ pub(in crate::state) enum Broken {
     Reload,
 }
 
-pub(in crate::state) type Verdict = Result<(), (Broken, String)>;
+pub(in crate::state) type Verdict = Result<(), (BrokenPromise, String)>;
 
-fn broken(promise: Broken, what: impl fmt::Display) -> (Broken, String) {
+fn broken(promise: BrokenPromise, what: impl fmt::Display) -> (BrokenPromise, String) {
     (promise, what.to_string())
 }
 
-struct Worker {
+struct SimWorker {
     number: u32,
     store: Store,
     claim: Option<Claim>,
@@ -60,7 +60,7 @@ pub(in crate::state) struct Simulator {
     policy: Policy,
     overlap: OverlapPolicy,
     retry: RetryPolicy,
-    workers: Vec<Option<Worker>>,
+    workers: Vec<Option<SimWorker>>,
     started: u32,
     runs: u64,
     depth: u32,
@@ -151,7 +151,7 @@ impl Simulator {
         }
     }
 
-    fn fail(&mut self, promise: Broken, what: impl fmt::Display) {
+    fn fail(&mut self, promise: BrokenPromise, what: impl fmt::Display) {
         if self.verdict.is_ok() {
             self.verdict = Err(broken(promise, format_args!("{what}, now {}", self.now)));
         }
@@ -175,7 +175,7 @@ impl Simulator {
         self.started += 1;
         let process = Process { pid: self.started, started: 1, boot: BOOT };
         let state = self.fixture.state.as_ref().unwrap();
-        self.workers[slot] = Some(Worker {
+        self.workers[slot] = Some(SimWorker {
             number: self.started,
             store: state.attach(Master::This, process, UnixMs(self.now)),
             claim: None,
@@ -187,7 +187,7 @@ impl Simulator {
     }
 
     /// Dies: descriptors and memory are gone, nothing is written.
-    fn kill(&mut self, worker: Worker) {
+    fn kill(&mut self, worker: SimWorker) {
         broken_rules::die(worker.number);
         self.running.remove(&worker.number);
         drop(worker);
@@ -198,7 +198,7 @@ impl Simulator {
         let Some(mut worker) = self.workers[slot].take() else { return };
         if self.rng.one_in(25) {
             let writes = u32::try_from(self.rng.below(3)).unwrap();
-            worker.store.set_fault(Fault::KilledAfter(writes));
+            worker.store.set_fault(WriteFault::KilledAfter(writes));
         }
         let claims = self.record.claims.clone();
         let before = claims.as_ref().map(|claims| (claims.taken(), claims.orders_done()));
@@ -209,12 +209,12 @@ impl Simulator {
             }
             self.kill(worker);
         } else {
-            worker.store.set_fault(Fault::None);
+            worker.store.set_fault(WriteFault::None);
             self.workers[slot] = Some(worker);
         }
     }
 
-    fn act(&mut self, worker: &mut Worker) {
+    fn act(&mut self, worker: &mut SimWorker) {
         if worker.exiting {
             return;
         }
@@ -265,7 +265,7 @@ impl Simulator {
         }
     }
 
-    fn step(&mut self, worker: &mut Worker, timer: Timer<'_>) {
+    fn step(&mut self, worker: &mut SimWorker, timer: TimerRef<'_>) {
         let Some(mut attempt) = worker.attempt.take() else { return };
         let mut read_at = None;
         let step = broken_rules::claiming(attempt.wanted(), || {
@@ -297,11 +297,11 @@ impl Simulator {
         }
     }
 
-    fn overlap(&mut self, worker: &Worker, timer: Timer<'_>, wanted: Wanted) {
+    fn overlap(&mut self, worker: &SimWorker, timer: TimerRef<'_>, wanted: Wanted) {
         let Wanted::Due { due, .. } = wanted else { return };
         let edited = worker.store.overlap(timer, due, self.overlap, UnixMs(self.now));
         if edited == Edited::Done(true) && self.running.is_empty() {
-            self.fail(Broken::NeverSilent, "an overlap with nothing in progress");
+            self.fail(BrokenPromise::NeverSilent, "an overlap with nothing in progress");
         }
     }
 
@@ -327,27 +327,27 @@ impl Simulator {
         read_at
     }
 
-    fn won(&mut self, worker: &mut Worker, claim: Claim) {
+    fn won(&mut self, worker: &mut SimWorker, claim: Claim) {
         let attempt = *claim.attempt();
         if worker.store.was_killed() {
             return;
         }
         if let Some(other) = self.running.values().next().copied() {
-            self.fail(Broken::OneAtATime, format_args!("{attempt:?} beside {other:?}"));
+            self.fail(BrokenPromise::OneAtATime, format_args!("{attempt:?} beside {other:?}"));
         }
         if !self.attempts.insert((attempt.run, attempt.number)) {
-            self.fail(Broken::AtMostOnce, format_args!("attempt {attempt:?} again"));
+            self.fail(BrokenPromise::AtMostOnce, format_args!("attempt {attempt:?} again"));
         }
         let scheduled = !attempt.trigger.is_unscheduled();
         if scheduled && attempt.number == 1 {
             if attempt.due.0 > self.now {
-                self.fail(Broken::AtMostOnce, format_args!("{attempt:?} is early"));
+                self.fail(BrokenPromise::AtMostOnce, format_args!("{attempt:?} is early"));
             }
             if !self.taken.insert(attempt.due.0) {
-                self.fail(Broken::AtMostOnce, format_args!("{attempt:?} again"));
+                self.fail(BrokenPromise::AtMostOnce, format_args!("{attempt:?} again"));
             }
             if attempt.due.0 <= self.reloaded_at {
-                self.fail(Broken::Reload, format_args!("{attempt:?}"));
+                self.fail(BrokenPromise::Reload, format_args!("{attempt:?}"));
             }
             self.newest_taken = self.newest_taken.max(attempt.due.0);
         }
@@ -423,7 +423,7 @@ impl Simulator {
         let late = self.late(&reading);
         if started == 0 || late > 0 {
             let what = format!("{started} attempts, {late} due times late");
-            return Err(broken(Broken::NeverSilent, what));
+            return Err(broken(BrokenPromise::NeverSilent, what));
         }
         self.account(&reading)
     }
@@ -439,6 +439,6 @@ impl Simulator {
             return Ok(());
         }
         let what = format!("{} due times, {dealt} dealt with", self.expected);
-        Err(broken(Broken::Account, what))
+        Err(broken(BrokenPromise::Account, what))
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::state::worker::broken_rules::{Rule, without};
 
-use super::simulator::{Broken, Simulator, Verdict};
+use super::simulator::{BrokenPromise, Simulator, Verdict};
 
 fn run(seed: u64) -> Verdict {
     let mut simulator = Simulator::new(seed);
@@ -29,26 +29,26 @@ fn every_promise_holds_in_every_order() {
 }
 
 /// What breaks without each rule, and from which seed on to look for it.
-const NEEDED_FOR: [(Rule, u64, &[Broken]); 12] = [
+const NEEDED_FOR: [(Rule, u64, &[BrokenPromise]); 12] = [
     // Another one claims between the read and the lock.
-    (Rule::RereadUnderLock, 2, &[Broken::AtMostOnce, Broken::Account]),
+    (Rule::RereadUnderLock, 2, &[BrokenPromise::AtMostOnce, BrokenPromise::Account]),
     // The holder died, and somebody who looks at what it left holds its lock for a moment.
-    (Rule::OverlapIsSeenThrice, 147, &[Broken::NeverSilent]),
+    (Rule::OverlapIsSeenThrice, 147, &[BrokenPromise::NeverSilent]),
     // The kernel grants a second lock on one description, and releases both at once.
-    (Rule::TableOfClaims, 0, &[Broken::OneAtATime]),
-    (Rule::LockIsHeld, 0, &[Broken::OneAtATime]),
+    (Rule::TableOfClaims, 0, &[BrokenPromise::OneAtATime]),
+    (Rule::LockIsHeld, 0, &[BrokenPromise::OneAtATime]),
     // The attempt was made by another one, and has failed too.
-    (Rule::AttemptIsClaimed, 138, &[Broken::AtMostOnce]),
-    (Rule::OrderIsDone, 3, &[Broken::AtMostOnce]),
+    (Rule::AttemptIsClaimed, 138, &[BrokenPromise::AtMostOnce]),
+    (Rule::OrderIsDone, 3, &[BrokenPromise::AtMostOnce]),
     // What was left out as an overlap runs late, and counts twice.
-    (Rule::LeftOutIsDealtWith, 2, &[Broken::Account, Broken::AtMostOnce]),
-    (Rule::LeftOutIsCounted, 1, &[Broken::Account]),
+    (Rule::LeftOutIsDealtWith, 2, &[BrokenPromise::Account, BrokenPromise::AtMostOnce]),
+    (Rule::LeftOutIsCounted, 1, &[BrokenPromise::Account]),
     // The watermark lies ahead, and the timer waits for it.
-    (Rule::ClockSetBack, 4, &[Broken::NeverSilent]),
+    (Rule::ClockSetBack, 4, &[BrokenPromise::NeverSilent]),
     // What others took while the claimant was off the processor looks like a step of the clock.
-    (Rule::ClockUnderLock, 102, &[Broken::Account, Broken::AtMostOnce]),
-    (Rule::InterruptedIsCounted, 2, &[Broken::Account]),
-    (Rule::NotBefore, 0, &[Broken::Reload, Broken::Account]),
+    (Rule::ClockUnderLock, 102, &[BrokenPromise::Account, BrokenPromise::AtMostOnce]),
+    (Rule::InterruptedIsCounted, 2, &[BrokenPromise::Account]),
+    (Rule::NotBefore, 0, &[BrokenPromise::Reload, BrokenPromise::Account]),
 ];
 
 #[test]

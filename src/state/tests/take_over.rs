@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use crate::os::file::open_existing;
-use crate::os::lock::{Holder, Kind, Tried, try_lock, unlock};
+use crate::os::lock::{Holder, LockKind, Tried, try_lock, unlock};
 use crate::schedule::UnixMs;
 use crate::state::record::format::USE_LOCK;
 use crate::state::*;
@@ -17,14 +17,14 @@ struct OldMaster(File);
 impl OldMaster {
     fn new(fixture: &Fixture) -> Self {
         let file = open_existing(&path(fixture)).unwrap();
-        let locked = try_lock(&file, Holder::Description, USE_LOCK, Kind::Shared).unwrap();
+        let locked = try_lock(&file, Holder::Description, USE_LOCK, LockKind::Shared).unwrap();
         assert_eq!(locked, Tried::Taken);
         Self(file)
     }
 
     /// As it does at its start, to see whether it has the file alone.
     fn is_alone(&self) -> bool {
-        let alone = try_lock(&self.0, Holder::Description, USE_LOCK, Kind::Exclusive).unwrap();
+        let alone = try_lock(&self.0, Holder::Description, USE_LOCK, LockKind::Exclusive).unwrap();
         if alone == Tried::Taken {
             unlock(&self.0, Holder::Description, USE_LOCK).unwrap();
         }
@@ -174,7 +174,7 @@ fn without_descriptions_of_their_own_workers_take_over_all_the_same() {
     let moved = crate::os::file::with_suffix(&path(&fixture), ".moved");
     drop(old);
     // Neither by /proc nor by its path.
-    let fault = crate::os::fault::Fault {
+    let fault = crate::os::fault::CallFault {
         call: Some(Action::Open),
         after: 0,
         repeat: crate::os::fault::Repeat::FromThenOn,

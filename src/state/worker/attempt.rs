@@ -31,7 +31,7 @@ use super::exclusion::{Excluded, Exclusion, longest_attempt};
 use super::locked_read::Blocked;
 use super::notice::Notice;
 use super::shared_claims::Claimant;
-use super::store::{Claimed, Inner, Owner, Steps, Store, Timer, Unread, Written};
+use super::store::{Claimed, Inner, Owner, Steps, Store, TimerRef, Unread, Written};
 
 /// A claim that is being tried; between two steps its caller waits.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct ClaimAttempt {
     wanted: Wanted,
     run: RunId,
     around: Around,
-    known: Known,
+    known: Expected,
     /// Whether the record is looked at before the lock is tried.
     looks_first: bool,
     steps: Steps,
@@ -50,7 +50,7 @@ pub struct ClaimAttempt {
 
 /// What is known of the record before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum Expected {
     /// What is wanted was decided by what it said.
     Seen,
     /// It was plain, and must still be.
@@ -108,7 +108,7 @@ impl ClaimAttempt {
             wanted,
             run,
             around: look.around,
-            known: Known::Seen,
+            known: Expected::Seen,
             looks_first: true,
             steps: Steps::default(),
             seen_running: None,
@@ -124,7 +124,7 @@ impl ClaimAttempt {
         let wanted = Wanted::Due { due, start, trigger: Trigger::Schedule };
         let in_time = look.now.ms_since(start) <= look.missed_after_ms();
         let attempt = Self::new(wanted, run, look);
-        in_time.then_some(Self { known: Known::Plain, looks_first: false, ..attempt })
+        in_time.then_some(Self { known: Expected::Plain, looks_first: false, ..attempt })
     }
 
     /// What is claimed.
@@ -137,13 +137,13 @@ impl ClaimAttempt {
     pub fn step(
         &mut self,
         store: &Store,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
         // Rule "table of claims".
         let is_ours = inner.claimed(timer.record) == Claimed::Yes;
-        if is_ours && self.known == Known::Plain {
+        if is_ours && self.known == Expected::Plain {
             return Step::DealtWith;
         }
         let seen = self.looks_first.then(|| store.read_for(timer));
@@ -192,11 +192,11 @@ impl ClaimAttempt {
             Err(Blocked::Lost) => {
                 let reading = inner.local_reading(timer.record);
                 let record = &timer.record.lost();
-                let local = Timer { record, ..timer };
+                let local = TimerRef { record, ..timer };
                 return self.decide_locked(store, local, exclusion, reading, now, clock);
             }
         };
-        if self.known == Known::Plain && !reading.is_plain() {
+        if self.known == Expected::Plain && !reading.is_plain() {
             return Step::DealtWith;
         }
         if let Progress::Running(attempt) = reading.run.progress
@@ -213,7 +213,7 @@ impl ClaimAttempt {
             self.seen_running = None;
             return self.again();
         };
-        if self.known == Known::Plain {
+        if self.known == Expected::Plain {
             return Step::DealtWith;
         }
         // Rule "overlap is seen thrice".
@@ -245,7 +245,7 @@ impl ClaimAttempt {
     fn decide_locked(
         &mut self,
         store: &Store,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         exclusion: Exclusion<'_>,
         mut reading: Reading,
         mut now: UnixMs,
@@ -365,7 +365,7 @@ impl ClaimAttempt {
     fn pass_over(
         &mut self,
         inner: &Inner,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         reading: &Reading,
         due: UnixMs,
         now: UnixMs,
@@ -401,7 +401,7 @@ impl ClaimAttempt {
     }
 
     /// What is due is worth more than the account of what was not.
-    fn not_counted(&mut self, inner: &Inner, timer: Timer<'_>) -> Option<Step> {
+    fn not_counted(&mut self, inner: &Inner, timer: TimerRef<'_>) -> Option<Step> {
         let Some(after) = self.steps.next() else {
             inner.notice(Notice::NotCounted { name: timer.record.name.clone() });
             return None;
@@ -415,7 +415,7 @@ pub(in crate::state) fn is_another(
     inner: &Inner,
     attempt: &Attempt,
     now: UnixMs,
-    timer: Timer<'_>,
+    timer: TimerRef<'_>,
 ) -> bool {
     attempt.boot == inner.process.boot
         && attempt.pid != inner.process.pid

@@ -85,12 +85,12 @@ pub(in crate::state) fn loading<T>(work: impl FnOnce() -> T) -> T {
 
 /// What one description has read and locked.
 #[derive(Debug, Default)]
-pub(in crate::state) struct Seen {
+pub(in crate::state) struct ReadsAndLocks {
     locked: RefCell<HashSet<u64>>,
     before: RefCell<Vec<u8>>,
 }
 
-impl Seen {
+impl ReadsAndLocks {
     pub(in crate::state) fn locked(&self, offset: u64) {
         self.locked.borrow_mut().insert(offset);
     }

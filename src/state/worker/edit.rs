@@ -16,7 +16,7 @@ use super::access::Unreadable;
 use super::locked_read::Blocked;
 use super::notice::Notice;
 use super::store::{
-    Claimed, Inner, LocalRecord, Owner, Record, Store, Timer, UNREAD_EDIT_TRIES,
+    Claimed, Inner, LocalRecord, Owner, Record, Store, TimerRef, UNREAD_EDIT_TRIES,
     UNWRITTEN_EDIT_TRIES, Unread, Written,
 };
 
@@ -58,7 +58,7 @@ enum Change<T> {
 
 impl Store {
     /// Pauses a timer, until an instant or for ever. What started before and was not taken is counted as missed.
-    pub fn pause(&self, timer: Timer<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
+    pub fn pause(&self, timer: TimerRef<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
         self.edit_and_raise(timer, now, |reading| {
             let dealt = reading.dealt_with_up_to(now);
             let queued = reading.queued(now);
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// Ends a timer's pause: nothing that came due meanwhile is missed.
-    pub fn resume(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+    pub fn resume(&self, timer: TimerRef<'_>, now: UnixMs) -> Edited<()> {
         self.edit_and_raise(timer, now, |reading| {
             let control = &mut reading.control;
             resume(&mut control.paused, &mut control.not_before, now);
@@ -100,7 +100,7 @@ impl Store {
     }
 
     /// Ends a timer's pause that has expired.
-    pub(in crate::state) fn end_pause(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+    pub(in crate::state) fn end_pause(&self, timer: TimerRef<'_>, now: UnixMs) -> Edited<()> {
         self.edit(timer, now, |reading| {
             let control = &mut reading.control;
             if !control.paused.is_some_and(|paused| paused.has_expired(now)) {
@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// Orders a run by hand.
-    pub fn order_run(&self, timer: Timer<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
+    pub fn order_run(&self, timer: TimerRef<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
         self.edit_and_raise(timer, now, |reading| {
             if reading.run.progress != Progress::Nothing {
                 return Change::Leave(Ordered::Conflict);
@@ -149,7 +149,7 @@ impl Store {
     }
 
     /// Orders the run in progress to be cancelled; a waiting one included.
-    pub fn order_cancel(&self, timer: Timer<'_>, now: UnixMs) -> Edited<Ordered> {
+    pub fn order_cancel(&self, timer: TimerRef<'_>, now: UnixMs) -> Edited<Ordered> {
         self.edit_and_raise(timer, now, |reading| match reading.run.progress {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
                 reading.control.cancel = Some(attempt.run);
@@ -171,7 +171,7 @@ impl Store {
     }
 
     /// Drops an order that no worker took in time.
-    pub fn drop_order(&self, timer: Timer<'_>, number: u64, now: UnixMs) -> Edited<()> {
+    pub fn drop_order(&self, timer: TimerRef<'_>, number: u64, now: UnixMs) -> Edited<()> {
         self.edit(timer, now, |reading| {
             match reading.control.pending_order(reading.run.orders_done) {
                 Some(order) if order.number == number => {
@@ -189,7 +189,7 @@ impl Store {
     /// it into the queue's one place. `false` if it had been dealt with already.
     pub fn overlap(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         due: UnixMs,
         policy: OverlapPolicy,
         now: UnixMs,
@@ -215,7 +215,7 @@ impl Store {
     /// Leaves out for good all due times up to `up_to` that have not been dealt with.
     pub fn leave_out(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         up_to: UnixMs,
         kind: LeftOut,
         now: UnixMs,
@@ -239,7 +239,7 @@ impl Store {
 
     /// Goes on counting what was left out, 1000 due times per call; while [`Control::has_uncounted`]
     /// says so.
-    pub fn count(&self, timer: Timer<'_>, now: UnixMs) -> Edited<()> {
+    pub fn count(&self, timer: TimerRef<'_>, now: UnixMs) -> Edited<()> {
         self.edit(timer, now, |reading| {
             if !reading.control.has_uncounted() {
                 return Change::Leave(());
@@ -263,7 +263,7 @@ impl Store {
     /// of it must not have been done.
     fn edit_and_raise<T>(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         now: UnixMs,
         change: impl FnOnce(&mut Reading) -> Change<T>,
     ) -> Edited<T> {
@@ -277,7 +277,7 @@ impl Store {
 
     fn edit<T>(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         now: UnixMs,
         change: impl FnOnce(&mut Reading) -> Change<T>,
     ) -> Edited<T> {
@@ -355,14 +355,14 @@ impl Inner {
     }
 
     /// Whether another process has locked a record in which nothing is in progress.
-    fn is_locked(&self, timer: Timer<'_>) -> bool {
+    fn is_locked(&self, timer: TimerRef<'_>) -> bool {
         self.claimed(timer.record) == Claimed::No
             && (self.run_lock_held(timer.record) == Some(Held::Elsewhere)
                 || self.is_held_elsewhere(timer))
     }
 
     /// Counts what was left out and tells; the caller holds the edit lock and writes.
-    pub(in crate::state) fn count(&self, timer: Timer<'_>, control: &mut Control) {
+    pub(in crate::state) fn count(&self, timer: TimerRef<'_>, control: &mut Control) {
         let counted = control.count(timer.due_times);
         if counted != Counted::default() {
             self.notice(Notice::LeftOut { name: timer.record.name.clone(), counted });

@@ -13,8 +13,8 @@ use crate::state::record::run::{Attempt, Trigger};
 use super::access::Lock;
 use super::locked::Locked;
 use super::notice::Notice;
-use super::shared_claims::{Claimant, Held, SharedClaim};
-use super::store::{Inner, Owner, Record, Timer};
+use super::shared_claims::{Claimant, HoldResult, SharedClaim};
+use super::store::{Inner, Owner, Record, TimerRef};
 
 /// An attempt that exceeds its timeout by this does not end any more.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -22,13 +22,13 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// The right to act on a timer, given back when it is dropped.
 pub(in crate::state) struct Exclusion<'a> {
     // Dropped in this order: who gets the lock finds no holder.
-    hold: Hold<'a>,
+    hold: SharedClaimGuard<'a>,
     lock: Option<Locked<&'a Inner>>,
     /// Whether a living process has had the timer for too long.
     taken_over: bool,
 }
 
-struct Hold<'a> {
+struct SharedClaimGuard<'a> {
     inner: &'a Inner,
     record: Option<&'a Record>,
 }
@@ -45,38 +45,38 @@ pub(in crate::state) enum Excluded<'a> {
 
 impl Inner {
     /// Tries to exclude others from a timer.
-    pub(in crate::state) fn exclude<'a>(&'a self, timer: Timer<'a>) -> Excluded<'a> {
+    pub(in crate::state) fn exclude<'a>(&'a self, timer: TimerRef<'a>) -> Excluded<'a> {
         let lock = match self.try_run_lock(timer.record) {
             Lock::Taken(lock) => Some(lock),
             Lock::Refused => return Excluded::Us,
             Lock::Unknown if timer.owner == Owner::Other => return Excluded::LeftToOwner,
             Lock::Unknown => None,
         };
-        let held = timer.record.claims.as_ref().map_or(Held::Here, |claims| {
+        let held = timer.record.claims.as_ref().map_or(HoldResult::Here, |claims| {
             claims.hold(self.process.holder(), longest_attempt(timer))
         });
         let taken_over = match held {
-            Held::Here => false,
-            Held::Elsewhere(..) => return Excluded::Us,
-            Held::TakenOver(other, since) => {
+            HoldResult::Here => false,
+            HoldResult::Elsewhere(..) => return Excluded::Us,
+            HoldResult::TakenOver(other, since) => {
                 let name = timer.record.name.clone();
                 self.notice(Notice::TakenOver { name, pid: other.pid, since });
                 true
             }
         };
         Excluded::Others(Exclusion {
-            hold: Hold { inner: self, record: Some(timer.record) },
+            hold: SharedClaimGuard { inner: self, record: Some(timer.record) },
             lock,
             taken_over,
         })
     }
 
     /// Whether a living process of this master has a run of the timer, or its end still to write.
-    pub(in crate::state) fn is_held_elsewhere(&self, timer: Timer<'_>) -> bool {
+    pub(in crate::state) fn is_held_elsewhere(&self, timer: TimerRef<'_>) -> bool {
         self.holder_elsewhere(timer).is_some()
     }
 
-    fn holder_elsewhere(&self, timer: Timer<'_>) -> Option<(Claimant, Duration)> {
+    fn holder_elsewhere(&self, timer: TimerRef<'_>) -> Option<(Claimant, Duration)> {
         let held = timer.record.claims.as_ref().and_then(SharedClaim::holder);
         held.filter(|(holder, since)| {
             *holder != self.process.holder() && *since <= longest_attempt(timer) && holder.lives()
@@ -84,7 +84,11 @@ impl Inner {
     }
 
     /// The run of that process, as far as the memory tells that they share.
-    pub(in crate::state) fn run_elsewhere(&self, timer: Timer<'_>, now: UnixMs) -> Option<Attempt> {
+    pub(in crate::state) fn run_elsewhere(
+        &self,
+        timer: TimerRef<'_>,
+        now: UnixMs,
+    ) -> Option<Attempt> {
         let (holder, since) = self.holder_elsewhere(timer)?;
         let claims = timer.record.claims.as_ref()?;
         let since_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
@@ -101,7 +105,7 @@ impl Inner {
 }
 
 /// An attempt that takes longer than this is not waited for where no lock tells who makes it.
-pub(in crate::state) fn longest_attempt(timer: Timer<'_>) -> Duration {
+pub(in crate::state) fn longest_attempt(timer: TimerRef<'_>) -> Duration {
     timer.timeout.saturating_add(STUCK_AFTER)
 }
 
@@ -127,7 +131,7 @@ impl Exclusion<'_> {
     }
 }
 
-impl Drop for Hold<'_> {
+impl Drop for SharedClaimGuard<'_> {
     fn drop(&mut self) {
         if let Some(record) = self.record {
             self.inner.release(record);

@@ -9,7 +9,7 @@ use crate::state::record::run::{Progress, RunResult};
 
 use super::access::{Lock, Unreadable};
 use super::shared_claims::{Claimant, SharedClaim};
-use super::store::{Claimed, Inner, LocalRecord, Owner, Record, Store, Timer};
+use super::store::{Claimed, Inner, LocalRecord, Owner, Record, Store, TimerRef};
 
 impl Inner {
     /// What this worker would have written, if that is newer than what is in the file or nothing
@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// Writes what could not be written before; to be called once a second while there is such.
-    pub fn write_again(&self, timer: Timer<'_>) {
+    pub fn write_again(&self, timer: TimerRef<'_>) {
         let inner = &self.inner;
         let record = timer.record;
         inner.release_left();

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::os::lock::{Kind, Tried};
+use crate::os::lock::{LockKind, Tried};
 use crate::state::record::format::PAGE_BYTES;
 
 use super::paged_file::PagedFile;
@@ -60,7 +60,7 @@ impl Unlock for PagedFile {
 impl PagedFile {
     /// Locks a byte; `None` if others hold it.
     pub(in crate::state) fn lock_at(&self, byte: u64) -> io::Result<Option<Locked<&Self>>> {
-        let tried = self.try_lock_at(byte, Kind::Exclusive)?;
+        let tried = self.try_lock_at(byte, LockKind::Exclusive)?;
         Ok((tried == Tried::Taken).then(|| Locked::new(self, byte)))
     }
 }

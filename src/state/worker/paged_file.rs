@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use crate::os::file::{metadata, read_at, write_at};
-use crate::os::lock::{self, Held, Holder, Kind, Tried};
+use crate::os::lock::{self, Held, Holder, LockKind, Tried};
 use crate::state::record::format::{CLAIM, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, Part, RING_AT};
 use crate::state::record::header::{Bad, Identity};
 
@@ -15,15 +15,15 @@ pub(in crate::state) struct PagedFile {
     file: File,
     holder: Holder,
     #[cfg(test)]
-    fault: std::cell::Cell<Fault>,
+    fault: std::cell::Cell<WriteFault>,
     #[cfg(test)]
-    seen: super::broken_rules::Seen,
+    seen: super::broken_rules::ReadsAndLocks,
 }
 
 /// What befalls the writes of a description.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::state) enum Fault {
+pub(in crate::state) enum WriteFault {
     #[default]
     None,
     /// They fail, as on a full disk.
@@ -46,7 +46,7 @@ impl PagedFile {
             #[cfg(test)]
             fault: std::cell::Cell::default(),
             #[cfg(test)]
-            seen: super::broken_rules::Seen::default(),
+            seen: super::broken_rules::ReadsAndLocks::default(),
         }
     }
 
@@ -60,12 +60,12 @@ impl PagedFile {
 
     /// Lets a fault befall the writes from now on.
     #[cfg(test)]
-    pub(in crate::state) fn set_fault(&self, fault: Fault) {
+    pub(in crate::state) fn set_fault(&self, fault: WriteFault) {
         self.fault.set(fault);
     }
 
     #[cfg(test)]
-    pub(in crate::state) fn fault(&self) -> Fault {
+    pub(in crate::state) fn fault(&self) -> WriteFault {
         self.fault.get()
     }
 
@@ -157,13 +157,13 @@ impl PagedFile {
     pub(in crate::state) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
         match self.fault.get() {
-            Fault::None => {}
-            Fault::Full => return Err(io::ErrorKind::StorageFull.into()),
-            Fault::KilledAfter(0) | Fault::Killed => {
-                self.fault.set(Fault::Killed);
+            WriteFault::None => {}
+            WriteFault::Full => return Err(io::ErrorKind::StorageFull.into()),
+            WriteFault::KilledAfter(0) | WriteFault::Killed => {
+                self.fault.set(WriteFault::Killed);
                 return Ok(());
             }
-            Fault::KilledAfter(writes) => self.fault.set(Fault::KilledAfter(writes - 1)),
+            WriteFault::KilledAfter(writes) => self.fault.set(WriteFault::KilledAfter(writes - 1)),
         }
         #[cfg(test)]
         let bytes = &super::broken_rules::written(&self.file, bytes, offset);
@@ -183,7 +183,7 @@ impl PagedFile {
     }
 
     pub(in crate::state) fn try_lock(&self, part: Part, page: u32) -> io::Result<Tried> {
-        self.try_lock_at(part.offset(page), Kind::Exclusive)
+        self.try_lock_at(part.offset(page), LockKind::Exclusive)
     }
 
     pub(in crate::state) fn held(&self, part: Part, page: u32) -> io::Result<Held> {
@@ -201,7 +201,7 @@ impl PagedFile {
         again(|| lock::any_held(&self.file, self.holder, first..=last))
     }
 
-    pub(in crate::state) fn try_lock_at(&self, offset: u64, kind: Kind) -> io::Result<Tried> {
+    pub(in crate::state) fn try_lock_at(&self, offset: u64, kind: LockKind) -> io::Result<Tried> {
         let tried = again(|| lock::try_lock(&self.file, self.holder, offset, kind))?;
         #[cfg(test)]
         if tried == Tried::Taken {

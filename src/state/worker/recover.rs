@@ -16,7 +16,7 @@ use super::attempt::{interrupted, is_another};
 use super::exclusion::Excluded;
 use super::locked_read::Blocked;
 use super::notice::Notice;
-use super::store::{Claimed, Owner, Record, Store, Timer, Unread, Written};
+use super::store::{Claimed, Owner, Record, Store, TimerRef, Unread, Written};
 
 /// What a look at a run in progress has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Store {
     /// while its record says that something is in progress.
     pub fn recover(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         retry: &RetryPolicy,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Recovered {
@@ -133,7 +133,7 @@ impl Store {
 
     /// Drops what lies more than a period ahead of the clock: a clock that was set back has seen
     /// it. To be called when [`decide`](crate::state::decide()) says so.
-    pub fn set_back(&self, timer: Timer<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
+    pub fn set_back(&self, timer: TimerRef<'_>, clock: &mut dyn FnMut() -> UnixMs) -> Recovered {
         let _exclusion = match self.inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => return Recovered::Again,
@@ -148,7 +148,7 @@ impl Store {
             Err(Blocked::Again) => return Recovered::Again,
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
         };
-        match self.set_back_locked(Timer { record, ..timer }, run, clock) {
+        match self.set_back_locked(TimerRef { record, ..timer }, run, clock) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
@@ -158,7 +158,7 @@ impl Store {
     /// is after the part was read under its lock: what others wrote meanwhile is not ahead.
     pub(in crate::state) fn set_back_locked(
         &self,
-        timer: Timer<'_>,
+        timer: TimerRef<'_>,
         mut run: ClaimPart,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
@@ -235,7 +235,7 @@ impl Store {
     }
 
     /// Writes down that pauses have expired, so that a clock that is set back brings none of them again.
-    pub fn end_pauses(&self, timer: Timer<'_>, now: UnixMs) {
+    pub fn end_pauses(&self, timer: TimerRef<'_>, now: UnixMs) {
         // What cannot be written now is found again at the next look.
         let _ = self.end_pause(timer, now);
         let _ = self.end_pause_of_all(now);
@@ -285,7 +285,7 @@ struct Bound {
 }
 
 impl Bound {
-    fn new(timer: Timer<'_>, now: UnixMs) -> Self {
+    fn new(timer: TimerRef<'_>, now: UnixMs) -> Self {
         let newest = timer.due_times.newest(now).unwrap_or(now);
         Self { now, latest: latest_sane(timer.due_times, now), newest }
     }

@@ -61,7 +61,7 @@ pub(in crate::state) struct Claimant {
 
 /// Who holds a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::state) enum Held {
+pub(in crate::state) enum HoldResult {
     /// It is this process' now.
     Here,
     /// So it is, though a living process has had it: for too long.
@@ -222,21 +222,23 @@ impl SharedClaim {
 
     /// Holds the timer for `holder`, unless another living process does, and has done so for less
     /// than `at_most`.
-    pub(in crate::state) fn hold(&self, holder: Claimant, at_most: Duration) -> Held {
-        let Some(word) = self.word(HOLDER) else { return Held::Here };
+    pub(in crate::state) fn hold(&self, holder: Claimant, at_most: Duration) -> HoldResult {
+        let Some(word) = self.word(HOLDER) else { return HoldResult::Here };
         loop {
             let seen = word.load(Ordering::SeqCst);
             let other = self.holder().filter(|(other, _)| *other != holder && other.lives());
             if let Some((other, since)) = other
                 && since <= at_most
             {
-                return Held::Elsewhere(other, since);
+                return HoldResult::Elsewhere(other, since);
             }
             // Before, so that nobody sees the new holder with the old one's instant.
             self.touch();
             let new = holder.to_word();
             if word.compare_exchange(seen, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                return other.map_or(Held::Here, |(other, since)| Held::TakenOver(other, since));
+                return other.map_or(HoldResult::Here, |(other, since)| {
+                    HoldResult::TakenOver(other, since)
+                });
             }
         }
     }
@@ -362,13 +364,13 @@ mod tests {
     #[test]
     fn a_living_holder_excludes_and_a_dead_one_does_not() {
         let claim = claim();
-        assert_eq!(claim.hold(A, LONG), Held::Here);
-        assert_eq!(claim.hold(A, LONG), Held::Here);
-        assert!(matches!(claim.hold(B, LONG), Held::Elsewhere(A, _)));
+        assert_eq!(claim.hold(A, LONG), HoldResult::Here);
+        assert_eq!(claim.hold(A, LONG), HoldResult::Here);
+        assert!(matches!(claim.hold(B, LONG), HoldResult::Elsewhere(A, _)));
         claim.release(B);
-        assert!(matches!(claim.hold(B, LONG), Held::Elsewhere(A, _)));
+        assert!(matches!(claim.hold(B, LONG), HoldResult::Elsewhere(A, _)));
         dead::kill(A.pid);
-        assert_eq!(claim.hold(B, LONG), Held::Here);
+        assert_eq!(claim.hold(B, LONG), HoldResult::Here);
         claim.release(B);
         assert_eq!(claim.holder(), None);
     }
@@ -376,9 +378,9 @@ mod tests {
     #[test]
     fn one_who_holds_it_for_too_long_does_not_exclude() {
         let claim = claim();
-        assert_eq!(claim.hold(A, LONG), Held::Here);
+        assert_eq!(claim.hold(A, LONG), HoldResult::Here);
         std::thread::sleep(Duration::from_millis(3));
-        assert!(matches!(claim.hold(B, Duration::from_millis(1)), Held::TakenOver(A, _)));
+        assert!(matches!(claim.hold(B, Duration::from_millis(1)), HoldResult::TakenOver(A, _)));
     }
 
     #[test]
@@ -414,7 +416,7 @@ mod tests {
         claims.give(&names).unwrap();
         claims.of("7").unwrap().take(UnixMs(7));
         claims.of("8").unwrap().take(UnixMs(8));
-        assert_eq!(claims.of("9").unwrap().hold(A, LONG), Held::Here);
+        assert_eq!(claims.of("9").unwrap().hold(A, LONG), HoldResult::Here);
         claims.give(&["7", "new"]).unwrap();
         assert!(claims.of("8").is_some(), "the configuration may be refused");
         claims.keep(&["7", "new"].into());

@@ -56,7 +56,7 @@ impl Record {
 
 /// A timer, as the calls that act on its record need it.
 #[derive(Clone, Copy)]
-pub struct Timer<'a> {
+pub struct TimerRef<'a> {
     /// Its record.
     pub record: &'a Record,
     /// Its due times.
@@ -291,7 +291,7 @@ impl Store {
     /// # Errors
     ///
     /// As above.
-    pub fn read_for(&self, timer: Timer<'_>) -> Result<Reading, Unread> {
+    pub fn read_for(&self, timer: TimerRef<'_>) -> Result<Reading, Unread> {
         match self.read(timer.record) {
             Err(Unread::Lost) if timer.owner == Owner::This => {
                 Ok(self.inner.local_reading(timer.record))
@@ -350,7 +350,7 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(in crate::state) fn set_fault(&self, fault: super::paged_file::Fault) {
+    pub(in crate::state) fn set_fault(&self, fault: super::paged_file::WriteFault) {
         if let Some(pages) = &self.inner.pages {
             pages.set_fault(fault);
         }
@@ -359,7 +359,7 @@ impl Store {
     /// Whether a write has been lost because the process was killed before it.
     #[cfg(test)]
     pub(in crate::state) fn was_killed(&self) -> bool {
-        use super::paged_file::Fault;
-        self.inner.pages.as_ref().is_some_and(|pages| pages.fault() == Fault::Killed)
+        use super::paged_file::WriteFault;
+        self.inner.pages.as_ref().is_some_and(|pages| pages.fault() == WriteFault::Killed)
     }
 }

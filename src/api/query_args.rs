@@ -4,7 +4,7 @@ use crate::schedule::UnixMs;
 
 /// The part of a URI behind the `?`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arguments<'a>(pub(super) &'a [u8]);
+pub(super) struct QueryArgs<'a>(pub(super) &'a [u8]);
 
 /// Whether a `+` stands for a blank, as in forms, or for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 64;
 /// A longer value is none.
 const LONGEST: usize = 4096;
 
-impl Arguments<'_> {
+impl QueryArgs<'_> {
     /// The decoded value of the first argument `name`.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn get(arguments: &str, name: &str) -> Result<Option<String>, String> {
-        Arguments(arguments.as_bytes()).get(name, Plus::Blank)
+        QueryArgs(arguments.as_bytes()).get(name, Plus::Blank)
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_there_twice_is_named() {
-        let only = |arguments: &str| Arguments(arguments.as_bytes()).only(&["for", "by"]);
+        let only = |arguments: &str| QueryArgs(arguments.as_bytes()).only(&["for", "by"]);
         for good in ["", "&", "for", "for=", "for=1h", "by=x&for=1h&"] {
             assert_eq!(only(good), Ok(()), "{good}");
         }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn instants() {
-        let after = |word: &str| Arguments(format!("after={word}").as_bytes()).after(UnixMs(7));
+        let after = |word: &str| QueryArgs(format!("after={word}").as_bytes()).after(UnixMs(7));
         let noon = Ok(UnixMs(1_795_435_200_123));
         assert_eq!(after("2026-11-23T12:00:00.123Z"), noon);
         assert_eq!(after("2026-11-23T13:00:00.123%2B01:00"), noon);
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(after("0"), Ok(UnixMs(0)));
         assert_eq!(after("253402207200"), Ok(UnixMs(253_402_207_200_000)));
         assert_eq!(after("9999-12-30T22:00:00Z"), Ok(UnixMs(253_402_207_200_000)));
-        assert_eq!(Arguments(b"").after(UnixMs(7)), Ok(UnixMs(7)));
+        assert_eq!(QueryArgs(b"").after(UnixMs(7)), Ok(UnixMs(7)));
         for bad in ["", "x", "1.", ".1", "-1", "1e3", "9223372036854775807", "99999999999999999999"]
         {
             assert!(after(bad).is_err(), "{bad}");
@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn counts_are_bounded() {
-        let count = |word: &str| Arguments(format!("count={word}").as_bytes()).count();
-        assert_eq!(Arguments(b"").count(), Ok(5));
+        let count = |word: &str| QueryArgs(format!("count={word}").as_bytes()).count();
+        assert_eq!(QueryArgs(b"").count(), Ok(5));
         assert_eq!(count("1"), Ok(1));
         assert_eq!(count("100"), Ok(100));
         for bad in ["", "0", "101", "-1", "+1", "1e9", "99999999999999999999"] {

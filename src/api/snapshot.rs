@@ -8,16 +8,16 @@ use super::json;
 use super::metrics::Info;
 use super::piece::Timers;
 use super::samples::{Moment, Read, Sample, Samples};
-use super::view::{Configured, View, Worker};
+use super::view::{AssignedTo, Configured, View};
 use crate::conf::{TimerConf, WorkerChoice};
-use crate::nginx::event::{Hold, Next, Timer};
+use crate::nginx::event::{EventTimer, Hold, Next};
 use crate::os::wall_clock;
 use crate::runner::Registry;
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Health, Reading, Steps};
 
 /// The timers of a configuration, as one answer sees them.
-pub(super) struct Seen {
+pub(super) struct Snapshot {
     pub(super) registry: Rc<Registry>,
     /// What holds at this instant is shown, however long it takes.
     now: UnixMs,
@@ -33,7 +33,7 @@ struct Shared {
     samples: RefCell<Samples>,
     is_used: Cell<bool>,
     is_armed: Cell<bool>,
-    timer: Timer,
+    timer: EventTimer,
 }
 
 thread_local! {
@@ -58,7 +58,7 @@ impl Shared {
                 samples: RefCell::new(Samples::new(registry.timers().len())),
                 is_used: Cell::new(false),
                 is_armed: Cell::new(false),
-                timer: Timer::new(Hold::Cancelable, look),
+                timer: EventTimer::new(Hold::Cancelable, look),
             }
         });
         SHARED.set(Rc::downgrade(&shared));
@@ -89,7 +89,7 @@ impl Shared {
     }
 }
 
-impl Seen {
+impl Snapshot {
     /// As they are now.
     pub(super) fn now(registry: &Rc<Registry>) -> Self {
         let shared = Shared::of(registry);
@@ -134,7 +134,7 @@ impl Seen {
     }
 }
 
-impl Timers for Seen {
+impl Timers for Snapshot {
     fn count(&self) -> usize {
         self.registry.timers().len()
     }
@@ -184,12 +184,12 @@ fn configured(timer: &TimerConf, workers: usize) -> Configured {
         due_times: timer.due_times.clone(),
         scheduled: timer.scheduled,
         worker: match timer.worker {
-            WorkerChoice::Any => Worker::Any,
-            choice => Worker::Slot(choice.slot(&timer.name, workers)),
+            WorkerChoice::Any => AssignedTo::Any,
+            choice => AssignedTo::Slot(choice.slot(&timer.name, workers)),
         },
         server: server_of(timer),
         location: String::from_utf8_lossy(&timer.location.name()).into_owned(),
-        config: timer.place.to_string(),
+        config: timer.position.to_string(),
         timeout: timer.timeout,
     }
 }

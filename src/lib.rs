@@ -5,6 +5,7 @@
 //! - [`schedule`]: pure functions from one instant to the next due time;
 //! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
+//! - [`health`]: who checks which server of an upstream group, and which ones get requests;
 //! - `conf`: directives turned into plain values;
 //! - `api`: what is shown of the timers, and what is done with them by hand;
 //! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which of many is due first;
@@ -17,6 +18,7 @@ static ALLOCATOR: os::memory::Allocator = os::memory::Allocator;
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
 pub mod deadlines;
+pub mod health;
 pub mod nth;
 pub mod os;
 pub mod schedule;

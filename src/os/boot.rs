@@ -1,21 +1,36 @@
-//! Which boot of the machine this is.
+//! What a pid belongs to: a boot of the machine, and a namespace of pids.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::schedule::stable_hash;
 
-/// The kernel's random id of this boot, as 16 bytes; a pid means something only together with it.
+/// The kernel's random id of this boot, as 16 bytes, another one in each namespace of pids that is not
+/// the host's: a pid means something only together with it.
 ///
 /// Where `/proc/sys/kernel/random/boot_id` cannot be read, the boot's instant from `/proc/stat`
 /// stands in for it, and where there is no `/proc` at all, zeros: then a pid from before a reboot
 /// cannot be told from a living one, but the record's lock still can.
-/// See random(4) and proc(5).
+/// See random(4), proc(5) and `pid_namespaces(7)`.
 pub fn boot_id() -> [u8; 16] {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .ok()
         .and_then(|text| parse_uuid(text.trim()))
         .or_else(|| boot_time_id(&fs::read_to_string("/proc/stat").ok()?))
-        .unwrap_or_default()
+        .unwrap_or_default();
+    in_namespace(id, namespace())
+}
+
+/// The inode of the host's namespace of pids: `PROC_PID_INIT_INO` of Linux.
+const OF_HOST: u64 = 0xefff_fffc;
+
+/// The inode of this process's namespace of pids; the host's where that cannot be read.
+fn namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(OF_HOST, |namespace| namespace.ino())
+}
+
+fn in_namespace(id: [u8; 16], namespace: u64) -> [u8; 16] {
+    (u128::from_le_bytes(id) ^ u128::from(namespace ^ OF_HOST)).to_le_bytes()
 }
 
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
@@ -46,6 +61,14 @@ mod tests {
     fn is_the_same_twice() {
         assert_eq!(boot_id(), boot_id());
         assert_ne!(boot_id(), [0; 16]);
+    }
+
+    #[test]
+    fn differs_in_each_namespace_of_pids_and_is_the_boot_s_in_the_host_s() {
+        let id = |namespace| in_namespace([7; 16], namespace);
+        assert_eq!(id(OF_HOST), [7; 16]);
+        assert_ne!(id(4_026_532_001), id(4_026_532_002));
+        assert_ne!(id(4_026_532_001), id(OF_HOST));
     }
 
     #[test]

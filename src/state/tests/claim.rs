@@ -1,7 +1,9 @@
 //! Claims, seen from several workers.
 
 use crate::schedule::UnixMs;
+use crate::state::worker::exclusion::Excluded;
 use crate::state::worker::paged_file::WriteFault;
+use crate::state::worker::shared_claims::dead;
 use crate::state::*;
 
 use super::fixture::*;
@@ -72,6 +74,29 @@ fn a_holder_that_dies_between_two_looks_loses_the_due_time_to_the_next() {
     let run = two.read(&fixture.records[0]).unwrap().run;
     assert_eq!(run.counters.ended_with(Outcome::Interrupted), 1);
     assert_eq!(run.runs(), 2);
+}
+
+#[test]
+fn a_run_whose_process_has_died_is_no_overlap_while_somebody_has_its_lock() {
+    let fixture = Fixture::memory(&["a"]);
+    let (one, two, three) = (fixture.worker(1), fixture.worker(2), fixture.worker(3));
+    let every = secondly();
+    let timer = timer(&fixture.records[0], &every);
+    let first = won(&one, timer, due(1_001_000), 1_001_000);
+    dead::kill(1);
+    first.die();
+    // It is about to find out, and stands still.
+    let Excluded::Others(exclusion) = two.inner.exclude(timer) else { panic!() };
+    assert!(matches!(claim(&three, timer, due(1_002_000), 1_002_000), Step::GaveUp));
+    let now = UnixMs(1_003_500);
+    let left_out = three.leave_out(timer, UnixMs(1_002_000), LeftOut::Overlap, now);
+    assert_eq!(left_out, Edited::Done(()));
+    drop(exclusion);
+    let second = won(&three, timer, due(1_003_000), 1_003_500);
+    second.finish(ended(Outcome::Success), None);
+    let reading = three.read(&fixture.records[0]).unwrap();
+    assert_eq!(reading.run.counters.ended_with(Outcome::Interrupted), 1);
+    assert_eq!((reading.control.overlaps, reading.control.missed), (0, 1));
 }
 
 #[test]

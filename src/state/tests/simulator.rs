@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::schedule::{Every, Jitter, Schedule, UnixMs, stable_hash};
 use crate::state::worker::broken_rules::{self, Rule, is_broken};
 use crate::state::worker::paged_file::WriteFault;
+use crate::state::worker::shared_claims::dead;
 use crate::state::worker::store::Claimed;
 use crate::state::*;
 
@@ -83,7 +84,7 @@ pub(in crate::state) struct Simulator {
 
 impl Simulator {
     pub(in crate::state) fn new(seed: u64) -> Self {
-        broken_rules::bury();
+        dead::bury();
         let mut rng = Rng(stable_hash(&[b"model", &seed.to_le_bytes()]));
         let period: i64 = [100, 1000, 5000][usize::try_from(rng.below(3)).unwrap()];
         let mut fixture = Fixture::memory(&[]);
@@ -188,7 +189,7 @@ impl Simulator {
 
     /// Dies: descriptors and memory are gone, nothing is written.
     fn kill(&mut self, worker: SimWorker) {
-        broken_rules::die(worker.number);
+        dead::kill(worker.number);
         self.running.remove(&worker.number);
         drop(worker);
     }

@@ -170,15 +170,15 @@ impl ClaimAttempt {
         let exclusion = match inner.exclude(timer) {
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => {
-                let seen = seen.unwrap_or_else(|| store.read_for(timer));
-                let progress = match inner.run_elsewhere(timer, clock()) {
+                let now = clock();
+                let progress = match inner.run_elsewhere(timer, now) {
                     // What this worker remembers of its own tells nothing of others.
                     Some(attempt) if store.read(timer.record) == Err(Unread::Lost) => {
                         Some(Progress::Running(attempt))
                     }
-                    _ => seen.ok().map(|reading| reading.run.progress),
+                    _ => store.read_for(timer).ok().map(|reading| reading.run.progress),
                 };
-                return self.refused(progress);
+                return self.refused(inner, progress);
             }
             Excluded::LeftToOwner => return Step::LeftToOwner,
         };
@@ -203,18 +203,22 @@ impl ClaimAttempt {
             && !exclusion.is_locked()
             && is_another(inner, &attempt, now, timer)
         {
-            return self.refused(Some(reading.run.progress));
+            return self.refused(inner, Some(reading.run.progress));
         }
         self.decide_locked(store, timer, exclusion, reading, now, clock)
     }
 
-    fn refused(&mut self, progress: Option<Progress>) -> Step {
+    fn refused(&mut self, inner: &Inner, progress: Option<Progress>) -> Step {
         let Some(Progress::Running(running)) = progress else {
             self.seen_running = None;
             return self.again();
         };
         if self.known == Expected::Plain {
             return Step::DealtWith;
+        }
+        // Rule "overlap has a process": whoever has the lock may be about to find out that it died.
+        if !inner.may_live(&running) {
+            return self.again();
         }
         // Rule "overlap is seen thrice".
         let seen_running = |looks| SeenRunning { run: running.run, number: running.number, looks };

@@ -13,11 +13,14 @@ use crate::state::record::control::Control;
 use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES, Part};
 use crate::state::record::run::{Progress, RunId};
 
+use super::shared_claims::dead;
+
 /// A rule without which a promise breaks; the simulator's tests say which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::state) enum Rule {
     RereadUnderLock,
     OverlapIsSeenThrice,
+    OverlapHasAProcess,
     TableOfClaims,
     LockIsHeld,
     AttemptIsClaimed,
@@ -32,8 +35,6 @@ pub(in crate::state) enum Rule {
 
 thread_local! {
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
-    /// Processes that have died.
-    static DEAD: RefCell<HashSet<u32>> = RefCell::default();
     /// The attempt that is being claimed, of a run that waits for its next one.
     static WANTED: Cell<Option<(RunId, u32)>> = const { Cell::new(None) };
     /// Whether the master writes into the records what the configuration says.
@@ -51,16 +52,6 @@ pub(in crate::state) fn without<T>(rule: Rule, work: impl FnOnce() -> T) -> T {
     let answer = work();
     BROKEN.set(None);
     answer
-}
-
-/// A new simulator begins.
-pub(in crate::state) fn bury() {
-    DEAD.with_borrow_mut(HashSet::clear);
-}
-
-/// A process has died.
-pub(in crate::state) fn die(pid: u32) {
-    DEAD.with_borrow_mut(|dead| dead.insert(pid));
 }
 
 /// Does `work` while this is being claimed.
@@ -122,7 +113,7 @@ impl ReadsAndLocks {
         if is_broken(Rule::InterruptedIsCounted)
             && let Some(mut decoded) = ClaimPart::decode(claim)
             && let Progress::Running(attempt) = decoded.progress
-            && DEAD.with_borrow(|dead| dead.contains(&attempt.pid))
+            && dead::has(attempt.pid)
         {
             decoded.progress = Progress::Nothing;
             claim.copy_from_slice(&decoded.encode());

@@ -230,6 +230,11 @@ impl Store {
                 return Change::Again;
             }
             let queued = reading.queued(now).filter(|queued| *queued <= up_to);
+            let kind = match reading.run.progress {
+                // Rule "overlap has a process".
+                Progress::Running(attempt) if !self.inner.may_live(&attempt) => LeftOut::Missed,
+                _ => kind,
+            };
             let control = &mut reading.control;
             control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
             self.inner.count(timer, control);

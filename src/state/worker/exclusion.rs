@@ -83,6 +83,11 @@ impl Inner {
         })
     }
 
+    /// Whether the process that makes `attempt` may live; of one of another boot nobody can tell.
+    pub(in crate::state) fn may_live(&self, attempt: &Attempt) -> bool {
+        attempt.boot != self.process.boot || Claimant { pid: attempt.pid, started: 0 }.lives()
+    }
+
     /// The run of that process, as far as the memory tells that they share.
     pub(in crate::state) fn run_elsewhere(
         &self,

@@ -26,7 +26,7 @@ fn main() {
 
 #[cfg(feature = "nginx")]
 fn compile_c() {
-    let sources = ["src/nginx/core/bits.c", "src/nginx/core/layout.c"];
+    let sources = ["src/nginx/core/bits.c", "src/nginx/core/layout.c", "src/nginx/core/regex.c"];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }

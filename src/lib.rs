@@ -47,9 +47,9 @@ pub mod module {
 
     use crate::api::Api;
     use crate::conf::{
-        LocationConf, MainConf, TimerApi, TimerDirective, TimerMaxRunning, TimerMissed,
-        TimerOverlap, TimerRetry, TimerState, TimerSuccess, TimerTimeout, TimerTimezone,
-        TimerWorker, resolve,
+        HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerDirective,
+        TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState, TimerSuccess,
+        TimerTimeout, TimerTimezone, TimerWorker, resolve, tell_of_timeouts,
     };
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
@@ -63,7 +63,7 @@ pub mod module {
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<12> = Commands([
+    static COMMANDS: Commands<14> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
@@ -73,6 +73,8 @@ pub mod module {
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
         location_command::<TimerApi<Api>>(),
+        location_command::<HealthCheckDirective>(),
+        http_command::<MatchDirective>(),
         http_command::<TimerState>(),
         http_command::<TimerMaxRunning>(),
         ngx_command_t::empty(),
@@ -129,6 +131,7 @@ pub mod module {
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
+            tell_of_timeouts(main, opening);
             runner::open(main, opening)
         }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod health;
 mod limits;
 mod missed;
 mod name;
@@ -24,6 +25,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use api::{TimerApi, WriteAccess};
+pub use health::{
+    HealthCheck, HealthCheckDirective, Identity, Kind, Mandatory, Match, MatchDirective,
+    tell_of_timeouts,
+};
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
@@ -97,6 +102,9 @@ pub struct MainConf {
     api: Option<WriteAccess>,
     notifiers: RefCell<Rc<Vec<EventFd>>>,
     at_end: RefCell<AtEnd>,
+    health_definitions: Vec<health::Definition>,
+    matches: Vec<(Vec<u8>, Rc<Match>)>,
+    health_checks: Rc<Vec<HealthCheck>>,
 }
 
 /// A timer of a configuration.
@@ -179,6 +187,16 @@ impl MainConf {
         self.api
     }
 
+    /// The health checks, in the order in which they are configured.
+    pub fn health_checks(&self) -> &[HealthCheck] {
+        &self.health_checks
+    }
+
+    /// Each of them, to be kept.
+    pub fn each_health_check(&self) -> impl Iterator<Item = Nth<HealthCheck>> {
+        Nth::each(&self.health_checks)
+    }
+
     /// How many runs may be in progress in one worker.
     pub fn max_running(&self) -> usize {
         self.max_running.map_or(limits::MAX_RUNNING, NonZeroUsize::get)
@@ -198,6 +216,8 @@ pub struct LocationConf {
     timezone: Option<Zone>,
     success: Option<Success>,
     api: Option<WriteAccess>,
+    /// What the health checks of the block ask; never inherited.
+    health_checks: Vec<Identity>,
 }
 
 impl LocationConf {

@@ -35,6 +35,11 @@ impl<'a> Parameters<'a> {
         Ok(Self(parameters))
     }
 
+    /// Whether the parameter `name` was given.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|parameter| parameter.name == name)
+    }
+
     /// The parameter `name`, read by `parse`; `None` if it was not given.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::timer::{Definition, Rate};
-use super::{MainConf, TimerConf, TimerName, limits, missed, state};
+use super::{MainConf, TimerConf, TimerName, health, limits, missed, state};
 use crate::TimerModule;
 use crate::nginx::conf::Refused;
 use crate::nginx::conf::WhollyRead;
@@ -13,11 +13,12 @@ use crate::os::memory;
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
 
-/// Turns the definitions into timers.
+/// Turns the definitions into timers and health checks.
 ///
 /// # Errors
 ///
-/// A name is taken already, `$server_name` in it stands for none, or there is no memory.
+/// A name is taken already, `$server_name` in it stands for none, a health check has nothing to
+/// check, or there is no memory.
 pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
     if main.state.is_none() {
         main.state = Some(state::default_path(read.parsing())?);
@@ -36,7 +37,7 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
         timers.push(timer);
     }
     main.timers = Rc::new(timers);
-    Ok(())
+    health::resolve(main, read)
 }
 
 /// What a timer takes here, its strings included, in bytes.

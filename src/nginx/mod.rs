@@ -10,6 +10,7 @@
 //! - [`conf`]: directives, locations, and a configuration that is taken up;
 //! - [`run`]: a run's request and its connection;
 //! - [`http`]: answers to clients;
+//! - [`upstream`]: groups of servers;
 //! - [`hooks`]: the descriptor of the module, and what nginx calls in it.
 //!
 //! SAFETY comments cite the facts of SAFETY.md (`HOST-n`, `RUN-n`) or an invariant that stands
@@ -20,6 +21,7 @@ mod core;
 pub mod hooks;
 pub mod http;
 pub mod run;
+pub mod upstream;
 
 pub use self::core::string::escaped;
 pub use self::core::{event, log, module, notifier, process, text};

@@ -242,6 +242,23 @@ impl Location {
         uri::normalized(log, uri, merge_slashes).is_some_and(|path| self.contains_path(&path))
     }
 
+    /// Whether the constant `uri`, with its arguments, is a valid one, wherever it lies; false once
+    /// its configuration is gone.
+    pub fn takes(self, log: Log, uri: &[u8]) -> bool {
+        if !self.is_there() {
+            return false;
+        }
+        // SAFETY: it is there.
+        let merge_slashes = unsafe { self.server() }.merge_slashes;
+        uri::normalized(log, uri, merge_slashes).is_some()
+    }
+
+    /// Whether it has `alias`; false once its configuration is gone.
+    pub fn has_alias(self) -> bool {
+        // SAFETY: it is there.
+        self.is_there() && unsafe { self.conf() }.alias != 0
+    }
+
     /// Whether a normalized path, as in `$uri`, lies within the location.
     pub(in crate::nginx) fn contains_path(self, path: &[u8]) -> bool {
         match self.kind() {

@@ -1,10 +1,17 @@
 //! The configuration: its directives, its locations, and what becomes of it once it was read.
 
+mod block;
 pub(in crate::nginx) mod directive;
 pub(in crate::nginx) mod location;
 pub(in crate::nginx) mod opening;
 pub(in crate::nginx) mod parsing;
+#[cfg(ngx_feature = "pcre")]
+mod regex;
+#[cfg(not(ngx_feature = "pcre"))]
+#[path = "no_regex.rs"]
+mod regex;
 mod uri;
+mod variable;
 pub(in crate::nginx) mod wholly_read;
 
 pub use directive::{
@@ -14,4 +21,6 @@ pub use directive::{
 pub use location::{Location, LocationKind};
 pub use opening::{Opening, Purpose, Unusable};
 pub use parsing::{ConfPosition, Parsing, Refused};
+pub use regex::Regex;
+pub use variable::Variable;
 pub use wholly_read::WhollyRead;

@@ -110,14 +110,23 @@ impl<'a> Parsing<'a> {
         self.cf.as_ptr()
     }
 
+    /// The directive's name.
+    pub fn name(&self) -> &'a [u8] {
+        self.words().next().unwrap_or_default()
+    }
+
     /// The directive's arguments, without its name.
     pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        self.words().skip(1)
+    }
+
+    fn words(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         // SAFETY: HOST-2: the array of a directive's words, valid in its handler.
         let words = unsafe { &*self.cf().args };
         // SAFETY: its elements are of this type (`ngx_conf_parse`).
         let words = unsafe { words.as_slice::<ngx_str_t>() };
         // SAFETY: HOST-2: the words live in the cycle's pool.
-        words.iter().skip(1).map(|word| unsafe { bytes(*word) })
+        words.iter().map(|word| unsafe { bytes(*word) })
     }
 
     /// The file and line that are being read.

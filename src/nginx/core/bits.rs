@@ -10,13 +10,15 @@ use std::ffi::{CStr, c_char, c_uint};
 use std::mem::offset_of;
 
 use ngx::ffi::{
-    ngx_array_t, ngx_buf_t, ngx_conf_file_t, ngx_conf_t, ngx_connection_t, ngx_core_conf_t,
-    ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_compile_complex_value_t,
-    ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_connection_t, ngx_http_core_loc_conf_t,
-    ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t, ngx_http_headers_in_t,
-    ngx_http_headers_out_t, ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_t,
-    ngx_http_server_name_t, ngx_http_variable_t, ngx_list_part_t, ngx_log_t, ngx_pool_cleanup_t,
-    ngx_pool_t, ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
+    ngx_addr_t, ngx_array_t, ngx_buf_t, ngx_conf_file_t, ngx_conf_t, ngx_connection_t,
+    ngx_core_conf_t, ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t,
+    ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
+    ngx_http_connection_t, ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t,
+    ngx_http_core_srv_conf_t, ngx_http_headers_in_t, ngx_http_headers_out_t, ngx_http_log_ctx_t,
+    ngx_http_phase_handler_t, ngx_http_request_t, ngx_http_server_name_t, ngx_http_upstream_conf_t,
+    ngx_http_upstream_main_conf_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
+    ngx_http_variable_t, ngx_list_part_t, ngx_log_t, ngx_module_t, ngx_pool_cleanup_t, ngx_pool_t,
+    ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
 };
 
 macro_rules! get {
@@ -142,7 +144,7 @@ offsets! {
             content_type_lowcase, content_length_n;
         ngx_buf_t: pos, last, file_pos, file_last, start, end;
         ngx_http_core_loc_conf_t: name, loc_conf, handler, send_timeout, send_lowat, post_action,
-            log_subrequest, error_log;
+            alias, log_subrequest, error_log;
         ngx_http_core_srv_conf_t: server_names, ctx, server_name, connection_pool_size,
             merge_slashes;
         ngx_http_core_main_conf_t: phases, phase_engine;
@@ -161,16 +163,23 @@ offsets! {
         ngx_pool_cleanup_t: handler, data;
         ngx_log_t: log_level, connection, handler, data, action;
         ngx_cycle_t: conf_ctx, pool, log, free_connection_n, reusable_connections_n, hostname,
-            prefix;
+            prefix, modules;
         ngx_core_conf_t: master, worker_processes, user, group, pid;
-        ngx_conf_t: args, cycle, pool, log, ctx, conf_file;
+        ngx_conf_t: args, cycle, pool, log, ctx, conf_file, handler, handler_conf;
         ngx_conf_file_t: file, line;
         ngx_shm_zone_t: data, init;
+        ngx_module_t: ctx_index, name;
+        ngx_http_upstream_main_conf_t: upstreams;
+        ngx_http_upstream_srv_conf_t: servers, flags, host;
+        ngx_http_upstream_server_t: addrs, naddrs;
+        ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout;
+        ngx_addr_t: sockaddr;
     }
     sizes {
-        ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
+        ngx_addr_t, ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
         ngx_http_compile_complex_value_t, ngx_http_connection_t, ngx_http_log_ctx_t,
-        ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_log_t, ngx_table_elt_t
+        ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_http_upstream_server_t, ngx_log_t,
+        ngx_table_elt_t
     }
 }
 

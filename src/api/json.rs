@@ -160,13 +160,13 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         status: view.status(),
         next_due: view.next_due(),
         late_seconds: view.late_by().as_secs(),
-        last_due: reading.map(|it| it.run.watermark).filter(|it| it.attempt > 0).map(|it| it.due),
-        running: reading.and_then(|reading| RunningJson::of(reading.run.progress)),
+        last_due: reading.map(|it| it.claim.watermark).filter(|it| it.attempt > 0).map(|it| it.due),
+        running: reading.and_then(|reading| RunningJson::of(reading.claim.progress)),
         paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
         queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
         last: results.first().map(RunJson::of),
-        last_success: reading.and_then(|reading| reading.run.last_success_at),
-        consecutive_failures: reading.map_or(0, |reading| reading.run.consecutive_failures),
+        last_success: reading.and_then(|reading| reading.claim.last_success_at),
+        consecutive_failures: reading.map_or(0, |reading| reading.claim.consecutive_failures),
         recent: recent(&results),
         counters: reading.map(CountersJson::of),
         history: (history == History::Told).then(|| results.iter().map(RunJson::of).collect()),
@@ -231,9 +231,9 @@ impl RunJson {
 
 impl CountersJson {
     fn of(reading: &Reading) -> Self {
-        let counters = &reading.run.counters;
+        let counters = &reading.claim.counters;
         Self {
-            runs: reading.run.runs(),
+            runs: reading.claim.runs(),
             success: counters.ended_with(Outcome::Success),
             failure: counters.ended_with(Outcome::Failure),
             timeout: counters.ended_with(Outcome::Timeout),

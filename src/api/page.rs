@@ -37,7 +37,7 @@ impl PageRow {
     pub(super) fn of(view: &View<'_>) -> Self {
         let shown =
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
-        let run = view.reading.as_ref().map(|reading| &reading.run);
+        let claim = view.reading.as_ref().map(|reading| &reading.claim);
         let last = view.last();
         let schedule = &view.timer.due_times.schedule;
         Self {
@@ -59,7 +59,7 @@ impl PageRow {
                     status => format!("{} {status}", last.ended.outcome),
                 },
             ),
-            runs: run.map_or(0, ClaimPart::runs),
+            runs: claim.map_or(0, ClaimPart::runs),
         }
     }
 }

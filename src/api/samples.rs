@@ -53,7 +53,7 @@ impl Sample {
     /// back is.
     pub(super) fn of(view: &View<'_>) -> Option<Self> {
         let reading = view.reading.as_ref()?;
-        let (run, control, last) = (&reading.run, &reading.control, view.last());
+        let (run, control, last) = (&reading.claim, &reading.control, view.last());
         Some(Self {
             ended: OUTCOMES.map(|outcome| run.counters.ended_with(outcome)),
             retries: run.counters.retries,

@@ -90,12 +90,12 @@ fn the_first_status_that_fits() {
     assert_eq!(status(&disabled, &reading, 66), Status::Disabled);
     assert_eq!(view(&timer, Some(reading.clone()), at(66)).next_due(), None);
 
-    reading.run.progress = Progress::Running(attempt(60));
+    reading.claim.progress = Progress::Running(attempt(60));
     assert_eq!(status(&disabled, &reading, 66), Status::Running);
     assert_eq!(status(&timer, &reading, 100), Status::Running);
     assert_eq!(status(&timer, &reading, 101), Status::Stuck);
     let wait = Wait { next_at: at(61), last: ended(Outcome::Failure, 502) };
-    reading.run.progress = Progress::Waiting(attempt(60), wait);
+    reading.claim.progress = Progress::Waiting(attempt(60), wait);
     assert_eq!(status(&timer, &reading, 1000), Status::Running);
     assert_eq!(view(&timer, None, at(0)).status(), Status::Unknown);
 }
@@ -113,7 +113,7 @@ fn the_pause_of_all_is_one_too() {
 #[test]
 fn json_is_whole_and_in_order() {
     let (timer, mut reading) = (timer(), reading());
-    reading.run.watermark = Watermark { due: at(60), attempt: 1 };
+    reading.claim.watermark = Watermark { due: at(60), attempt: 1 };
     let results = [(Outcome::Cancelled, 0), (Outcome::Failure, 502), (Outcome::Success, 200)]
         .map(|(outcome, status)| RunResult { attempt: attempt(60), ended: ended(outcome, status) });
     let results = |_: &Reading| results.to_vec();
@@ -198,10 +198,10 @@ fn an_unreadable_record_is_unknown() {
 fn complaints() {
     let (timer, mut reading) = (timer(), reading());
     assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
-    reading.run.consecutive_failures = 2;
+    reading.claim.consecutive_failures = 2;
     assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
-    reading.run.consecutive_failures = 3;
-    reading.run.progress = Progress::Running(attempt(0));
+    reading.claim.consecutive_failures = 3;
+    reading.claim.progress = Progress::Running(attempt(0));
     assert_eq!(
         complaint(&view(&timer, Some(reading), at(100))).as_deref(),
         Some("stuck, attempt in progress for 100s, late by 40s, failed 3 times in a row")

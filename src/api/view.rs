@@ -74,13 +74,13 @@ impl View<'_> {
 
     /// The newest of them.
     pub(super) fn last(&self) -> Option<LastResult> {
-        self.reading.as_ref()?.run.last_result
+        self.reading.as_ref()?.claim.last_result
     }
 
     /// How it is.
     pub(super) fn status(&self) -> Status {
         let Some(reading) = &self.reading else { return Status::Unknown };
-        match reading.run.progress {
+        match reading.claim.progress {
             Progress::Running(_) if self.stuck_for().is_some() => Status::Stuck,
             Progress::Running(_) | Progress::Waiting(..) => Status::Running,
             Progress::Nothing if self.timer.scheduled == Scheduled::Off => Status::Disabled,
@@ -92,7 +92,7 @@ impl View<'_> {
 
     /// How long its attempt has been going on, if that is too long.
     pub(super) fn stuck_for(&self) -> Option<Duration> {
-        let Progress::Running(attempt) = self.reading.as_ref()?.run.progress else { return None };
+        let Progress::Running(attempt) = self.reading.as_ref()?.claim.progress else { return None };
         let since = self.now.since(attempt.started_at);
         (since > self.timer.timeout.saturating_add(STUCK_AFTER)).then_some(since)
     }
@@ -114,7 +114,7 @@ impl View<'_> {
 
     /// How many of its runs in a row were no success, if those are so many that it is not well.
     pub(super) fn failing(&self) -> Option<u32> {
-        let failures = self.reading.as_ref()?.run.consecutive_failures;
+        let failures = self.reading.as_ref()?.claim.consecutive_failures;
         (failures >= FAILING).then_some(failures)
     }
 

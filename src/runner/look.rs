@@ -90,11 +90,11 @@ impl Job {
         };
         let elsewhere = !self.is_running();
         self.note(|last| {
-            last.watched = elsewhere && reading.run.progress != Progress::Nothing;
+            last.watched = elsewhere && reading.claim.progress != Progress::Nothing;
             last.uncounted = reading.control.has_uncounted();
             last.plain_up_to = reading.is_plain().then(|| reading.dealt_with_up_to(look.now));
         });
-        if let Progress::Running(_) = reading.run.progress
+        if let Progress::Running(_) = reading.claim.progress
             && elsewhere
         {
             match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {

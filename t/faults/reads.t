@@ -162,7 +162,7 @@ for my $name (@names) {
     $backend->wait_requests( 2, timer => "$name-$_" ) for qw( hand handany );
 }
 
-# A run part is damaged just after what it tells of: nothing of that is done again, by this nginx nor by one that
+# A claim part is damaged just after what it tells of: nothing of that is done again, by this nginx nor by one that
 # is started anew.
 my $damaged = $cases{all};
 for my $name (qw( hand handany first )) {

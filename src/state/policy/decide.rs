@@ -167,7 +167,7 @@ pub fn decide(
     } else {
         decide_schedule(reading, look, policy.missed, catch_up_at)
     };
-    let retry = match reading.run.progress {
+    let retry = match reading.claim.progress {
         Progress::Waiting(attempt, wait) => {
             let next = Wanted::Next { run: attempt.run, attempt: attempt.number.saturating_add(1) };
             let may_start = reading.may_start(next, due_times, now);
@@ -198,12 +198,12 @@ fn sooner(one: Decision, other: Decision) -> Decision {
 
 fn decide_order(reading: &Reading, look: &Look<'_>) -> Option<Decision> {
     let now = look.now;
-    let order = reading.control.pending_order(reading.run.orders_done)?;
+    let order = reading.control.pending_order(reading.claim.orders_done)?;
     let wanted = Wanted::Order { number: order.number };
     if !reading.may_start(wanted, look.due_times, now) {
         return Some(Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) });
     }
-    let ended_at = reading.run.last_result.map(|last| last.ended_at());
+    let ended_at = reading.claim.last_result.map(|last| last.ended_at());
     let waits_since = ended_at.map_or(order.at, |ended_at| ended_at.max(order.at));
     Some(if now > waits_since.plus(ORDER_WITHIN) {
         Decision::DropOrder { number: order.number, run: order.run }
@@ -239,7 +239,7 @@ fn decide_schedule(
         return Decision::Sleep { until: look.first_after(dealt).map(|next| next.start) };
     };
     let claim = |trigger| Decision::Claim(Wanted::Due { due, start, trigger });
-    let running = matches!(reading.run.progress, Progress::Running(_));
+    let running = matches!(reading.claim.progress, Progress::Running(_));
     if reading.queued(now) == Some(due) {
         return if running {
             Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) }
@@ -252,7 +252,7 @@ fn decide_schedule(
     }
     match policy {
         MissedPolicy::Run { within } if catch_up_at.is_some() || now <= start.plus(within) => {
-            let latest = now.0.saturating_add(spread_ms(reading.run.name_hash, due_times, now));
+            let latest = now.0.saturating_add(spread_ms(reading.claim.name_hash, due_times, now));
             let run_at = catch_up_at.map_or(latest, |at| at.0.min(latest));
             if run_at <= now.0 {
                 return claim(Trigger::Missed);

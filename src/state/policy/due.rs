@@ -62,7 +62,7 @@ impl DueTimes for Jittered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What has been taken and what is in progress.
-    pub run: ClaimPart,
+    pub claim: ClaimPart,
     /// What others want of the timer.
     pub control: Control,
     /// What holds for all timers.
@@ -74,8 +74,8 @@ impl Reading {
     #[cfg(test)]
     pub(crate) fn anew(name: &str, now: UnixMs) -> Self {
         let name_hash = crate::state::record::format::name_hash(name);
-        let (run, control) = (ClaimPart::new(name_hash, now), Control::anew(now));
-        Self { run, control, header: HeaderControl::default() }
+        let (claim, control) = (ClaimPart::new(name_hash, now), Control::anew(now));
+        Self { claim, control, header: HeaderControl::default() }
     }
 
     /// The newest instant up to which every due time has been dealt with, but for `first`: taken,
@@ -85,7 +85,7 @@ impl Reading {
             paused.and_then(|paused| paused.until).filter(|until| *until <= now)
         };
         [
-            Some(self.run.watermark.due),
+            Some(self.claim.watermark.due),
             self.control.left_out_up_to,
             self.control.not_before,
             expired(self.control.paused),
@@ -127,26 +127,26 @@ impl Reading {
     pub fn first(&self, now: UnixMs, within: Duration) -> Option<UnixMs> {
         self.control
             .created_at
-            .filter(|at| *at > self.run.watermark.due && *at <= now && now <= at.plus(within))
+            .filter(|at| *at > self.claim.watermark.due && *at <= now && now <= at.plus(within))
     }
 
     /// Whether an instant lies so far ahead that the clock must have been set back: rule "clock set
     /// back".
     pub(in crate::state) fn is_ahead(&self, due_times: &dyn DueTimes, now: UnixMs) -> bool {
-        let (run, control, header) = (&self.run, &self.control, &self.header);
+        let (claim, control, header) = (&self.claim, &self.control, &self.header);
         let pauses =
             [control.paused, header.paused].map(|paused| paused.map(|paused| paused.since));
-        let waits_since = match run.progress {
+        let waits_since = match claim.progress {
             Progress::Waiting(attempt, _) => Some(attempt.started_at),
             _ => None,
         };
-        let first_at = control.created_at.filter(|at| *at > run.watermark.due);
+        let first_at = control.created_at.filter(|at| *at > claim.watermark.due);
         let soon = [Some(control.order.at), waits_since, first_at];
         if pauses.iter().chain(&soon).flatten().any(|at| is_to_come(*at, now)) {
             return true;
         }
         let newest = [
-            Some(run.watermark.due),
+            Some(claim.watermark.due),
             Some(control.order.at),
             control.created_at,
             control.last_seen_at,
@@ -176,7 +176,7 @@ impl Reading {
             Wanted::Due { due, start, .. } => {
                 !self.is_paused(now) && start <= now && due > self.dealt_with_up_to(now)
             }
-            Wanted::Next { run, attempt } => match self.run.progress {
+            Wanted::Next { run, attempt } => match self.claim.progress {
                 Progress::Waiting(last, wait) => {
                     last.run == run
                         // Rule "attempt is claimed".
@@ -187,8 +187,8 @@ impl Reading {
                 _ => false,
             },
             Wanted::Order { number } => {
-                let pending = self.control.pending_order(self.run.orders_done);
-                self.run.progress == Progress::Nothing
+                let pending = self.control.pending_order(self.claim.orders_done);
+                self.claim.progress == Progress::Nothing
                     && pending.is_some_and(|order| order.number == number)
             }
         }
@@ -199,12 +199,12 @@ impl Reading {
     pub fn is_plain(&self) -> bool {
         let control = &self.control;
         control.presence == Presence::Enabled
-            && self.run.progress == Progress::Nothing
+            && self.claim.progress == Progress::Nothing
             && control.paused.is_none()
             && self.header.paused.is_none()
-            && control.queued.is_none_or(|due| due <= self.run.watermark.due)
-            && control.created_at.is_none_or(|at| at <= self.run.watermark.due)
-            && control.pending_order(self.run.orders_done).is_none()
+            && control.queued.is_none_or(|due| due <= self.claim.watermark.due)
+            && control.created_at.is_none_or(|at| at <= self.claim.watermark.due)
+            && control.pending_order(self.claim.orders_done).is_none()
             && !control.has_uncounted()
     }
 
@@ -216,7 +216,7 @@ impl Reading {
         due_times: &dyn DueTimes,
         now: UnixMs,
     ) -> Option<Ended> {
-        let Progress::Waiting(attempt, wait) = self.run.progress else { return None };
+        let Progress::Waiting(attempt, wait) = self.claim.progress else { return None };
         if self.control.cancel == Some(attempt.run) {
             return Some(Ended { outcome: Outcome::Cancelled, ..wait.last });
         }
@@ -292,7 +292,7 @@ pub(in crate::state) mod tests {
 
     fn reading(watermark: i64) -> Reading {
         Reading {
-            run: ClaimPart::new(1, UnixMs(watermark)),
+            claim: ClaimPart::new(1, UnixMs(watermark)),
             control: Control { presence: crate::state::Presence::Enabled, ..Control::new() },
             header: HeaderControl::default(),
         }
@@ -325,7 +325,7 @@ pub(in crate::state) mod tests {
         let within = Duration::from_secs(60);
         assert_eq!(reading.first(UnixMs(6000), within), Some(UnixMs(1000)));
         assert_eq!(reading.first(UnixMs(61_001), within), None);
-        reading.run.watermark.due = UnixMs(1000);
+        reading.claim.watermark.due = UnixMs(1000);
         assert_eq!(reading.first(UnixMs(6000), within), None);
     }
 

@@ -317,13 +317,13 @@ mod tests {
 
     #[test]
     fn everything_survives_the_file() {
-        let mut run = ClaimPart::new(0x1234, UnixMs(5));
-        run.serial = 77;
-        run.orders_done = 3;
+        let mut claim = ClaimPart::new(0x1234, UnixMs(5));
+        claim.serial = 77;
+        claim.orders_done = 3;
         for number in 0..40 {
-            run.start(attempt(number % 3 + 1));
+            claim.start(attempt(number % 3 + 1));
             let outcome = OUTCOMES[usize::try_from(number).unwrap() % 6];
-            let _ = run.close(attempt(number % 3 + 1), ended(outcome));
+            let _ = claim.close(attempt(number % 3 + 1), ended(outcome));
         }
         for progress in [
             Progress::Nothing,
@@ -333,14 +333,14 @@ mod tests {
                 Wait { next_at: UnixMs(9), last: ended(Outcome::Timeout) },
             ),
         ] {
-            run.progress = progress;
-            assert_eq!(ClaimPart::decode(&run.encode()), Some(run.clone()));
+            claim.progress = progress;
+            assert_eq!(ClaimPart::decode(&claim.encode()), Some(claim.clone()));
         }
-        assert_eq!(run.results_ever, 40);
-        assert_eq!(run.last_result.map(|last| last.ended), Some(ended(Outcome::Cancelled)));
-        let ended_at = run.last_result.map(|last| last.ended_at());
+        assert_eq!(claim.results_ever, 40);
+        assert_eq!(claim.last_result.map(|last| last.ended), Some(ended(Outcome::Cancelled)));
+        let ended_at = claim.last_result.map(|last| last.ended_at());
         assert_eq!(ended_at, Some(UnixMs(1_764_000_000_029)));
-        assert_eq!(run.runs(), 41);
+        assert_eq!(claim.runs(), 41);
     }
 
     #[test]
@@ -362,43 +362,43 @@ mod tests {
         assert_eq!(ClaimPart::decode(&bytes).unwrap().progress, Progress::Nothing);
         bytes[at::PROGRESS.0] = 2;
         CLAIM.seal(&mut bytes);
-        let run = ClaimPart::decode(&bytes).unwrap();
-        let Progress::Waiting(_, wait) = run.progress else { panic!("it does not wait") };
+        let claim = ClaimPart::decode(&bytes).unwrap();
+        let Progress::Waiting(_, wait) = claim.progress else { panic!("it does not wait") };
         assert_eq!(wait.last.outcome, Outcome::Error);
     }
 
     #[test]
     fn a_pid_of_another_boot_is_not_running() {
-        let mut run = ClaimPart::new(1, UnixMs(0));
-        run.progress = Progress::Running(attempt(1));
-        assert!(run.running_in(BootId([7; 16])).is_some());
-        assert!(run.running_in(BootId([8; 16])).is_none());
+        let mut claim = ClaimPart::new(1, UnixMs(0));
+        claim.progress = Progress::Running(attempt(1));
+        assert!(claim.running_in(BootId([7; 16])).is_some());
+        assert!(claim.running_in(BootId([8; 16])).is_none());
     }
 
     #[test]
     fn cancelled_runs_neither_make_nor_mend_a_row_of_failures() {
-        let mut run = ClaimPart::new(1, UnixMs(0));
+        let mut claim = ClaimPart::new(1, UnixMs(0));
         for (outcome, row) in [
             (Outcome::Failure, 1),
             (Outcome::Cancelled, 1),
             (Outcome::Interrupted, 2),
             (Outcome::Success, 0),
         ] {
-            let _ = run.close(attempt(1), ended(outcome));
-            assert_eq!(run.consecutive_failures, row);
+            let _ = claim.close(attempt(1), ended(outcome));
+            assert_eq!(claim.consecutive_failures, row);
         }
-        assert_eq!(run.counters.ended_with(Outcome::Cancelled), 1);
-        assert_eq!(run.last_success_at, Some(UnixMs(1_764_000_000_017)));
+        assert_eq!(claim.counters.ended_with(Outcome::Cancelled), 1);
+        assert_eq!(claim.last_success_at, Some(UnixMs(1_764_000_000_017)));
     }
 
     #[test]
     fn manual_runs_leave_the_watermark() {
-        let mut run = ClaimPart::new(1, UnixMs(5));
-        run.start(Attempt { trigger: Trigger::Manual, ..attempt(1) });
-        assert_eq!(run.watermark.due, UnixMs(5));
-        assert_eq!(run.counters.unscheduled, 1);
-        run.start(attempt(2));
-        assert_eq!(run.watermark, Watermark { due: attempt(2).due, attempt: 2 });
-        assert_eq!(run.counters.retries, 1);
+        let mut claim = ClaimPart::new(1, UnixMs(5));
+        claim.start(Attempt { trigger: Trigger::Manual, ..attempt(1) });
+        assert_eq!(claim.watermark.due, UnixMs(5));
+        assert_eq!(claim.counters.unscheduled, 1);
+        claim.start(attempt(2));
+        assert_eq!(claim.watermark, Watermark { due: attempt(2).due, attempt: 2 });
+        assert_eq!(claim.counters.retries, 1);
     }
 }

@@ -18,10 +18,10 @@ fn one_of_two_workers_gets_a_due_time_and_the_other_never_does() {
     claim_one.finish(ended(Outcome::Success), None);
     assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_002), Step::DealtWith));
     let reading = two.read(&fixture.records[0]).unwrap();
-    let run = &reading.run;
-    assert_eq!(run.watermark, Watermark { due: UnixMs(1_001_000), attempt: 1 });
-    assert_eq!(run.counters.ended_with(Outcome::Success), 1);
-    assert_eq!(run.last_success_at, Some(UnixMs(1_001_000)));
+    let claim = &reading.claim;
+    assert_eq!(claim.watermark, Watermark { due: UnixMs(1_001_000), attempt: 1 });
+    assert_eq!(claim.counters.ended_with(Outcome::Success), 1);
+    assert_eq!(claim.last_success_at, Some(UnixMs(1_001_000)));
     assert_eq!(two.results(&fixture.records[0], &reading)[0].attempt.pid, 1);
 }
 
@@ -71,9 +71,9 @@ fn a_holder_that_dies_between_two_looks_loses_the_due_time_to_the_next() {
         "{notices:?}"
     );
     second.finish(ended(Outcome::Failure), None);
-    let run = two.read(&fixture.records[0]).unwrap().run;
-    assert_eq!(run.counters.ended_with(Outcome::Interrupted), 1);
-    assert_eq!(run.runs(), 2);
+    let claim = two.read(&fixture.records[0]).unwrap().claim;
+    assert_eq!(claim.counters.ended_with(Outcome::Interrupted), 1);
+    assert_eq!(claim.runs(), 2);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_run_whose_process_has_died_is_no_overlap_while_somebody_has_its_lock() {
     let second = won(&three, timer, due(1_003_000), 1_003_500);
     second.finish(ended(Outcome::Success), None);
     let reading = three.read(&fixture.records[0]).unwrap();
-    assert_eq!(reading.run.counters.ended_with(Outcome::Interrupted), 1);
+    assert_eq!(reading.claim.counters.ended_with(Outcome::Interrupted), 1);
     assert_eq!((reading.control.overlaps, reading.control.missed), (0, 1));
 }
 
@@ -159,7 +159,7 @@ fn an_attempt_is_repeated_by_whoever_comes_first_and_once() {
     assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
     second.finish(ended(Outcome::Success), None);
     let reading = one.read(&fixture.records[0]).unwrap();
-    let record = &reading.run;
+    let record = &reading.claim;
     assert_eq!((record.counters.retries, record.runs()), (1, 1));
     assert_eq!(one.results(&fixture.records[0], &reading)[0].attempt.number, 2);
 }
@@ -173,9 +173,9 @@ fn the_next_due_time_takes_over_from_a_run_that_waits() {
     first.finish(ended(Outcome::Timeout), Some(UnixMs(1_001_900)));
     let second = won(&one, timer, due(1_002_000), 1_002_000);
     second.finish(ended(Outcome::Success), None);
-    let run = one.read(&fixture.records[0]).unwrap().run;
-    assert_eq!(run.counters.ended_with(Outcome::Timeout), 1);
-    assert_eq!(run.counters.ended_with(Outcome::Success), 1);
+    let claim = one.read(&fixture.records[0]).unwrap().claim;
+    assert_eq!(claim.counters.ended_with(Outcome::Timeout), 1);
+    assert_eq!(claim.counters.ended_with(Outcome::Success), 1);
 }
 
 #[test]
@@ -222,9 +222,9 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
     one.inner.failing.clear();
     assert_eq!(one.health(), Health::Ok);
-    let run = two.read(record).unwrap().run;
-    assert_eq!(run.counters.ended_with(Outcome::Success), 3);
-    assert_eq!(run.counters.ended_with(Outcome::Interrupted), 0);
+    let claim = two.read(record).unwrap().claim;
+    assert_eq!(claim.counters.ended_with(Outcome::Success), 3);
+    assert_eq!(claim.counters.ended_with(Outcome::Interrupted), 0);
 }
 
 #[test]

@@ -109,11 +109,11 @@ fn ten_readers_lose_double_and_damage_none_of_1000_timers() {
         let mut runs = 0;
         for record in records {
             let reading = read(&store, record).unwrap();
-            let (run, control) = (&reading.run, &reading.control);
-            runs += usize::try_from(run.runs()).unwrap();
-            assert_eq!(run.runs() + control.missed + control.overlaps, 3, "{reading:?}");
+            let (claim, control) = (&reading.claim, &reading.control);
+            runs += usize::try_from(claim.runs()).unwrap();
+            assert_eq!(claim.runs() + control.missed + control.overlaps, 3, "{reading:?}");
             assert!(
-                control.order.number == 1 || run.runs() > 0,
+                control.order.number == 1 || claim.runs() > 0,
                 "an order was lost, or met a run: {reading:?}"
             );
         }
@@ -261,12 +261,12 @@ fn an_interrupted_run_is_repeated_where_the_policy_says_so() {
     };
     let mut clock = || UnixMs(1_001_500);
     assert_eq!(two.recover(timer, &retry, &mut clock), Recovered::Interrupted);
-    let Progress::Waiting(_, wait) = two.read(&fixture.records[0]).unwrap().run.progress else {
+    let Progress::Waiting(_, wait) = two.read(&fixture.records[0]).unwrap().claim.progress else {
         panic!("it does not wait")
     };
     let next = Wanted::Next { run, attempt: 2 };
     won(&two, timer, next, wait.next_at.0).finish(ended(Outcome::Success), None);
-    assert_eq!(two.read(&fixture.records[0]).unwrap().run.runs(), 1);
+    assert_eq!(two.read(&fixture.records[0]).unwrap().claim.runs(), 1);
 }
 
 #[test]

@@ -50,27 +50,27 @@ pub(in crate::state) fn judge(fixture: &Fixture) {
     let read = |name| worker.read(record(fixture, name)).unwrap();
     for name in NAMES {
         let seen = read(name);
-        let Reading { run, control, header } = &seen;
+        let Reading { claim, control, header } = &seen;
         assert_eq!(control.presence, Presence::Enabled, "{name}");
         assert_eq!((control.created_at, control.not_before), (at(500), None), "{name}");
         assert_eq!((header.not_before, header.paused), (at(41_500), None));
         let results = worker.results(record(fixture, name), &seen);
-        let ended = run.counters.ended().min(32);
+        let ended = claim.counters.ended().min(32);
         assert_eq!(results.len() as u64, ended, "{name}");
-        assert_eq!(run.last_result, results.first().map(LastResult::from), "{name}");
+        assert_eq!(claim.last_result, results.first().map(LastResult::from), "{name}");
         assert_eq!(results.last().unwrap().attempt.pid, 4_000_001, "{name}");
     }
     assert_eq!(worker.order_number(), 5);
 
     let seen = read("history");
-    let run = &seen.run;
-    assert_eq!(run.watermark, Watermark { due: UnixMs(BASE + 40_000), attempt: 1 });
-    assert_eq!(run.progress, Progress::Nothing);
-    let counters = OUTCOMES.map(|outcome| run.counters.ended_with(outcome));
+    let claim = &seen.claim;
+    assert_eq!(claim.watermark, Watermark { due: UnixMs(BASE + 40_000), attempt: 1 });
+    assert_eq!(claim.progress, Progress::Nothing);
+    let counters = OUTCOMES.map(|outcome| claim.counters.ended_with(outcome));
     assert_eq!(counters, [6, 7, 7, 7, 7, 6]);
-    assert_eq!((run.counters.retries, run.duration_sum_ms), (7, 120));
-    assert_eq!((run.last_success_at, run.last_start_at), (at(36_007), at(40_007)));
-    assert_eq!((run.last_lateness_ms, run.consecutive_failures), (7, 3));
+    assert_eq!((claim.counters.retries, claim.duration_sum_ms), (7, 120));
+    assert_eq!((claim.last_success_at, claim.last_start_at), (at(36_007), at(40_007)));
+    assert_eq!((claim.last_lateness_ms, claim.consecutive_failures), (7, 3));
     let results = worker.results(record(fixture, "history"), &seen);
     let dues: Vec<_> = results.iter().map(|it| (it.attempt.due.0 - BASE) / 1000).collect();
     assert_eq!(dues, (9..=40).rev().collect::<Vec<_>>());
@@ -83,12 +83,12 @@ pub(in crate::state) fn judge(fixture: &Fixture) {
     assert_eq!((paused.left_out_up_to, paused.missed), (at(41_000), 40));
     let order = Order { number: 1, run: run_id(77), at: UnixMs(BASE + 41_500) };
     assert_eq!(read("ordered").control.order, order);
-    let Progress::Waiting(attempt, wait) = read("waiting").run.progress else { panic!() };
+    let Progress::Waiting(attempt, wait) = read("waiting").claim.progress else { panic!() };
     assert_eq!((attempt.due, attempt.boot), (UnixMs(BASE + 41_000), BOOT));
     assert_eq!((Some(wait.next_at), wait.last.outcome), (at(41_900), Outcome::Timeout));
     for name in ["running", "cancelled"] {
         let seen = read(name);
-        let Progress::Running(attempt) = seen.run.progress else { panic!() };
+        let Progress::Running(attempt) = seen.claim.progress else { panic!() };
         assert_eq!((attempt.pid, Some(attempt.started_at)), (4_000_001, at(41_020)));
         let cancel = (name == "cancelled").then_some(attempt.run);
         assert_eq!(seen.control.cancel, cancel);
@@ -128,11 +128,11 @@ fn everything_survives_and_goes_on() {
     assert_eq!(counts(&fixture, "absent"), 1);
     fixture.reload(&NAMES).unwrap();
     for name in ["history", "running", "waiting", "queued"] {
-        let before = fixture.worker(1).read(record(&fixture, name)).unwrap().run.counters.ended();
+        let before = fixture.worker(1).read(record(&fixture, name)).unwrap().claim.counters.ended();
         run_once(&mut fixture, name);
         let seen = fixture.worker(1).read(record(&fixture, name)).unwrap();
         // What was in progress has ended, too.
-        let ended = seen.run.counters.ended() - before;
+        let ended = seen.claim.counters.ended() - before;
         assert_eq!(ended, if matches!(name, "running" | "waiting") { 2 } else { 1 }, "{name}");
         let results = fixture.worker(1).results(record(&fixture, name), &seen);
         assert_eq!(results[0].ended.outcome, Outcome::Success);
@@ -203,7 +203,7 @@ fn whichever_call_fails_the_next_start_takes_all_of_it_over() {
 
 #[test]
 fn a_damaged_part_costs_itself_only() {
-    // The run part, the control part, and the control part of the header.
+    // The claim part, the control part, and the control part of the header.
     for (at, lost) in [(PAGE_BYTES + 600, "run"), (PAGE_BYTES + 2600, "control"), (2100, "header")]
     {
         let mut fixture = old_file();
@@ -222,7 +222,7 @@ fn a_damaged_part_costs_itself_only() {
             assert_eq!(worker.repair(timer.record, UnixMs(fixture.now)), Recovered::Nothing);
         }
         let seen = worker.read(timer.record).unwrap();
-        assert_eq!(seen.run.counters.ended(), if lost == "run" { 0 } else { 40 }, "{lost}");
+        assert_eq!(seen.claim.counters.ended(), if lost == "run" { 0 } else { 40 }, "{lost}");
         assert_eq!(counts(&fixture, "paused"), 1);
         assert_eq!(seen.first(UnixMs(fixture.now), Duration::MAX), None);
     }
@@ -326,7 +326,7 @@ fn an_end_that_is_cut_short_between_its_writes_loses_and_doubles_nothing() {
         let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0).collect();
         assert_eq!(dues, [1_002_000, 1_001_000], "after {writes} writes");
         assert_eq!(results[0].ended.outcome == Outcome::Interrupted, cut);
-        assert_eq!(seen.run.counters.ended(), 2);
+        assert_eq!(seen.claim.counters.ended(), 2);
     }
 }
 
@@ -350,7 +350,7 @@ fn results_that_cannot_be_written_are_kept_until_they_can_be() {
     one.write_again(timer);
     assert!(!one.has_unwritten(timer.record));
     assert_eq!(dues(&two), (1009..=1040).rev().collect::<Vec<_>>());
-    assert_eq!(two.read(timer.record).unwrap().run.counters.ended(), 40);
+    assert_eq!(two.read(timer.record).unwrap().claim.counters.ended(), 40);
 }
 
 #[test]
@@ -374,5 +374,5 @@ fn what_happens_while_nothing_can_be_read_is_in_the_history_afterwards() {
     let results = two.results(timer.record, &seen);
     let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0 / 1000).collect();
     assert_eq!(dues, (1001..=1007).rev().collect::<Vec<_>>());
-    assert_eq!(seen.run.counters.ended_with(Outcome::Failure), 3);
+    assert_eq!(seen.claim.counters.ended_with(Outcome::Failure), 3);
 }

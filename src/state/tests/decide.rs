@@ -17,10 +17,10 @@ const SKIP: Policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::O
 
 /// A record whose last due time was at 1000 s; the timer has one each minute.
 fn reading() -> Reading {
-    let mut run = ClaimPart::new(crate::state::record::format::name_hash("a"), UnixMs(960_000));
-    run.watermark.attempt = 1;
+    let mut claim = ClaimPart::new(crate::state::record::format::name_hash("a"), UnixMs(960_000));
+    claim.watermark.attempt = 1;
     let control = Control { presence: Presence::Enabled, ..Control::new() };
-    Reading { run, control, header: HeaderControl::default() }
+    Reading { claim, control, header: HeaderControl::default() }
 }
 
 fn decide_at(reading: &Reading, policy: Policy, now: i64) -> Decision {
@@ -74,7 +74,7 @@ fn what_is_older_than_within_is_left_out() {
 #[test]
 fn a_period_below_a_second_is_the_bound_for_missed() {
     let mut reading = reading();
-    reading.run.watermark.due = UnixMs(1000);
+    reading.claim.watermark.due = UnixMs(1000);
     let at = |now| decide(&reading, &Look::at(&every(50), UnixMs(now)), SKIP, None);
     assert_eq!(at(1_149), claim_of(1100, Trigger::Schedule));
     assert_eq!(at(1_150), claim_of(1150, Trigger::Schedule));
@@ -83,7 +83,7 @@ fn a_period_below_a_second_is_the_bound_for_missed() {
 #[test]
 fn a_start_still_to_come_is_armed_after_a_restart() {
     let mut reading = reading();
-    reading.run.watermark.due = UnixMs(960_000);
+    reading.claim.watermark.due = UnixMs(960_000);
     let mut jittered = every(60_000);
     jittered.jitter = crate::schedule::Jitter::new(Duration::from_secs(50), b"host", "a");
     let start = jittered.start(UnixMs(1_020_000));
@@ -106,7 +106,7 @@ fn the_queue_waits_for_the_end_and_a_newer_due_time_takes_its_place() {
         boot: BootId::default(),
         started_at: UnixMs(960_000),
     };
-    reading.run.progress = Progress::Running(attempt);
+    reading.claim.progress = Progress::Running(attempt);
     assert_eq!(decide_at(&reading, SKIP, 1_050_000), sleep(1_050_050));
     assert_eq!(decide_at(&reading, SKIP, 1_080_000), claim_of(1_080_000, Trigger::Schedule));
 }
@@ -124,7 +124,7 @@ fn an_attempt_waits_for_its_time_and_gives_way_to_a_due_time() {
         started_at: UnixMs(960_000),
     };
     let last = Ended { outcome: Outcome::Failure, status: 502, duration: Duration::ZERO };
-    reading.run.progress = Progress::Waiting(attempt, Wait { next_at: UnixMs(990_000), last });
+    reading.claim.progress = Progress::Waiting(attempt, Wait { next_at: UnixMs(990_000), last });
     assert_eq!(decide_at(&reading, SKIP, 980_000), sleep(990_000));
     let next = Decision::Claim(Wanted::Next { run: run_id(1), attempt: 2 });
     assert_eq!(decide_at(&reading, SKIP, 990_000), next);
@@ -146,7 +146,7 @@ fn an_order_runs_while_paused_and_is_dropped_after_ten_seconds() {
     let off = Policy { schedule: Scheduled::Off, ..SKIP };
     reading.control.paused = None;
     assert_eq!(decide_at(&reading, off, 980_001), order);
-    reading.run.orders_done = 1;
+    reading.claim.orders_done = 1;
     assert_eq!(decide_at(&reading, off, 1_080_000), Decision::Sleep { until: None });
 }
 
@@ -167,7 +167,7 @@ fn what_came_due_before_a_pause_and_was_not_taken_is_not_forgotten() {
 #[test]
 fn a_first_run_comes_at_once_and_is_dropped_when_too_late() {
     let mut reading = reading();
-    reading.run.watermark.due = UnixMs(969_999);
+    reading.claim.watermark.due = UnixMs(969_999);
     reading.control.created_at = Some(UnixMs(970_000));
     assert_eq!(decide_at(&reading, RUN_ALL, 970_100), claim_of(970_000, Trigger::First));
     let decision = decide_at(&reading, RUN_ALL, 970_000 + 3_600_001);

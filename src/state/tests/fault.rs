@@ -334,7 +334,7 @@ fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read()
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     let run = first.attempt().run;
     first.finish(ended(Outcome::Failure), Some(UnixMs(1_001_100)));
-    let known = one.read_for(timer).unwrap().run.progress;
+    let known = one.read_for(timer).unwrap().claim.progress;
     assert!(matches!(known, Progress::Waiting(..)));
     let next = Wanted::Next { run, attempt: 2 };
     won(&two, timer, next, 1_001_100).finish(ended(Outcome::Failure), None);
@@ -353,7 +353,7 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
     let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
     let timer = timer(&fixture.records[0], &every);
     let first = won(&two, timer, due(1_001_000), 1_001_000);
-    let known = one.read_for(timer).unwrap().run.progress;
+    let known = one.read_for(timer).unwrap().claim.progress;
     assert!(matches!(known, Progress::Running(..)));
     let effect = Effect::Errno(errno::EIO);
     let fault = CallFault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
@@ -365,7 +365,7 @@ fn a_run_that_another_worker_has_ended_is_not_called_interrupted_by_one_that_can
     });
     assert!(fired() > 0);
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
-    let counters = two.read(&fixture.records[0]).unwrap().run.counters;
+    let counters = two.read(&fixture.records[0]).unwrap().claim.counters;
     assert_eq!(counters.ended_with(Outcome::Success), 3);
     assert_eq!(counters.ended_with(Outcome::Interrupted), 0);
 }
@@ -418,8 +418,8 @@ fn a_run_that_waited_when_reads_began_to_fail_is_counted_when_another_one_waits(
     });
     won(&one, timer, due(1_003_000), 1_003_000).finish(ended(Outcome::Success), None);
     let seen = two.read(&fixture.records[0]).unwrap();
-    assert_eq!(seen.run.counters.ended_with(Outcome::Failure), 2);
-    assert_eq!(seen.run.runs(), 3);
+    assert_eq!(seen.claim.counters.ended_with(Outcome::Failure), 2);
+    assert_eq!(seen.claim.runs(), 3);
     let results = two.results(&fixture.records[0], &seen);
     let dues: Vec<_> = results.iter().map(|it| it.attempt.due.0 / 1000).collect();
     assert_eq!(dues, [1003, 1002, 1001]);

@@ -187,7 +187,7 @@ pub(in crate::state) fn counts(fixture: &Fixture, name: &str) -> u64 {
         .worker(99)
         .read(record(fixture, name))
         .unwrap()
-        .run
+        .claim
         .counters
         .ended_with(Outcome::Success)
 }

@@ -286,7 +286,7 @@ impl Simulator {
                 self.won(worker, claim);
             }
             Step::Again { .. } if is_broken(Rule::OverlapIsSeenThrice) => {
-                let seen = worker.store.read(&self.record).map(|reading| reading.run.progress);
+                let seen = worker.store.read(&self.record).map(|reading| reading.claim.progress);
                 match seen {
                     Ok(Progress::Running(_)) => self.overlap(worker, timer, attempt.wanted()),
                     _ => worker.attempt = Some(attempt),
@@ -431,9 +431,9 @@ impl Simulator {
 
     /// Due times = runs - unscheduled + overlaps + missed.
     fn account(&self, reading: &Reading) -> Verdict {
-        let (run, control) = (&reading.run, &reading.control);
+        let (claim, control) = (&reading.claim, &reading.control);
         assert!(!control.has_uncounted(), "{control:?}");
-        let dealt = i128::from(run.runs()) - i128::from(run.counters.unscheduled)
+        let dealt = i128::from(claim.runs()) - i128::from(claim.counters.unscheduled)
             + i128::from(control.overlaps)
             + i128::from(control.missed);
         if self.clock_was_back || self.jitter_ms > 0 || dealt == i128::from(self.expected) {

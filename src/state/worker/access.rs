@@ -69,10 +69,10 @@ impl Inner {
     pub(in crate::state) fn try_read(&self, record: &Record) -> Result<Reading, Unread> {
         let (pages, page) = self.record(record).ok_or(Unread::Lost)?;
         let bytes = self.known(pages.read_parts::<RECORD_BYTES>(page))?;
-        let run = self.its_claim(record, CLAIM.of(&bytes))?;
+        let claim = self.its_claim(record, CLAIM.of(&bytes))?;
         let control = self.its_control(record, CONTROL.of(&bytes))?;
         let header = self.try_read_header().ok_or(Unread::Torn)?;
-        Ok(Reading { run, control, header })
+        Ok(Reading { claim, control, header })
     }
 
     pub(in crate::state) fn try_read_header(&self) -> Option<HeaderControl> {
@@ -215,7 +215,7 @@ impl Inner {
             local.apart = None;
             local.taken_over = None;
             local.results = results;
-            local.run = (written == Written::No).then(|| Box::new(claim.clone()));
+            local.claim = (written == Written::No).then(|| Box::new(claim.clone()));
             if let Some(known) = &mut local.known {
                 known.0 = claim.without_history();
             }

@@ -148,7 +148,7 @@ impl ClaimAttempt {
         }
         let seen = self.looks_first.then(|| store.read_for(timer));
         if is_ours {
-            return match seen.map(|seen| seen.map(|reading| reading.run.progress)) {
+            return match seen.map(|seen| seen.map(|reading| reading.claim.progress)) {
                 Some(Ok(Progress::Running(attempt))) => Step::Overlap(attempt),
                 _ => Step::DealtWith,
             };
@@ -176,7 +176,7 @@ impl ClaimAttempt {
                     Some(attempt) if store.read(timer.record) == Err(Unread::Lost) => {
                         Some(Progress::Running(attempt))
                     }
-                    _ => store.read_for(timer).ok().map(|reading| reading.run.progress),
+                    _ => store.read_for(timer).ok().map(|reading| reading.claim.progress),
                 };
                 return self.refused(inner, progress);
             }
@@ -199,11 +199,11 @@ impl ClaimAttempt {
         if self.known == Expected::Plain && !reading.is_plain() {
             return Step::DealtWith;
         }
-        if let Progress::Running(attempt) = reading.run.progress
+        if let Progress::Running(attempt) = reading.claim.progress
             && !exclusion.is_locked()
             && is_another(inner, &attempt, now, timer)
         {
-            return self.refused(inner, Some(reading.run.progress));
+            return self.refused(inner, Some(reading.claim.progress));
         }
         self.decide_locked(store, timer, exclusion, reading, now, clock)
     }
@@ -262,7 +262,7 @@ impl ClaimAttempt {
             // can tell.
             now = clock();
             if reading.is_ahead(timer.due_times, now) {
-                match store.set_back_locked(timer, reading.run, clock) {
+                match store.set_back_locked(timer, reading.claim, clock) {
                     Err(Blocked::Again) => {}
                     Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::DealtWith,
                 }
@@ -288,20 +288,20 @@ impl ClaimAttempt {
         let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
         // Rule "order is done".
         if let Wanted::Order { number } = self.wanted {
-            reading.run.orders_done = number;
+            reading.claim.orders_done = number;
         }
         let known_since = self.known_since(&reading);
-        let (interrupted, ended) = close_last(&mut reading.run, attempt.run);
-        reading.run.start(attempt);
-        if inner.write_claim(timer.record, &mut reading.run, ended) == Written::No
+        let (interrupted, ended) = close_last(&mut reading.claim, attempt.run);
+        reading.claim.start(attempt);
+        if inner.write_claim(timer.record, &mut reading.claim, ended) == Written::No
             && timer.record.page.is_some()
         {
             if timer.owner == Owner::Other {
-                inner.forget_run(timer.record);
+                inner.forget_claim(timer.record);
                 return Step::LeftToOwner;
             }
             if known_since <= inner.attached_at {
-                inner.forget_run(timer.record);
+                inner.forget_claim(timer.record);
                 return Step::Unwritable;
             }
         }
@@ -322,12 +322,12 @@ impl ClaimAttempt {
         // Rule "lock is held".
         let locked = exclusion.keep(inner);
         let counted = self.counted;
-        Step::Won(Claim::new(inner, timer.record, reading.run, attempt, locked, counted))
+        Step::Won(Claim::new(inner, timer.record, reading.claim, attempt, locked, counted))
     }
 
     /// Since when what is wanted could have been taken.
     fn known_since(&self, reading: &Reading) -> UnixMs {
-        match (self.wanted, reading.run.progress) {
+        match (self.wanted, reading.claim.progress) {
             (Wanted::Due { due, .. }, _) => due,
             (Wanted::Order { .. }, _) => reading.control.order.at,
             (Wanted::Next { .. }, Progress::Waiting(last, _)) => last.started_at,
@@ -346,7 +346,7 @@ impl ClaimAttempt {
             boot: inner.process.boot,
             started_at: now,
         };
-        match (self.wanted, reading.run.progress) {
+        match (self.wanted, reading.claim.progress) {
             (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..new }),
             (Wanted::Order { .. }, _) => {
                 let order = reading.control.order;

@@ -14,11 +14,11 @@ use super::store::{Claimed, Inner, Record};
 /// # Invariants
 ///
 /// This worker holds the timer, and has the run lock, if it is `locked`; the table of
-/// claims says so. Nobody else writes the run part: `run` is what it contains, if it could be written.
+/// claims says so. Nobody else writes the claim part: `part` is what it contains, if it could be written.
 pub struct Claim {
     inner: Rc<Inner>,
     record: Record,
-    run: ClaimPart,
+    part: ClaimPart,
     attempt: Attempt,
     locked: Option<Locked<Rc<Inner>>>,
     /// Whether all that was left out for this claim has been counted.
@@ -43,11 +43,11 @@ pub enum Finished {
 }
 
 impl Claim {
-    /// The claim of `attempt`; the caller has excluded others, and written `run` if that can be.
+    /// The claim of `attempt`; the caller has excluded others, and written `part` if that can be.
     pub(in crate::state) fn new(
         inner: &Rc<Inner>,
         record: &Record,
-        run: ClaimPart,
+        part: ClaimPart,
         attempt: Attempt,
         locked: Option<Locked<Rc<Inner>>>,
         counted: bool,
@@ -55,7 +55,7 @@ impl Claim {
         // INVARIANT: from here on this value's drop alone gives others their way.
         inner.set_claimed(record, Claimed::Yes);
         let (inner, record) = (Rc::clone(inner), record.clone());
-        Self { inner, record, run, attempt, locked, counted }
+        Self { inner, record, part, attempt, locked, counted }
     }
 
     /// What is to be attempted.
@@ -75,22 +75,22 @@ impl Claim {
 
     /// Start of the last success before this attempt.
     pub fn last_success_at(&self) -> Option<UnixMs> {
-        self.run.last_success_at
+        self.part.last_success_at
     }
 
     /// Records how the attempt has ended and releases the timer. With `next_at` the run waits for
     /// its next attempt ([`RetryPolicy::next_at`](crate::state::RetryPolicy::next_at)).
     pub fn finish(mut self, ended: Ended, next_at: Option<UnixMs>) -> Finished {
         self.find_record();
-        let failures_before = self.run.consecutive_failures;
+        let failures_before = self.part.consecutive_failures;
         let (finished, result) = if let Some(next_at) = next_at {
-            self.run.progress = Progress::Waiting(self.attempt, Wait { next_at, last: ended });
+            self.part.progress = Progress::Waiting(self.attempt, Wait { next_at, last: ended });
             (Finished::Waiting { next_at }, None)
         } else {
-            let result = self.run.close(self.attempt, ended);
+            let result = self.part.close(self.attempt, ended);
             (Finished::Closed { result, failures_before }, Some(result))
         };
-        self.inner.write_claim(&self.record, &mut self.run, result);
+        self.inner.write_claim(&self.record, &mut self.part, result);
         finished
     }
 }
@@ -115,8 +115,8 @@ impl Claim {
         let page = self.locked.as_ref().and_then(Locked::page);
         let (None, Some(page)) = (self.record.page, page) else { return };
         let found = Record { page: Some(page), ..self.record.clone() };
-        if let Ok(run) = self.inner.try_read_claim(&found) {
-            self.run = run;
+        if let Ok(part) = self.inner.try_read_claim(&found) {
+            self.part = part;
             self.record = found;
         }
     }

@@ -131,14 +131,14 @@ impl Store {
     /// Orders a run by hand.
     pub fn order_run(&self, timer: TimerRef<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
         self.edit_and_raise(timer, now, |reading| {
-            if reading.run.progress != Progress::Nothing {
+            if reading.claim.progress != Progress::Nothing {
                 return Change::Leave(Ordered::Conflict);
             }
             if self.inner.is_locked(timer) {
                 // Nobody could carry it out.
                 return Change::Again;
             }
-            let done = reading.run.orders_done;
+            let done = reading.claim.orders_done;
             if let Some(pending) = reading.control.pending_order(done) {
                 return Change::Leave(Ordered::Pending(pending.run));
             }
@@ -150,7 +150,7 @@ impl Store {
 
     /// Orders the run in progress to be cancelled; a waiting one included.
     pub fn order_cancel(&self, timer: TimerRef<'_>, now: UnixMs) -> Edited<Ordered> {
-        self.edit_and_raise(timer, now, |reading| match reading.run.progress {
+        self.edit_and_raise(timer, now, |reading| match reading.claim.progress {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
                 reading.control.cancel = Some(attempt.run);
                 Change::Write(Ordered::Pending(attempt.run))
@@ -173,7 +173,7 @@ impl Store {
     /// Drops an order that no worker took in time.
     pub fn drop_order(&self, timer: TimerRef<'_>, number: u64, now: UnixMs) -> Edited<()> {
         self.edit(timer, now, |reading| {
-            match reading.control.pending_order(reading.run.orders_done) {
+            match reading.control.pending_order(reading.claim.orders_done) {
                 Some(order) if order.number == number => {
                     reading.control.order.run = RunId::default();
                     let name = timer.record.name.clone();
@@ -225,12 +225,12 @@ impl Store {
             if up_to <= dealt {
                 return Change::Leave(());
             }
-            if reading.run.progress == Progress::Nothing && self.inner.is_locked(timer) {
+            if reading.claim.progress == Progress::Nothing && self.inner.is_locked(timer) {
                 // Who has locked it may be about to take it. If not, the timer is late.
                 return Change::Again;
             }
             let queued = reading.queued(now).filter(|queued| *queued <= up_to);
-            let kind = match reading.run.progress {
+            let kind = match reading.claim.progress {
                 // Rule "overlap has a process".
                 Progress::Running(attempt) if !self.inner.may_live(&attempt) => LeftOut::Missed,
                 _ => kind,
@@ -325,7 +325,7 @@ impl Store {
         }
     }
 
-    /// Reads a record under its edit lock. The run part and the header are others' to write: what is
+    /// Reads a record under its edit lock. The claim part and the header are others' to write: what is
     /// torn is read later.
     fn read_for_edit(&self, record: &Record, now: UnixMs) -> Result<Reading, Blocked> {
         let control = self.control_locked(record, now)?;

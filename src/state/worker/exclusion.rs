@@ -148,7 +148,7 @@ impl Inner {
     /// Does not hold the timer any more, unless something of its run is still to be written.
     pub(in crate::state) fn release(&self, record: &Record) {
         if let Some(claims) = &record.claims
-            && self.local_record(record, |local| local.run.is_none())
+            && self.local_record(record, |local| local.claim.is_none())
         {
             claims.release(self.process.holder());
         }

@@ -20,19 +20,19 @@ impl Inner {
         claim: Option<ClaimPart>,
     ) -> Option<ClaimPart> {
         self.local_record(record, |local| {
-            if let (Some(unwritten), Some(claim)) = (&local.run, &claim)
+            if let (Some(unwritten), Some(claim)) = (&local.claim, &claim)
                 && unwritten.serial <= claim.serial
             {
-                local.forget_run();
+                local.forget_claim();
             }
-            let mut run = local.run.as_deref().cloned().or(claim)?;
+            let mut claim = local.claim.as_deref().cloned().or(claim)?;
             local.taken_over = None;
             if let Some(apart) = &local.apart {
-                local.taken_over = run.absorb(apart, &local.results).map(Box::new);
+                local.taken_over = claim.absorb(apart, &local.results).map(Box::new);
             }
-            Some(run)
+            Some(claim)
         })
-        .map(|run| with_shared(record, run))
+        .map(|claim| with_shared(record, claim))
     }
 
     /// The same of the control part.
@@ -63,8 +63,8 @@ impl Inner {
 
     /// What its owner goes on with, where the record is lost or cannot be read.
     pub(in crate::state) fn local_reading(&self, record: &Record) -> Reading {
-        let (run, control) = self.local_record(record, |local| {
-            let run = match (&local.apart, &local.known) {
+        let (claim, control) = self.local_record(record, |local| {
+            let claim = match (&local.apart, &local.known) {
                 (Some(local), _) => (**local).clone(),
                 (None, Some(known)) => known.0.clone(),
                 (None, None) => ClaimPart::new(record.name_hash, self.attached_at),
@@ -74,38 +74,38 @@ impl Inner {
                 (None, Some(known)) => known.1.clone(),
                 (None, None) => Control::anew(self.attached_at),
             };
-            (run, control)
+            (claim, control)
         });
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
-        let mut run = with_shared(record, run);
+        let mut claim = with_shared(record, claim);
         let holder = record.claims.as_ref().and_then(SharedClaim::holder);
         let is_another = |it: Claimant| it != self.process.holder() && it.lives();
-        if let Progress::Running(attempt) = run.progress
+        if let Progress::Running(attempt) = claim.progress
             && attempt.pid != self.process.pid
             && !holder.is_some_and(|(it, _)| is_another(it))
         {
             // It was in progress when the record could be read last. How it has ended is not known.
-            run.progress = Progress::Nothing;
+            claim.progress = Progress::Nothing;
         }
-        Reading { run, control, header }
+        Reading { claim, control, header }
     }
 
     /// Remembers what was read, for the time in which it cannot be.
     pub(in crate::state) fn remember(&self, record: &Record, reading: &Reading) {
         self.local_record(record, |local| {
-            if let Some((run, control)) = local.known.as_deref()
-                && (run.serial, control.serial) == (reading.run.serial, reading.control.serial)
+            if let Some((claim, control)) = local.known.as_deref()
+                && (claim.serial, control.serial) == (reading.claim.serial, reading.control.serial)
             {
                 return;
             }
-            let known = (reading.run.without_history(), reading.control.clone());
+            let known = (reading.claim.without_history(), reading.control.clone());
             local.known = Some(Box::new(known));
         });
     }
 
     /// Forgets a claim part that could not be written.
-    pub(in crate::state) fn forget_run(&self, record: &Record) {
-        self.local_record(record, LocalRecord::forget_run);
+    pub(in crate::state) fn forget_claim(&self, record: &Record) {
+        self.local_record(record, LocalRecord::forget_claim);
     }
 
     /// The same of a control part.
@@ -117,13 +117,13 @@ impl Inner {
 impl Store {
     /// Whether this worker has something of the timer that could not be written.
     pub fn has_unwritten(&self, record: &Record) -> bool {
-        self.inner.local_record(record, |local| local.run.is_some() || local.control.is_some())
+        self.inner.local_record(record, |local| local.claim.is_some() || local.control.is_some())
     }
 
     /// Gives up what could not be written; for a worker that leaves, whose successor is not to wait.
     pub fn give_up(&self, record: &Record) {
         if self.inner.claimed(record) == Claimed::No {
-            self.inner.forget_run(record);
+            self.inner.forget_claim(record);
             self.inner.release(record);
         }
     }
@@ -136,9 +136,10 @@ impl Store {
         if inner.claimed(record) == Claimed::No
             && let Lock::Taken(_lock) = inner.try_lock(CLAIM, record.page)
             && inner.try_read_claim(record) != Err(Unreadable::Lost)
-            && let Some(mut run) = inner.local_record(record, |local| local.run.as_deref().cloned())
+            && let Some(mut claim) =
+                inner.local_record(record, |local| local.claim.as_deref().cloned())
         {
-            inner.write_claim(record, &mut run, None);
+            inner.write_claim(record, &mut claim, None);
         }
         if let Lock::Taken(_lock) = inner.try_lock(CONTROL, record.page)
             && inner.try_read_control(record) != Err(Unreadable::Lost)
@@ -148,7 +149,8 @@ impl Store {
             inner.write_control(record, &mut control);
         }
         let Some(claims) = &record.claims else { return };
-        if inner.local_record(record, |local| local.run.is_none() && local.claimed == Claimed::No) {
+        if inner.local_record(record, |local| local.claim.is_none() && local.claimed == Claimed::No)
+        {
             claims.release(inner.process.holder());
         } else if timer.owner == Owner::This {
             claims.touch();
@@ -157,32 +159,32 @@ impl Store {
 }
 
 /// With what the workers of this master have claimed, which the file may not know.
-fn with_shared(record: &Record, mut run: ClaimPart) -> ClaimPart {
+fn with_shared(record: &Record, mut claim: ClaimPart) -> ClaimPart {
     if let Some(claims) = &record.claims {
-        run.orders_done = run.orders_done.max(claims.orders_done());
-        if let Some(taken) = claims.taken().filter(|taken| *taken > run.watermark.due) {
-            run.watermark.due = taken;
-            run.watermark.attempt = 1;
+        claim.orders_done = claim.orders_done.max(claims.orders_done());
+        if let Some(taken) = claims.taken().filter(|taken| *taken > claim.watermark.due) {
+            claim.watermark.due = taken;
+            claim.watermark.attempt = 1;
         }
-        if let Progress::Waiting(last, _) = run.progress
+        if let Progress::Waiting(last, _) = claim.progress
             && claims.attempted(last.run).is_some_and(|number| number > last.number)
         {
             // Another worker has made the attempt that it waits for.
-            run.progress = Progress::Nothing;
+            claim.progress = Progress::Nothing;
         }
     }
-    run
+    claim
 }
 
 impl LocalRecord {
     /// Forgets a claim part that could not be written, and its results.
-    fn forget_run(&mut self) {
-        if self.run.take().is_some() {
+    fn forget_claim(&mut self) {
+        if self.claim.take().is_some() {
             self.results.drain(..self.before_local());
         }
     }
 
-    /// How many of the results are not those of `local`.
+    /// How many of the results are not those of `apart`.
     fn before_local(&self) -> usize {
         let apart = self.apart.as_ref().map_or(0, |apart| apart.results_ever);
         self.results.len().saturating_sub(usize::try_from(apart).unwrap_or(usize::MAX))

@@ -34,8 +34,8 @@ impl Store {
         if let Ok(reading) = inner.try_read(record) {
             return Ok(reading);
         }
-        let run = match inner.try_read_claim(record) {
-            Ok(run) => run,
+        let claim = match inner.try_read_claim(record) {
+            Ok(claim) => claim,
             Err(Unreadable::Others) => return Err(self.lost(record)),
             Err(Unreadable::Lost) => return Err(Blocked::Lost),
             Err(Unreadable::Torn) => {
@@ -45,7 +45,7 @@ impl Store {
         };
         let control = self.control_or_repaired(record, now)?;
         let header = self.header_or_repaired(now)?;
-        Ok(Reading { run, control, header })
+        Ok(Reading { claim, control, header })
     }
 
     fn control_or_repaired(&self, record: &Record, now: UnixMs) -> Result<Control, Blocked> {
@@ -80,14 +80,14 @@ impl Store {
     /// caller holds the run lock.
     fn renew_claim(&self, record: &Record, now: UnixMs) {
         self.inner.notice(Notice::Damaged { name: record.name.clone() });
-        let mut run = ClaimPart::new(record.name_hash, now);
+        let mut claim = ClaimPart::new(record.name_hash, now);
         // Whether an order was carried out is lost with the part: none is carried out twice.
         if let Ok(control) = self.inner.try_read_control(record)
             && control.order.number > 0
         {
-            run.orders_done = control.order.number;
+            claim.orders_done = control.order.number;
         }
-        self.inner.write_claim(record, &mut run, None);
+        self.inner.write_claim(record, &mut claim, None);
     }
 
     /// The control part under its lock, which the caller holds; written anew if it is damaged.
@@ -104,8 +104,8 @@ impl Store {
                 self.inner.notice(Notice::Damaged { name: record.name.clone() });
                 let mut control = Control::anew(now);
                 // An order's number must be above all that were done.
-                if let Ok(run) = self.inner.try_read_claim(record) {
-                    control.order.number = run.orders_done;
+                if let Ok(claim) = self.inner.try_read_claim(record) {
+                    control.order.number = claim.orders_done;
                 }
                 self.inner.write_control(record, &mut control);
                 Ok(control)

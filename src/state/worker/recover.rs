@@ -55,7 +55,7 @@ impl Store {
             Err(Unread::Torn) => return Recovered::Again,
             Err(Unread::Lost) => return Recovered::LeftToOwner,
         };
-        match seen.run.progress {
+        match seen.claim.progress {
             Progress::Nothing => return Recovered::Nothing,
             Progress::Waiting(..) if seen.waiting_ends(timer.due_times, clock()).is_none() => {
                 return Recovered::Nothing;
@@ -87,21 +87,21 @@ impl Store {
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
             Err(Blocked::Again) => return Recovered::Again,
         };
-        if let Progress::Running(attempt) = reading.run.progress
+        if let Progress::Running(attempt) = reading.claim.progress
             && !exclusion.is_locked()
             && is_another(inner, &attempt, now, timer)
         {
             return Recovered::HeldElsewhere(attempt);
         }
-        let (recovered, result) = match reading.run.progress {
+        let (recovered, result) = match reading.claim.progress {
             Progress::Running(attempt) => {
                 let next_at = retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
                 let next_at = next_at.filter(|next_at| {
                     let wait = Wait { next_at: *next_at, last: interrupted() };
-                    reading.run.progress = Progress::Waiting(attempt, wait);
+                    reading.claim.progress = Progress::Waiting(attempt, wait);
                     reading.waiting_ends(timer.due_times, now).is_none()
                 });
-                let result = next_at.is_none().then(|| reading.run.close(attempt, interrupted()));
+                let result = next_at.is_none().then(|| reading.claim.close(attempt, interrupted()));
                 if exclusion.tells_death_of(&attempt) {
                     let name = timer.record.name.clone();
                     inner.notice(Notice::Interrupted {
@@ -117,16 +117,16 @@ impl Store {
                 let Some(ended) = reading.waiting_ends(timer.due_times, now) else {
                     return Recovered::Nothing;
                 };
-                let result = reading.run.close(attempt, ended);
+                let result = reading.claim.close(attempt, ended);
                 (Recovered::Ended(ended.outcome), Some(result))
             }
             Progress::Nothing => return Recovered::Nothing,
         };
-        if inner.write_claim(record, &mut reading.run, result) == Written::No
+        if inner.write_claim(record, &mut reading.claim, result) == Written::No
             && record.page.is_some()
             && timer.owner == Owner::Other
         {
-            inner.forget_run(record);
+            inner.forget_claim(record);
         }
         recovered
     }
@@ -140,15 +140,15 @@ impl Store {
             Excluded::LeftToOwner => return Recovered::LeftToOwner,
         };
         let lost = timer.record.lost();
-        let (record, run) = match self.read_locked(timer.record, clock()) {
-            Ok(reading) => (timer.record, reading.run),
+        let (record, claim) = match self.read_locked(timer.record, clock()) {
+            Ok(reading) => (timer.record, reading.claim),
             Err(Blocked::Lost) if timer.owner == Owner::This => {
-                (&lost, self.inner.local_reading(timer.record).run)
+                (&lost, self.inner.local_reading(timer.record).claim)
             }
             Err(Blocked::Again) => return Recovered::Again,
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
         };
-        match self.set_back_locked(TimerRef { record, ..timer }, run, clock) {
+        match self.set_back_locked(TimerRef { record, ..timer }, claim, clock) {
             Err(Blocked::Again) => Recovered::Again,
             _ => Recovered::Nothing,
         }
@@ -159,7 +159,7 @@ impl Store {
     pub(in crate::state) fn set_back_locked(
         &self,
         timer: TimerRef<'_>,
-        mut run: ClaimPart,
+        mut claim: ClaimPart,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
         let inner = &self.inner;
@@ -189,13 +189,13 @@ impl Store {
             control.gaps.retain(|gap| gap.up_to <= bound.latest);
             let mut changed = control.queued != queued || control.gaps != gaps;
             if let Some(at) = control.created_at
-                && at > run.watermark.due
+                && at > claim.watermark.due
                 && is_to_come(at, bound.now)
             {
                 // The first run is still to come, and its due time is born with the record.
                 ahead_ms = ahead_ms.max(at.ms_since(bound.now));
                 control.created_at = Some(bound.now);
-                run.watermark.due = UnixMs(bound.now.0.saturating_sub(1));
+                claim.watermark.due = UnixMs(bound.now.0.saturating_sub(1));
                 (changed, pulled) = (true, true);
             }
             if is_to_come(control.order.at, bound.now) {
@@ -214,8 +214,8 @@ impl Store {
         if let Some(claims) = &timer.record.claims {
             claims.pull_back(bound.latest, bound.newest);
         }
-        pulled |= bound.pull([&mut run.watermark.due].into_iter(), &mut ahead_ms);
-        if let Progress::Waiting(attempt, wait) = &mut run.progress
+        pulled |= bound.pull([&mut claim.watermark.due].into_iter(), &mut ahead_ms);
+        if let Progress::Waiting(attempt, wait) = &mut claim.progress
             && is_to_come(attempt.started_at, now)
         {
             let by_ms = attempt.started_at.ms_since(now);
@@ -225,7 +225,7 @@ impl Store {
             pulled = true;
         }
         if pulled {
-            inner.write_claim(timer.record, &mut run, None);
+            inner.write_claim(timer.record, &mut claim, None);
         }
         if ahead_ms > 0 {
             let name = timer.record.name.clone();

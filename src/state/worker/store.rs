@@ -164,17 +164,17 @@ pub(in crate::state) const UNWRITTEN_EDIT_TRIES: u32 = 2;
 pub(in crate::state) struct LocalRecord {
     pub(in crate::state) claimed: Claimed,
     /// Parts that are newer than those in the file, because they could not be written.
-    pub(in crate::state) run: Option<Box<ClaimPart>>,
+    pub(in crate::state) claim: Option<Box<ClaimPart>>,
     pub(in crate::state) control: Option<Box<Control>>,
     /// The record as it was read last, without its counters.
     pub(in crate::state) known: Option<Box<(ClaimPart, Control)>>,
     /// What has happened while there was no record, or it could not be read; its counters are those
     /// of this time.
     pub(in crate::state) apart: Option<Box<ClaimPart>>,
-    /// The results that could not be written, oldest first; the last one is the newest of `local`, or,
-    /// without that, of `run`.
+    /// The results that could not be written, oldest first; the last one is the newest of `apart`, or,
+    /// without that, of `claim`.
     pub(in crate::state) results: Vec<RunResult>,
-    /// That of a run which waited in the file when one of `local` took over from it: the one before them.
+    /// That of a run which waited in the file when one of `apart` took over from it: the one before them.
     pub(in crate::state) taken_over: Option<Box<RunResult>>,
     /// How many edits in a row have failed.
     failed_edits: u32,
@@ -307,7 +307,7 @@ impl Store {
     /// The results of the timer's last runs, newest first: as many as the record has places for, but for
     /// those that are being written or cannot be read.
     pub fn results(&self, record: &Record, reading: &Reading) -> Vec<RunResult> {
-        self.inner.read_results(record, &reading.run)
+        self.inner.read_results(record, &reading.claim)
     }
 
     /// What holds for all timers; what was read last, if it cannot be read now.

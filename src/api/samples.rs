@@ -98,7 +98,7 @@ pub(super) struct Samples {
 #[derive(Clone, Copy, Debug)]
 struct CachedSample {
     read: Moment,
-    shown: Read,
+    sample: Read,
 }
 
 impl Samples {
@@ -116,22 +116,22 @@ impl Samples {
     /// The sample of a timer, if it was read after `began`.
     pub(super) fn get(&self, number: usize, began: Moment) -> Option<Read> {
         let row = self.rows.get(number).filter(|row| row.read >= began)?;
-        Some(row.shown)
+        Some(row.sample)
     }
 
     /// Keeps what was read just now, if there is memory for it.
-    pub(super) fn put(&mut self, number: usize, shown: Read) {
+    pub(super) fn put(&mut self, number: usize, sample: Read) {
         if self.rows.is_empty() && self.make_room().is_err() {
             return;
         }
         if let Some(row) = self.rows.get_mut(number) {
-            *row = CachedSample { read: self.now, shown };
+            *row = CachedSample { read: self.now, sample };
         }
     }
 
     fn make_room(&mut self) -> Result<(), NoMemory> {
         fallible(|| self.rows.try_reserve_exact(self.timers))?;
-        self.rows.resize(self.timers, CachedSample { read: Moment::default(), shown: Read(None) });
+        self.rows.resize(self.timers, CachedSample { read: Moment::default(), sample: Read(None) });
         Ok(())
     }
 

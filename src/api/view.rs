@@ -97,7 +97,7 @@ impl View<'_> {
         (since > self.timer.timeout.saturating_add(STUCK_AFTER)).then_some(since)
     }
 
-    /// The first due time that has not been dealt with; none while it is paused or disabled.
+    /// The first due time that has not been handled; none while it is paused or disabled.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
         if self.timer.scheduled == Scheduled::Off {
             return None;

@@ -161,7 +161,7 @@ impl MainConf {
         Rc::clone(self.zones.get_or_init(|| Rc::new(Zones::open())))
     }
 
-    /// A bell for each worker, by its slot, once the configuration was taken up; none without an
+    /// A notifier for each worker, by its slot, once the configuration was taken up; none without an
     /// API that steers.
     pub fn notifiers(&self) -> &RefCell<Rc<Vec<EventFd>>> {
         &self.notifiers

@@ -37,7 +37,7 @@ impl WorkerChoice {
 
     /// How long the worker in `slot`, of `workers`, lets others go first: slot 0 wins unless it is
     /// lost, hangs or is busy, and then another has run the due time within 250 ms.
-    pub fn stands_back(self, slot: usize, workers: usize, period: Duration) -> Duration {
+    pub fn claim_delay(self, slot: usize, workers: usize, period: Duration) -> Duration {
         const LEAST: Duration = Duration::from_millis(50);
         const OVER: Duration = Duration::from_millis(150);
 

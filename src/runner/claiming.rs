@@ -12,7 +12,7 @@ use crate::conf::WorkerChoice;
 use crate::os::wall_clock;
 use crate::state::{ClaimAttempt, Look, Step, Trigger, Wanted};
 
-/// A claim that is contested, between two steps.
+/// A claim whose lock was refused, between two steps.
 pub(super) struct PendingClaim {
     claim: ClaimAttempt,
     permit: Permit,
@@ -34,15 +34,15 @@ impl Job {
         }
         let claim = ClaimAttempt::unseen(&look, new_run_id(self.conf.name.as_str()))?;
         let permit = self.worker.queue.permit()?;
-        Some(self.contend(PendingClaim { claim, permit, not_before: None }))
+        Some(self.try_to_claim(PendingClaim { claim, permit, not_before: None }))
     }
 
     /// Claims what a look at the record has shown, once it is this worker's turn.
-    pub(super) fn stand_back_or_claim(&self, wanted: Wanted, look: &Look<'_>) -> NextStep {
+    pub(super) fn claim_after_delay(&self, wanted: Wanted, look: &Look<'_>) -> NextStep {
         if let Wanted::Due { start, trigger: Trigger::Schedule, .. } = wanted {
             let period_ms = u64::try_from(look.period_ms()).unwrap_or(0);
             let period = Duration::from_millis(period_ms);
-            let at = start.plus(self.worker.stands_back(&self.conf, period));
+            let at = start.plus(self.worker.claim_delay(&self.conf, period));
             if look.now < at {
                 return NextStep::LookAfter(at.since(look.now));
             }
@@ -61,35 +61,35 @@ impl Job {
 
     pub(super) fn claim(&self, wanted: Wanted, permit: Permit, look: &Look<'_>) -> NextStep {
         let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()), look);
-        self.contend(PendingClaim { claim, permit, not_before: None })
+        self.try_to_claim(PendingClaim { claim, permit, not_before: None })
     }
 
-    /// Takes the next step of a contested claim, once its time has come.
+    /// Takes the next step of a pending claim, once its time has come.
     pub(super) fn go_on(&self, pending: PendingClaim) -> NextStep {
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         let left = pending.not_before.map(left).unwrap_or_default();
         if left.is_zero() {
-            return self.contend(pending);
+            return self.try_to_claim(pending);
         }
         self.enter(JobState::Claiming(Box::new(pending)));
         NextStep::LookAfter(left)
     }
 
     /// Tries to claim; an attempt that is won is started.
-    fn contend(&self, mut pending: PendingClaim) -> NextStep {
+    fn try_to_claim(&self, mut pending: PendingClaim) -> NextStep {
         let store = &self.worker.store;
         let wanted = pending.claim.wanted();
         let plain_up_to = self.last_look().plain_up_to;
         self.note(|last| last.plain_up_to = None);
         match pending.claim.step(store, self.timer(), &mut wall_clock) {
             Step::Won(claim) => {
-                let dealt_with = match wanted {
+                let handled = match wanted {
                     Wanted::Due { due, .. } => Some(due),
                     Wanted::Next { .. } | Wanted::Order { .. } => None,
                 };
                 self.note(|last| {
                     last.catch_up_at = None;
-                    last.plain_up_to = plain_up_to.and(dealt_with);
+                    last.plain_up_to = plain_up_to.and(handled);
                 });
                 self.report.no_overlap();
                 if claim.attempt().trigger == Trigger::Missed {
@@ -103,7 +103,7 @@ impl Job {
                 self.start(claim, pending.permit);
                 NextStep::Rest
             }
-            Step::DealtWith => {
+            Step::Handled => {
                 self.note(|last| last.catch_up_at = None);
                 NextStep::LookAgain
             }
@@ -117,7 +117,7 @@ impl Job {
                 NextStep::LookAfter(after)
             }
             Step::GaveUp => {
-                self.report.contested(&self.conf);
+                self.report.locked_too_long(&self.conf);
                 NextStep::LookAfter(LATER)
             }
             Step::Unwritable => NextStep::LookAfter(MUCH_LATER),

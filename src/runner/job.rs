@@ -46,13 +46,13 @@ pub(super) struct Job {
 ///     Idle ──────────────────────────────────> Claiming
 ///     │ ^ │                                       │
 ///     │ │ └── won at once, or later ──> Running <─┤
-///     │ └──── ended ───────────────────────┘ ^    │ dealt with elsewhere: Idle
+///     │ └──── ended ───────────────────────┘ ^    │ handled elsewhere: Idle
 ///     └────── no permit ──> Queued ──────────┘
 /// ```
 pub(super) enum JobState {
     /// Nothing.
     Idle,
-    /// A claim is contested.
+    /// A claim whose lock was refused is tried again.
     Claiming(Box<PendingClaim>),
     /// This waits for a permit.
     Queued(Wanted),
@@ -65,7 +65,7 @@ pub(super) enum JobState {
 pub(super) struct LastLook {
     /// The due times around it; the next of them is what the clock is set to.
     pub(super) around: Around,
-    /// If the record was plain: up to where due times are dealt with. What comes due later may be
+    /// If the record was plain: up to where due times are handled. What comes due later may be
     /// claimed without a look before the lock.
     pub(super) plain_up_to: Option<UnixMs>,
     /// When the run that makes up for missed due times may start.
@@ -94,7 +94,7 @@ impl Job {
         record: Nth<Record>,
         worker: Rc<Worker>,
     ) -> Result<Rc<Self>, NoMemory> {
-        let index = worker.queue.join()?;
+        let index = worker.queue.reserve()?;
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
             conf,
             record,
@@ -107,7 +107,7 @@ impl Job {
             waits: Cell::default(),
             over: Cell::new(false),
         });
-        job.worker.queue.seat(index, Rc::downgrade(&job));
+        job.worker.queue.insert(index, Rc::downgrade(&job));
         job.worker.queue.wake(index, Deadline::Clock, AT_ONCE);
         Ok(job)
     }
@@ -206,7 +206,7 @@ impl Job {
         self.post();
     }
 
-    /// Has the record looked at once the events at hand are dealt with.
+    /// Has the record looked at after the events at hand.
     pub(super) fn post(&self) {
         self.worker.queue.post(self.index);
     }

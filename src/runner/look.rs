@@ -92,7 +92,7 @@ impl Job {
         self.note(|last| {
             last.watched = elsewhere && reading.claim.progress != Progress::Nothing;
             last.uncounted = reading.control.has_uncounted();
-            last.plain_up_to = reading.is_plain().then(|| reading.dealt_with_up_to(look.now));
+            last.plain_up_to = reading.is_plain().then(|| reading.handled_up_to(look.now));
         });
         if let Progress::Running(_) = reading.claim.progress
             && elsewhere
@@ -135,7 +135,7 @@ impl Job {
         }
         match decision {
             Decision::Sleep { until } => until.map_or(NextStep::Rest, NextStep::LookAt),
-            Decision::Claim(wanted) => self.stand_back_or_claim(wanted, look),
+            Decision::Claim(wanted) => self.claim_after_delay(wanted, look),
             Decision::CatchUp { run_at, until } => {
                 self.note(|last| last.catch_up_at = Some(run_at));
                 NextStep::LookAt(until)
@@ -163,7 +163,7 @@ impl Job {
         if let Some(after) = self.next_wait() {
             return NextStep::LookAfter(after);
         }
-        self.report.contested(&self.conf);
+        self.report.locked_too_long(&self.conf);
         let reading = reading.clone().without_ahead(look.due_times, look.now);
         match self.follow(&reading, look) {
             NextStep::LookAgain => NextStep::LookAfter(LATER),
@@ -177,7 +177,7 @@ impl Job {
                 self.waits.take();
                 NextStep::LookAgain
             }
-            Edited::Again => self.wait_a_step(|| self.report.contested(&self.conf)),
+            Edited::Again => self.wait_a_step(|| self.report.locked_too_long(&self.conf)),
             Edited::Failed => NextStep::LookAfter(MUCH_LATER),
         }
     }

@@ -1,11 +1,11 @@
-//! The conductor: on a due time, arm the next one, get a place, claim, run.
+//! Runs the timers of a worker: on a due time, arm the next one, get a permit, claim, run.
 //!
 //! ```text
 //!            looks at its record            won              the request ends
 //!   armed ───────────────> claims ───────────────> in progress ─────────────────> recorded
-//!     ^  │                   │  │ no place           │ timer_timeout                  │
-//!     └──┘ re-armed          │  └──> in the line     └──> cut off, then as above      │
-//!        first               │ dealt with elsewhere, or left out                      │
+//!     ^  │                   │  │ no permit          │ timer_timeout                  │
+//!     └──┘ re-armed          │  └──> queued          └──> cut off, then as above      │
+//!        first               │ handled elsewhere, or left out                         │
 //!                            └──> waits until there is something to do <──────────────┘
 //! ```
 //!
@@ -59,7 +59,7 @@ struct Runner {
     /// `master_process off` they stay in the same process.
     leaving: Vec<Rc<Job>>,
     _tick: Option<EventTimer>,
-    _bell: Option<Notifier>,
+    _notifier: Option<Notifier>,
 }
 
 thread_local! {
@@ -92,7 +92,7 @@ fn show_only(main: &MainConf, process: InitProcess) {
     let leaving = put(None).map(Runner::leave).unwrap_or_default();
     let tick = (!leaving.is_empty()).then(tick);
     let jobs = Vec::new();
-    put(Some(Runner { registry, worker: None, jobs, leaving, _tick: tick, _bell: None }));
+    put(Some(Runner { registry, worker: None, jobs, leaving, _tick: tick, _notifier: None }));
 }
 
 /// Looks once a second whether the state file can be taken over, and begins then.
@@ -140,7 +140,7 @@ fn begin_now(main: &MainConf, process: InitProcess) {
     let notifier = notifier.and_then(|notifier| {
         Notifier::new(notifier, |times| look(LookReason::Notified(WakeHint(times))))
     });
-    put(Some(Runner { registry, worker, jobs, leaving, _tick: tick, _bell: notifier }));
+    put(Some(Runner { registry, worker, jobs, leaving, _tick: tick, _notifier: notifier }));
 }
 
 /// Whether this nginx runs a location as it must.

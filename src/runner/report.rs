@@ -60,7 +60,7 @@ impl Ending {
 pub(super) struct Report {
     failures: Throttle,
     overlaps: Throttle,
-    contests: Throttle,
+    lock_waits: Throttle,
     misses: Throttle,
     stuck: Throttle,
 }
@@ -132,8 +132,8 @@ impl Report {
     }
 
     /// Tells that the record was locked by others for too long.
-    pub(super) fn contested(&self, timer: &TimerConf) {
-        if let Some(left_out) = self.contests.pass(Instant::now()) {
+    pub(super) fn locked_too_long(&self, timer: &TimerConf) {
+        if let Some(left_out) = self.lock_waits.pass(Instant::now()) {
             let message = format_args!("record is locked for too long{}", Suppressed(left_out));
             write(timer, Level::Error, None, message);
         }

@@ -35,7 +35,7 @@ impl Run {
         self.attempt.run
     }
 
-    /// The due time that it deals with.
+    /// The due time that it is for.
     pub fn due(&self) -> UnixMs {
         self.attempt.due
     }

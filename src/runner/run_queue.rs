@@ -9,7 +9,7 @@
 //! ```
 //!
 //! nginx runs what is posted while posted events are run in the same turn: what is left here is posted
-//! for the next one, so that clients are served in between. Nothing here allocates but [`RunQueue::join`].
+//! for the next one, so that clients are served in between. Nothing here allocates but [`RunQueue::reserve`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,8 +37,8 @@ pub(super) struct RunQueue {
     queues: RefCell<[JobQueue; 4]>,
     /// Two for each job: see [`Deadline`].
     deadlines: RefCell<Deadlines>,
-    /// Which of [`TURNS`] comes first now.
-    turn: Cell<usize>,
+    /// Which of [`ROUND_ROBIN`] comes first now.
+    position: Cell<usize>,
     posted: Posted,
     /// Runs out with the first deadline, and when there may be memory again.
     timer: EventTimer,
@@ -73,7 +73,7 @@ enum To {
 }
 
 /// What is done in turn, so that none of it holds up the others: a queue, or the deadlines.
-const TURNS: [Option<To>; 4] = [Some(To::Start), None, Some(To::Look), Some(To::LookAtNews)];
+const ROUND_ROBIN: [Option<To>; 4] = [Some(To::Start), None, Some(To::Look), Some(To::LookAtNews)];
 
 /// Without memory it goes on after this time.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(100);
@@ -104,7 +104,7 @@ impl RunQueue {
                 jobs: RefCell::default(),
                 queues: RefCell::default(),
                 deadlines: RefCell::default(),
-                turn: Cell::new(0),
+                position: Cell::new(0),
                 posted,
                 timer,
                 timer_at: Cell::new(None),
@@ -113,12 +113,12 @@ impl RunQueue {
         })
     }
 
-    /// Room for one more job, which is to be [`seated`](Self::seat).
+    /// Room for one more job, which is to be [put into its place](Self::insert).
     ///
     /// # Errors
     ///
     /// There is no memory.
-    pub(super) fn join(&self) -> Result<JobIndex, NoMemory> {
+    pub(super) fn reserve(&self) -> Result<JobIndex, NoMemory> {
         let mut jobs = self.jobs.borrow_mut();
         self.queues.borrow_mut().iter_mut().try_for_each(JobQueue::join)?;
         let mut deadlines = self.deadlines.borrow_mut();
@@ -128,9 +128,9 @@ impl RunQueue {
         Ok(JobIndex(jobs.len() - 1))
     }
 
-    pub(super) fn seat(&self, index: JobIndex, job: Weak<Job>) {
-        if let Some(seat) = self.jobs.borrow_mut().get_mut(index.0) {
-            *seat = job;
+    pub(super) fn insert(&self, index: JobIndex, job: Weak<Job>) {
+        if let Some(slot) = self.jobs.borrow_mut().get_mut(index.0) {
+            *slot = job;
         }
     }
 
@@ -231,10 +231,10 @@ impl RunQueue {
             job.settle();
             return true;
         }
-        TURNS.iter().any(|_| {
-            let turn = self.turn.get();
-            self.turn.set((turn + 1) % TURNS.len());
-            match TURNS.get(turn).copied().flatten() {
+        ROUND_ROBIN.iter().any(|_| {
+            let position = self.position.get();
+            self.position.set((position + 1) % ROUND_ROBIN.len());
+            match ROUND_ROBIN.get(position).copied().flatten() {
                 None => self.wake_one(),
                 Some(To::Start) => self.start_one(),
                 Some(to) => self.next(to).inspect(|job| job.dispatch()).is_some(),

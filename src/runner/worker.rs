@@ -28,11 +28,11 @@ pub(super) struct Worker {
     leaves_work: Cell<bool>,
     timers: Rc<Vec<TimerConf>>,
     /// What lasts is found again with each due time, and told once a minute.
-    lines: RefCell<HashMap<Lasting, Throttle>>,
+    throttles: RefCell<HashMap<ThrottleKey, Throttle>>,
 }
 
 /// What is told once a minute: a kind of notice, and the timer.
-type Lasting = (Discriminant<Notice>, Box<str>);
+type ThrottleKey = (Discriminant<Notice>, Box<str>);
 
 impl Worker {
     pub(super) fn new(
@@ -52,7 +52,7 @@ impl Worker {
             seen,
             leaves_work: Cell::new(false),
             timers: main.shared_timers(),
-            lines: RefCell::default(),
+            throttles: RefCell::default(),
         })
     }
 
@@ -72,8 +72,8 @@ impl Worker {
     }
 
     /// How long this worker lets others go first.
-    pub(super) fn stands_back(&self, timer: &TimerConf, period: Duration) -> Duration {
-        timer.worker.stands_back(self.slot, self.workers, period)
+    pub(super) fn claim_delay(&self, timer: &TimerConf, period: Duration) -> Duration {
+        timer.worker.claim_delay(self.slot, self.workers, period)
     }
 
     /// Whether another process wants all timers to be looked at.
@@ -133,12 +133,12 @@ impl Worker {
         else {
             return true;
         };
-        let lasting = (mem::discriminant(notice), notice.timer().unwrap_or_default().into());
-        let mut lines = self.lines.borrow_mut();
-        if fallible(|| lines.try_reserve(1)).is_err() {
+        let key = (mem::discriminant(notice), notice.timer().unwrap_or_default().into());
+        let mut throttles = self.throttles.borrow_mut();
+        if fallible(|| throttles.try_reserve(1)).is_err() {
             return true;
         }
-        let line = lines.entry(lasting).or_default();
-        line.pass(Instant::now()).is_some()
+        let throttle = throttles.entry(key).or_default();
+        throttle.pass(Instant::now()).is_some()
     }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The API and its orders with each event method that this nginx has: the bell is heard, large answers wait
+# The API and its orders with each event method that this nginx has: the notifier wakes the workers, large answers wait
 # for slow clients, and nothing spins.
 
 use strict;
@@ -55,7 +55,7 @@ for my $method (qw( poll select epoll )) {
         my @workers = map { $nginx->worker_in_slot($_) } 0, 1;
         my @api     = map { TimerTest::Api->new( $nginx, worker => [$_] ) } @workers;
 
-        # Orders, taken by the owner and by another one: the bell is heard.
+        # Orders, taken by the owner and by another one: the notifier wakes the workers.
         for my $slot ( 0, 1 ) {
             my @took;
             for my $round ( 1 .. 10 ) {

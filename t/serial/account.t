@@ -10,7 +10,7 @@
 #   * from "created", the instant of the load that made the record, which is no due time of the
 #     schedule even where one falls on it (the watermark is born there).  No timer is changed, disabled or
 #     paused here, so there is no "not before" behind it.
-#   * up to the newest that the record says has been dealt with: the later one of the watermark (a due
+#   * up to the newest that the record says has been handled: the later one of the watermark (a due
 #     time that was taken) and of "left out up to".  What is later was still to come, or queued: none of
 #     these has been counted as anything.
 #
@@ -106,11 +106,11 @@ while ( time < $end ) {
 }
 note join ', ', map {"$_: $events{$_}"} sort keys %events;
 
-# All of them go on: a due time later than now is dealt with.
+# All of them go on: a due time later than now is handled.
 my $mark  = int( time * 1000 );
 my @stuck = grep {
     my $name = $_;
-    !wait_record( $state, $name, sub { $_->{dealt_with} > $mark } );
+    !wait_record( $state, $name, sub { $_->{handled} > $mark } );
 } sort keys %conf;
 is( scalar @stuck, 0, 'none has stopped' ) or diag "@stuck";
 

@@ -65,7 +65,7 @@ for my $nginx (@nginx) {
 
 # Eight workers of two instances that all want each due time of short periods, while both are reloaded.
 {
-    my $shared = scratch_dir() . '/contest.state';
+    my $shared = scratch_dir() . '/claimants.state';
     my %every  = ( c1 => 20, c2 => 20, c3 => 30, c4 => 100 );
     my $timers = join '', map { timer( $backend, $_, "every=$every{$_}ms offset=0", $_ eq 'c2' ? 'delay/0.015/ok' : 'ok', $_ eq 'c3' ? '' : 'timer_worker any;' ) } sort keys %every;
     my @pair   = map { TimerTest::Nginx->new( workers => 4, state => $shared, server => $timers ) } 1, 2;
@@ -77,8 +77,8 @@ for my $nginx (@nginx) {
     }
     $_->stop for @pair;
     my @runs = map { $backend->requests( timer => $_ ) } sort keys %every;
-    no_doubles( 'a contest', @runs );
-    no_overlaps( 'a contest', {}, @runs );
+    no_doubles( 'many claimants', @runs );
+    no_overlaps( 'many claimants', {}, @runs );
     my $records = read_records($shared);
     for my $name ( sort keys %every ) {
         is( $records->{$name}{interrupted}, 0, "$name: no run is taken for interrupted" );

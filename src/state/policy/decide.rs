@@ -156,7 +156,7 @@ pub fn decide(
     if let Some(since) = reading.paused_since(now) {
         // What came due before the pause and was not taken would be forgotten with its end.
         let before = newest_started(due_times, since.min(now));
-        if let Some(up_to) = before.filter(|due| *due > reading.dealt_with_up_to(now)) {
+        if let Some(up_to) = before.filter(|due| *due > reading.handled_up_to(now)) {
             return Decision::LeaveOut { up_to, kind: LeftOut::Missed };
         }
     }
@@ -220,8 +220,8 @@ fn decide_schedule(
     catch_up_at: Option<UnixMs>,
 ) -> Decision {
     let (due_times, now) = (look.due_times, look.now);
-    let dealt = reading.dealt_with_up_to(now);
-    let newest = look.around.started.filter(|newest| newest.due > dealt);
+    let handled = reading.handled_up_to(now);
+    let newest = look.around.started.filter(|newest| newest.due > handled);
     let first_within = match policy {
         MissedPolicy::Run { within } => within,
         MissedPolicy::Skip => FIRST_WITHIN,
@@ -236,7 +236,7 @@ fn decide_schedule(
         return Decision::Claim(Wanted::Due { due, start, trigger: Trigger::First });
     }
     let Some(Due { due, start }) = newest else {
-        return Decision::Sleep { until: look.first_after(dealt).map(|next| next.start) };
+        return Decision::Sleep { until: look.first_after(handled).map(|next| next.start) };
     };
     let claim = |trigger| Decision::Claim(Wanted::Due { due, start, trigger });
     let running = matches!(reading.claim.progress, Progress::Running(_));

@@ -1,4 +1,4 @@
-//! Which due times have been dealt with.
+//! Which due times have been handled.
 
 use std::time::Duration;
 
@@ -78,9 +78,9 @@ impl Reading {
         Self { claim, control, header: HeaderControl::default() }
     }
 
-    /// The newest instant up to which every due time has been dealt with, but for `first`: taken,
+    /// The newest instant up to which every due time has been handled, but for `first`: taken,
     /// left out for good, or never the timer's.
-    pub fn dealt_with_up_to(&self, now: UnixMs) -> UnixMs {
+    pub fn handled_up_to(&self, now: UnixMs) -> UnixMs {
         let expired = |paused: Option<Paused>| {
             paused.and_then(|paused| paused.until).filter(|until| *until <= now)
         };
@@ -110,15 +110,15 @@ impl Reading {
         pauses.into_iter().flatten().filter(|paused| paused.holds(now)).map(|it| it.since).min()
     }
 
-    /// The first due time that has not been dealt with: in the past when the timer is late;
+    /// The first due time that has not been handled: in the past when the timer is late;
     /// `None` while it is paused.
     pub fn next_due(&self, due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
-        if self.is_paused(now) { None } else { due_times.next(self.dealt_with_up_to(now)) }
+        if self.is_paused(now) { None } else { due_times.next(self.handled_up_to(now)) }
     }
 
     /// The due time in the queue's one place, if it still waits there.
     pub fn queued(&self, now: UnixMs) -> Option<UnixMs> {
-        self.control.queued.filter(|due| *due > self.dealt_with_up_to(now))
+        self.control.queued.filter(|due| *due > self.handled_up_to(now))
     }
 
     /// The start of `first=now`, if it is still to come.
@@ -174,7 +174,7 @@ impl Reading {
             }
             // The clock may have been set back since this was decided.
             Wanted::Due { due, start, .. } => {
-                !self.is_paused(now) && start <= now && due > self.dealt_with_up_to(now)
+                !self.is_paused(now) && start <= now && due > self.handled_up_to(now)
             }
             Wanted::Next { run, attempt } => match self.claim.progress {
                 Progress::Waiting(last, wait) => {
@@ -233,7 +233,7 @@ pub(in crate::state) fn taken_over_at(
     attempt: &Attempt,
     due_times: &dyn DueTimes,
 ) -> Option<UnixMs> {
-    // What is unscheduled deals with no due time; the one before it may have passed long ago.
+    // What is unscheduled is for no due time; the one before it may have passed long ago.
     let unscheduled = attempt.trigger.is_unscheduled();
     let after = if unscheduled { attempt.started_at.max(attempt.due) } else { attempt.due };
     due_times.next(after).map(|next| due_times.start(next))
@@ -299,7 +299,7 @@ pub(in crate::state) mod tests {
     }
 
     #[test]
-    fn the_newest_of_all_decides_what_is_dealt_with() {
+    fn the_newest_of_all_decides_what_is_handled() {
         let mut reading = reading(1000);
         let now = UnixMs(9_500);
         assert_eq!(reading.next_due(&every(1000), now), Some(UnixMs(2000)));

@@ -44,7 +44,7 @@ impl Control {
         self.leave_out(due_times, queued.unwrap_or(after), up_to, kind);
     }
 
-    /// Leaves out for good what lies in (`after`, `up_to`]: rule "left out is dealt with". Where no further stretch can wait to be
+    /// Leaves out for good what lies in (`after`, `up_to`]: rule "left out is handled". Where no further stretch can wait to be
     /// counted, the newest one is stretched: what is counted may then be too much, or of the wrong
     /// kind, but nothing runs that was left out, and nothing waits for the count.
     pub(in crate::state) fn leave_out(

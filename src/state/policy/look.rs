@@ -90,22 +90,24 @@ impl<'a> Look<'a> {
         self.period_ms().min(1000)
     }
 
-    /// The first due time later than `dealt`, up to which all are dealt with.
-    pub(in crate::state) fn first_after(&self, dealt: UnixMs) -> Option<Due> {
+    /// The first due time later than `handled`, up to which all are handled.
+    pub(in crate::state) fn first_after(&self, handled: UnixMs) -> Option<Due> {
         match (self.around.started, self.around.next) {
-            (Some(started), Some(next)) if started.due <= dealt && dealt < next.due => Some(next),
+            (Some(started), Some(next)) if started.due <= handled && handled < next.due => {
+                Some(next)
+            }
             _ => {
-                let due = self.due_times.next(dealt)?;
+                let due = self.due_times.next(handled)?;
                 Some(Due { due, start: self.due_times.start(due) })
             }
         }
     }
 
-    /// Whether no due time lies between `dealt` and the newest one that has started.
-    pub(in crate::state) fn follows(&self, dealt: UnixMs, due: UnixMs) -> bool {
+    /// Whether no due time lies between `handled` and the newest one that has started.
+    pub(in crate::state) fn follows(&self, handled: UnixMs, due: UnixMs) -> bool {
         let known = self.around.started.is_some_and(|started| started.due == due)
-            && self.around.before.is_some_and(|before| before <= dealt);
-        known || self.due_times.next(dealt).is_none_or(|next| next >= due)
+            && self.around.before.is_some_and(|before| before <= handled);
+        known || self.due_times.next(handled).is_none_or(|next| next >= due)
     }
 }
 

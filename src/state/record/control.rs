@@ -160,7 +160,7 @@ pub struct Control {
     /// Due times up to here that were not taken are left out for good.
     pub left_out_up_to: Option<UnixMs>,
     /// The due time that waits for the end of the run before it. It is pending while it has not
-    /// been dealt with.
+    /// been handled.
     pub queued: Option<UnixMs>,
     /// The pause, if there is one; it may have expired.
     pub paused: Option<Paused>,

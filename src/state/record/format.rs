@@ -165,7 +165,7 @@ pub(super) mod header {
     fields! {
         CHECKSUM 0 8 "checksum of the rest";
         SERIAL 8 8 "serial";
-        NOT_BEFORE 16 8 "not before: due times up to here are dealt with";
+        NOT_BEFORE 16 8 "not before: due times up to here are handled";
         PAUSED_SINCE 24 8 "pause of all timers: since";
         PAUSED_UNTIL 32 8 "pause of all timers: until; the largest number for ever";
     }

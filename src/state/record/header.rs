@@ -204,7 +204,7 @@ impl Identity {
 pub struct HeaderControl {
     /// How often it was written.
     pub(in crate::state) serial: u64,
-    /// Due times up to here are dealt with.
+    /// Due times up to here are handled.
     pub not_before: Option<UnixMs>,
     /// The pause of all timers, independent of each one's own.
     pub paused: Option<Paused>,

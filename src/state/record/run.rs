@@ -63,7 +63,7 @@ pub(in crate::state) const OUTCOMES: [Outcome; 6] = [
 ];
 
 impl Trigger {
-    /// Whether the run deals with no due time of the schedule.
+    /// Whether the run is for no due time of the schedule.
     pub fn is_unscheduled(self) -> bool {
         matches!(self, Self::First | Self::Manual)
     }

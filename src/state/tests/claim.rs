@@ -14,9 +14,9 @@ fn one_of_two_workers_gets_a_due_time_and_the_other_never_does() {
     let (one, two, every) = (fixture.worker(1), fixture.worker(2), secondly());
     let timer = timer(&fixture.records[0], &every);
     let claim_one = won(&one, timer, due(1_001_000), 1_001_000);
-    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_001), Step::DealtWith));
+    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_001), Step::Handled));
     claim_one.finish(ended(Outcome::Success), None);
-    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_002), Step::DealtWith));
+    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_002), Step::Handled));
     let reading = two.read(&fixture.records[0]).unwrap();
     let claim = &reading.claim;
     assert_eq!(claim.watermark, Watermark { due: UnixMs(1_001_000), attempt: 1 });
@@ -48,7 +48,7 @@ fn a_run_in_progress_is_an_overlap_only_at_the_third_look() {
     let reading = one.read(&fixture.records[0]).unwrap();
     assert_eq!(reading.control.overlaps, 1);
     assert_eq!(reading.next_due(&every, UnixMs(1_002_500)), Some(UnixMs(1_003_000)));
-    assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_100), Step::DealtWith));
+    assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_100), Step::Handled));
 }
 
 #[test]
@@ -153,10 +153,10 @@ fn an_attempt_is_repeated_by_whoever_comes_first_and_once() {
         Finished::Waiting { next_at: UnixMs(1_001_100) }
     );
     let next = Wanted::Next { run, attempt: 2 };
-    assert!(matches!(claim(&two, timer, next, 1_001_099), Step::DealtWith), "too early");
+    assert!(matches!(claim(&two, timer, next, 1_001_099), Step::Handled), "too early");
     let second = won(&two, timer, next, 1_001_100);
     assert_eq!((second.attempt().number, second.attempt().run), (2, run));
-    assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
+    assert!(matches!(claim(&one, timer, next, 1_001_100), Step::Handled));
     second.finish(ended(Outcome::Success), None);
     let reading = one.read(&fixture.records[0]).unwrap();
     let record = &reading.claim;
@@ -205,9 +205,9 @@ fn a_full_disk_stops_no_run_and_its_end_is_no_interruption() {
     one.set_fault(WriteFault::Full);
     let first = won(&one, timer, due(1_001_000), 1_001_000);
     assert_eq!(one.health(), Health::Degraded);
-    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::DealtWith), "known");
+    assert!(matches!(claim(&two, timer, due(1_001_000), 1_001_000), Step::Handled), "known");
     first.finish(ended(Outcome::Success), None);
-    assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_500), Step::DealtWith));
+    assert!(matches!(claim(&one, timer, due(1_001_000), 1_001_500), Step::Handled));
     one.take_notices();
     // Only the end cannot be written:
     one.set_fault(WriteFault::None);
@@ -247,7 +247,7 @@ fn a_timer_without_a_record_runs_from_memory() {
     assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::Overlap(_)));
     let _ = one.overlap(timer, UnixMs(1_002_000), OverlapPolicy::Skip, UnixMs(1_002_000));
     first.finish(ended(Outcome::Success), None);
-    assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::DealtWith));
+    assert!(matches!(claim(&one, timer, due(1_002_000), 1_002_000), Step::Handled));
     won(&one, timer, due(1_003_000), 1_003_000);
 }
 

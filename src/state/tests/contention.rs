@@ -150,7 +150,7 @@ fn orders_and_pauses_written_during_a_run_are_not_lost_by_its_end() {
     let manual = won(&one, timer, wanted, now.0);
     assert_eq!((manual.attempt().run, manual.attempt().due), (run_id(9), now));
     manual.finish(ended(Outcome::Success), None);
-    assert!(matches!(claim(&two, timer, wanted, now.0), Step::DealtWith), "done once");
+    assert!(matches!(claim(&two, timer, wanted, now.0), Step::Handled), "done once");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn a_pause_that_has_expired_does_not_come_again_with_the_clock() {
     one.end_pauses(timer, UnixMs(1_005_000));
     let reading = one.read(timer.record).unwrap();
     assert!(!reading.is_paused(UnixMs(1_002_000)));
-    assert_eq!(reading.dealt_with_up_to(UnixMs(1_006_000)), UnixMs(1_005_000));
+    assert_eq!(reading.handled_up_to(UnixMs(1_006_000)), UnixMs(1_005_000));
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl Scenario {
                     let _ = worker.store.overlap(timer, due, OverlapPolicy::Skip, now);
                 }
             }
-            Step::DealtWith => {}
+            Step::Handled => {}
             Step::GaveUp | Step::LeftToOwner | Step::Unwritable => return Progressed::Rest,
         }
         Progressed::Act
@@ -341,7 +341,7 @@ fn an_attempt_that_another_worker_has_made_is_not_made_by_one_that_cannot_read()
     let effect = Effect::Errno(errno::EIO);
     let fault = CallFault { call: Some(Call::Read), after: 0, repeat: Repeat::FromThenOn, effect };
     with(fault, || {
-        assert!(matches!(claim(&one, timer, next, 1_001_100), Step::DealtWith));
+        assert!(matches!(claim(&one, timer, next, 1_001_100), Step::Handled));
         won(&one, timer, due(1_002_000), 1_002_000).finish(ended(Outcome::Success), None);
     });
     assert!(fired() > 0);
@@ -384,7 +384,7 @@ fn what_is_left_out_while_a_call_fails_for_a_moment_is_left_out_for_others_too()
         with(fault, || assert_eq!(overlap(), Edited::Again));
         assert_eq!(overlap(), Edited::Done(true));
         first.finish(ended(Outcome::Success), None);
-        assert!(matches!(claim(&two, timer, due(1_002_000), 1_002_100), Step::DealtWith));
+        assert!(matches!(claim(&two, timer, due(1_002_000), 1_002_100), Step::Handled));
         assert_eq!(two.read(&fixture.records[0]).unwrap().control.overlaps, 1);
         // What lasts is not waited for.
         let _second = won(&one, timer, due(1_003_000), 1_003_000);

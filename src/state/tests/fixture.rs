@@ -173,7 +173,7 @@ pub(in crate::state) fn due(at: i64) -> Wanted {
     Wanted::Due { due: UnixMs(at), start: UnixMs(at), trigger: Trigger::Schedule }
 }
 
-/// Claims what nobody contests.
+/// Claims what nobody else claims.
 pub(in crate::state) fn won(store: &Store, timer: TimerRef<'_>, wanted: Wanted, now: i64) -> Claim {
     match claim(store, timer, wanted, now) {
         Step::Won(claim) => claim,
@@ -192,7 +192,7 @@ pub(in crate::state) fn counts(fixture: &Fixture, name: &str) -> u64 {
         .ended_with(Outcome::Success)
 }
 
-/// The place of `name`.
+/// The record of `name`.
 pub(in crate::state) fn record<'a>(fixture: &'a Fixture, name: &str) -> &'a Record {
     fixture.records.iter().find(|record| record.name() == name).unwrap()
 }

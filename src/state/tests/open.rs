@@ -112,7 +112,7 @@ fn a_damaged_record_costs_its_own_timer_only() {
     let timer = timer(record(&fixture, "a"), &every);
     let now = fixture.now + 1000;
     let wanted = due(now - now % 1000);
-    assert!(matches!(claim(&worker, timer, wanted, now), Step::DealtWith));
+    assert!(matches!(claim(&worker, timer, wanted, now), Step::Handled));
     // One part after the other, each in its time.
     let mut later = now;
     while worker.read(record(&fixture, "a")).is_err() {
@@ -159,7 +159,7 @@ fn a_damaged_file_that_cannot_be_written_anew_stops_no_timer() {
         for _ in 0..3 {
             now += 1000;
             won(&worker, timer, due(now), now).finish(ended(Outcome::Success), None);
-            assert!(matches!(claim(&worker, timer, due(now), now), Step::DealtWith));
+            assert!(matches!(claim(&worker, timer, due(now), now), Step::Handled));
         }
         assert_eq!(damaged(worker.take_notices()), 0);
         assert_eq!(worker.health(), Health::Degraded);

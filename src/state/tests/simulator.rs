@@ -294,7 +294,7 @@ impl Simulator {
             }
             Step::Again { .. } => worker.attempt = Some(attempt),
             Step::Overlap(_) => self.overlap(worker, timer, attempt.wanted()),
-            Step::GaveUp | Step::DealtWith | Step::LeftToOwner | Step::Unwritable => {}
+            Step::GaveUp | Step::Handled | Step::LeftToOwner | Step::Unwritable => {}
         }
     }
 
@@ -433,13 +433,13 @@ impl Simulator {
     fn account(&self, reading: &Reading) -> Verdict {
         let (claim, control) = (&reading.claim, &reading.control);
         assert!(!control.has_uncounted(), "{control:?}");
-        let dealt = i128::from(claim.runs()) - i128::from(claim.counters.unscheduled)
+        let handled = i128::from(claim.runs()) - i128::from(claim.counters.unscheduled)
             + i128::from(control.overlaps)
             + i128::from(control.missed);
-        if self.clock_was_back || self.jitter_ms > 0 || dealt == i128::from(self.expected) {
+        if self.clock_was_back || self.jitter_ms > 0 || handled == i128::from(self.expected) {
             return Ok(());
         }
-        let what = format!("{} due times, {dealt} dealt with", self.expected);
+        let what = format!("{} due times, {handled} handled", self.expected);
         Err(broken(BrokenPromise::Account, what))
     }
 }

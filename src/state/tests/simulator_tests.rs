@@ -43,7 +43,7 @@ const NEEDED_FOR: [(Rule, u64, &[BrokenPromise]); 13] = [
     (Rule::AttemptIsClaimed, 138, &[BrokenPromise::AtMostOnce]),
     (Rule::OrderIsDone, 3, &[BrokenPromise::AtMostOnce]),
     // What was left out as an overlap runs late, and counts twice.
-    (Rule::LeftOutIsDealtWith, 2, &[BrokenPromise::Account, BrokenPromise::AtMostOnce]),
+    (Rule::LeftOutIsHandled, 2, &[BrokenPromise::Account, BrokenPromise::AtMostOnce]),
     (Rule::LeftOutIsCounted, 1, &[BrokenPromise::Account]),
     // The watermark lies ahead, and the timer waits for it.
     (Rule::ClockSetBack, 4, &[BrokenPromise::NeverSilent]),

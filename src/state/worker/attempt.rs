@@ -2,11 +2,11 @@
 //! of docs/protocol.md.
 //!
 //! ```text
-//! read -> dealt with? ------------------------------------------------> DealtWith
+//! read -> handled? ---------------------------------------------------> Handled
 //!   |
-//!   +--> exclude others -- done --> read again, decide, write --------> Won | DealtWith
+//!   +--> exclude others -- done --> read again, decide, write --------> Won | Handled
 //!              |
-//!              +-- refused --> the same attempt is running now, 2 ms and 20 ms later
+//!              +-- refused --> the same attempt is running now, 2 ms and 20 ms later, and its process lives
 //!                                 | yes                  | no
 //!                              Overlap      Again after 1, 2 ... 64 ms, then GaveUp
 //! ```
@@ -77,8 +77,8 @@ enum Looks {
 pub enum Step {
     /// The attempt is this worker's to make.
     Won(Claim),
-    /// It was dealt with elsewhere, or must not start now: decide anew.
-    DealtWith,
+    /// It was handled elsewhere, or must not start now: decide anew.
+    Handled,
     /// The last run is in progress: [`Store::overlap`](crate::state::Store::overlap), if a due time was
     /// wanted.
     Overlap(Attempt),
@@ -87,7 +87,7 @@ pub enum Step {
         /// How long to wait.
         after: Duration,
     },
-    /// The record was contested for too long: the timer is late, with an `error`.
+    /// The record was locked for too long: the timer is late, with an `error`.
     GaveUp,
     /// The file tells nobody who runs it, and it falls to another worker.
     LeftToOwner,
@@ -144,13 +144,13 @@ impl ClaimAttempt {
         // Rule "table of claims".
         let is_ours = inner.claimed(timer.record) == Claimed::Yes;
         if is_ours && self.known == Expected::Plain {
-            return Step::DealtWith;
+            return Step::Handled;
         }
         let seen = self.looks_first.then(|| store.read_for(timer));
         if is_ours {
             return match seen.map(|seen| seen.map(|reading| reading.claim.progress)) {
                 Some(Ok(Progress::Running(attempt))) => Step::Overlap(attempt),
-                _ => Step::DealtWith,
+                _ => Step::Handled,
             };
         }
         // Whoever refuses the lock is worth a look.
@@ -161,7 +161,7 @@ impl ClaimAttempt {
                 if !reading.may_start(self.wanted, timer.due_times, now)
                     && !reading.is_ahead(timer.due_times, now)
                 {
-                    return Step::DealtWith;
+                    return Step::Handled;
                 }
             }
             Some(Err(Unread::Lost)) => return Step::LeftToOwner,
@@ -186,7 +186,7 @@ impl ClaimAttempt {
         let now = clock();
         let reading = match store.read_locked(timer.record, now) {
             Ok(reading) => reading,
-            Err(Blocked::Repaired) => return Step::DealtWith,
+            Err(Blocked::Repaired) => return Step::Handled,
             Err(Blocked::Again) => return self.again(),
             Err(Blocked::Lost) if timer.owner == Owner::Other => return Step::LeftToOwner,
             Err(Blocked::Lost) => {
@@ -197,7 +197,7 @@ impl ClaimAttempt {
             }
         };
         if self.known == Expected::Plain && !reading.is_plain() {
-            return Step::DealtWith;
+            return Step::Handled;
         }
         if let Progress::Running(attempt) = reading.claim.progress
             && !exclusion.is_locked()
@@ -214,7 +214,7 @@ impl ClaimAttempt {
             return self.again();
         };
         if self.known == Expected::Plain {
-            return Step::DealtWith;
+            return Step::Handled;
         }
         // Rule "overlap has a process": whoever has the lock may be about to find out that it died.
         if !inner.may_live(&running) {
@@ -264,7 +264,7 @@ impl ClaimAttempt {
             if reading.is_ahead(timer.due_times, now) {
                 match store.set_back_locked(timer, reading.claim, clock) {
                     Err(Blocked::Again) => {}
-                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::DealtWith,
+                    Ok(()) | Err(Blocked::Repaired | Blocked::Lost) => return Step::Handled,
                 }
                 if let Some(after) = self.steps.next() {
                     return Step::Again { after };
@@ -276,7 +276,7 @@ impl ClaimAttempt {
             }
         }
         if !reading.may_start(self.wanted, timer.due_times, now) {
-            return Step::DealtWith;
+            return Step::Handled;
         }
         if let Wanted::Due { due, trigger, .. } = self.wanted
             && trigger != Trigger::First
@@ -285,7 +285,7 @@ impl ClaimAttempt {
         {
             return stopped;
         }
-        let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::DealtWith };
+        let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::Handled };
         // Rule "order is done".
         if let Wanted::Order { number } = self.wanted {
             reading.claim.orders_done = number;
@@ -363,7 +363,7 @@ impl ClaimAttempt {
         }
     }
 
-    /// Leaves out for good what lies between the last due time that was dealt with and `due`, and
+    /// Leaves out for good what lies between the last due time that was handled and `due`, and
     /// counts it; not, if others have locked the record for too long. The claim stops if that cannot
     /// be written down yet, or if `due` itself has been left out meanwhile.
     fn pass_over(
@@ -374,9 +374,9 @@ impl ClaimAttempt {
         due: UnixMs,
         now: UnixMs,
     ) -> Option<Step> {
-        let dealt = reading.dealt_with_up_to(now);
+        let handled = reading.handled_up_to(now);
         let look = Look { due_times: timer.due_times, around: self.around, now };
-        if look.follows(dealt, due) {
+        if look.follows(handled, due) {
             return None;
         }
         let Some(_lock) = inner.try_edit_lock(CONTROL, timer.record.page) else {
@@ -388,16 +388,16 @@ impl ClaimAttempt {
             Err(_) => return self.not_counted(inner, timer),
         };
         let mut reading = Reading { control, ..reading.clone() };
-        let dealt = reading.dealt_with_up_to(now);
-        if dealt >= due {
-            return Some(Step::DealtWith);
+        let handled = reading.handled_up_to(now);
+        if handled >= due {
+            return Some(Step::Handled);
         }
         // What a newer one replaces in the queue is an overlap; what nobody saw was missed.
         let queued = reading.queued(now).filter(|queued| *queued < due);
         let up_to = UnixMs(due.0.saturating_sub(1));
         let control = &mut reading.control;
         let kind = LeftOut::Missed;
-        control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+        control.leave_out_behind(timer.due_times, handled, queued, up_to, kind);
         inner.count(timer, control);
         self.counted = !control.has_uncounted();
         inner.write_control(timer.record, control);

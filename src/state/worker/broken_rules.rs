@@ -25,7 +25,7 @@ pub(in crate::state) enum Rule {
     LockIsHeld,
     AttemptIsClaimed,
     OrderIsDone,
-    LeftOutIsDealtWith,
+    LeftOutIsHandled,
     LeftOutIsCounted,
     ClockSetBack,
     ClockUnderLock,
@@ -142,7 +142,7 @@ pub(in crate::state) fn written(file: &File, bytes: &[u8], offset: u64) -> Vec<u
         && let Some(control) = part(CONTROL, &mut bytes, offset)
         && let Some((mut new, old)) = decode(control).zip(decode(&old))
     {
-        if is_broken(Rule::LeftOutIsDealtWith) {
+        if is_broken(Rule::LeftOutIsHandled) {
             new.left_out_up_to = old.left_out_up_to;
         }
         if is_broken(Rule::LeftOutIsCounted) {

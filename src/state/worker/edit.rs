@@ -60,15 +60,15 @@ impl Store {
     /// Pauses a timer, until an instant or for ever. What started before and was not taken is counted as missed.
     pub fn pause(&self, timer: TimerRef<'_>, until: Option<UnixMs>, now: UnixMs) -> Edited<()> {
         self.edit_and_raise(timer, now, |reading| {
-            let dealt = reading.dealt_with_up_to(now);
+            let handled = reading.handled_up_to(now);
             let queued = reading.queued(now);
             // What came due in a pause that holds already is none of the timer's.
             let before = reading.paused_since(now).unwrap_or(now).min(now);
-            let late = newest_started(timer.due_times, before).filter(|due| *due > dealt);
+            let late = newest_started(timer.due_times, before).filter(|due| *due > handled);
             let control = &mut reading.control;
             let kind = LeftOut::Missed;
             if let Some(due) = late {
-                control.leave_out_behind(timer.due_times, dealt, queued, due, kind);
+                control.leave_out_behind(timer.due_times, handled, queued, due, kind);
             }
             self.inner.count(timer, control);
             pause(&mut control.paused, &mut control.not_before, until, now);
@@ -185,8 +185,8 @@ impl Store {
         })
     }
 
-    /// Deals with a due time that came while the last run is in progress: leaves it out, or puts
-    /// it into the queue's one place. `false` if it had been dealt with already.
+    /// Handles a due time that came while the last run is in progress: leaves it out, or puts
+    /// it into the queue's one place. `false` if it had been handled already.
     pub fn overlap(
         &self,
         timer: TimerRef<'_>,
@@ -195,8 +195,8 @@ impl Store {
         now: UnixMs,
     ) -> Edited<bool> {
         self.edit(timer, now, |reading| {
-            let dealt = reading.dealt_with_up_to(now);
-            if due <= dealt || reading.queued(now).is_some_and(|queued| due <= queued) {
+            let handled = reading.handled_up_to(now);
+            if due <= handled || reading.queued(now).is_some_and(|queued| due <= queued) {
                 return Change::Leave(false);
             }
             let (up_to, queued) = match policy {
@@ -205,14 +205,14 @@ impl Store {
                 OverlapPolicy::Queue => (UnixMs(due.0.saturating_sub(1)), Some(due)),
             };
             let control = &mut reading.control;
-            control.leave_out(timer.due_times, dealt, up_to, LeftOut::Overlap);
+            control.leave_out(timer.due_times, handled, up_to, LeftOut::Overlap);
             self.inner.count(timer, control);
             control.queued = queued.or(control.queued);
             Change::Write(true)
         })
     }
 
-    /// Leaves out for good all due times up to `up_to` that have not been dealt with.
+    /// Leaves out for good all due times up to `up_to` that have not been handled.
     pub fn leave_out(
         &self,
         timer: TimerRef<'_>,
@@ -221,8 +221,8 @@ impl Store {
         now: UnixMs,
     ) -> Edited<()> {
         self.edit(timer, now, |reading| {
-            let dealt = reading.dealt_with_up_to(now);
-            if up_to <= dealt {
+            let handled = reading.handled_up_to(now);
+            if up_to <= handled {
                 return Change::Leave(());
             }
             if reading.claim.progress == Progress::Nothing && self.inner.is_locked(timer) {
@@ -236,7 +236,7 @@ impl Store {
                 _ => kind,
             };
             let control = &mut reading.control;
-            control.leave_out_behind(timer.due_times, dealt, queued, up_to, kind);
+            control.leave_out_behind(timer.due_times, handled, queued, up_to, kind);
             self.inner.count(timer, control);
             Change::Write(())
         })
@@ -385,7 +385,7 @@ fn pause(
     let since = match paused {
         Some(paused) if paused.holds(now) => paused.since,
         _ => {
-            // What an expired one has dealt with stays dealt with.
+            // What an expired one has handled stays handled.
             resume(paused, not_before, now);
             now
         }

@@ -204,7 +204,7 @@ sub read_records {
     return $records;
 }
 
-# The account of a timer of "every=N offset=0": the due times that have been dealt with since its
+# The account of a timer of "every=N offset=0": the due times that have been handled since its
 # record was made, less those that it has counted.  0 is a balance; above, due times are lost silently.
 sub accounted {
     my ( $every, $record ) = @_;

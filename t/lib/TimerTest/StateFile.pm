@@ -11,7 +11,7 @@ package TimerTest::StateFile;
 #     my $torn = tear_record( $path, 'NAME', 'control' ); $torn->();       # torn, and whole again
 #
 # An instant is a number of milliseconds, undef for never.  "runs" is the sum of the six outcomes and
-# the one in progress, as in the API.  "dealt_with" is the newest instant up to which the record says
+# the one in progress, as in the API.  "handled" is the newest instant up to which the record says
 # that every due time has been taken, left out, or was none of the timer's.
 
 use strict;
@@ -88,7 +88,7 @@ sub _record {
     @record{@OUTCOMES} = map { $number->( 120 + 8 * $_ ) } 0 .. $#OUTCOMES;
 
     $record{runs} = sum0( @record{@OUTCOMES} ) + ( $record{progress} ? 1 : 0 );
-    $record{dealt_with} = max grep {defined} @record{qw( watermark left_out_up_to not_before )};
+    $record{handled} = max grep {defined} @record{qw( watermark left_out_up_to not_before )};
 
     # The newest has the number that the claim part says, and a place has the result of one number.
     my $ever   = $number->(256);
@@ -138,7 +138,7 @@ sub dues_between {
 # since its record was made: (due times, what became of them).
 sub account {
     my ( $record, $every, $offset ) = @_;
-    my $dues = dues_between( $record->{created}, $record->{dealt_with}, $every, $offset );
+    my $dues = dues_between( $record->{created}, $record->{handled}, $every, $offset );
     return ( $dues, $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} );
 }
 

@@ -91,7 +91,7 @@ impl Simulator {
         }
     }
 
-    /// Takes out of the account what has come due and has not been dealt with.
+    /// Takes out of the account what has come due and has not been handled.
     fn forget_late(&mut self, period: i64) {
         let state = self.fixture.state.as_ref().unwrap();
         let process = Process { pid: 0, started: 1, boot: BOOT };
@@ -107,7 +107,7 @@ impl Simulator {
         let now = UnixMs(self.now);
         let until = reading.paused_since(now).unwrap_or(now);
         let newest = newest_started(&self.due_times(), until).unwrap();
-        let mut due = reading.dealt_with_up_to(UnixMs(self.now));
+        let mut due = reading.handled_up_to(UnixMs(self.now));
         let mut late = 0;
         while let Some(next) = self.due_times().next(due).filter(|next| *next <= newest) {
             due = next;

@@ -1,10 +1,16 @@
 //! Health checks: which servers of an upstream group get requests.
 //!
-//! - [`matching`]: the tests that a response must pass;
+//! - [`matching`] and [`grpc`]: the tests that a response must pass;
+//! - [`due`]: when a check is due; [`lanes`]: in which order those that are due start;
+//! - [`pulse`]: whether the worker itself was late;
 //! - [`records`]: what all workers share, in memory: who makes a check now, and what came of the last;
 //! - [`verdict`]: from results to a server's state, and from states to its marks.
 #![forbid(unsafe_code)]
 
+pub mod due;
+pub mod grpc;
+pub mod lanes;
 pub mod matching;
+pub mod pulse;
 pub mod records;
 pub mod verdict;

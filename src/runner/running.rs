@@ -9,7 +9,7 @@ use super::report::Ending;
 use super::run::Run;
 use super::run_queue::Permit;
 use crate::nginx::event::{EventTimer, Hold, Next};
-use crate::nginx::run::{self, InProgress, Request, RequestEnd};
+use crate::nginx::run::{self, InProgress, Request, RequestEnd, Started};
 use crate::os::wall_clock;
 use crate::state::{Claim, Ended, Finished, Outcome};
 
@@ -24,12 +24,17 @@ pub(super) struct Running {
     /// How it has ended, if it has, and how long it took.
     ended: Cell<Option<(Ending, Duration)>>,
     /// Unset while it starts.
-    attempt: OnceCell<InProgress>,
-    /// Holds an exiting worker until the attempt has ended (HOST-7).
-    timeout: EventTimer,
+    goes_on: OnceCell<GoesOn>,
     /// Whether the record was looked at meanwhile: what was found then may have to wait for the end.
     looked_at: Cell<bool>,
     _permit: Permit,
+}
+
+/// An attempt that has not ended with its start.
+struct GoesOn {
+    attempt: InProgress,
+    /// Holds an exiting worker until the attempt has ended (HOST-7).
+    timeout: EventTimer,
 }
 
 /// An attempt that was cut off is cut off again after this time, for as long as something holds
@@ -46,11 +51,14 @@ impl Running {
         self.looked_at.set(true);
     }
 
-    /// Cuts it off because of `why`, unless it is being cut off already.
+    /// Cuts it off because of `why`, unless it is being cut off already; if it starts, once it has
+    /// started.
     fn cut_off(&self, why: Outcome) {
         self.cut_off.set(self.cut_off.get().or(Some(why)));
-        if let Some(attempt) = self.attempt.get() {
-            attempt.cut_off();
+        if let Some(goes_on) = self.goes_on.get() {
+            // Again, for as long as something holds it.
+            goes_on.timeout.arm(CUT_OFF_AGAIN);
+            goes_on.attempt.cut_off();
         }
     }
 }
@@ -59,19 +67,13 @@ impl Job {
     /// Starts the attempt that `claim` gives the right to.
     pub(super) fn start(&self, claim: Claim, permit: Permit) {
         let run = Rc::new(Run::new(&self.conf, claim.attempt(), claim.last_success_at()));
-        let me = self.me.clone();
-        let timeout = EventTimer::new(Hold::HoldsExit, move || {
-            me.upgrade().map_or(Next::Stop, |job| job.time_out())
-        });
-        timeout.arm(self.conf.timeout);
         let running = Rc::new(Running {
             claim: Cell::new(Some(claim)),
             run: Rc::clone(&run),
             since: Instant::now(),
             cut_off: Cell::new(None),
             ended: Cell::new(None),
-            attempt: OnceCell::new(),
-            timeout,
+            goes_on: OnceCell::new(),
             looked_at: Cell::new(false),
             _permit: permit,
         });
@@ -83,15 +85,33 @@ impl Job {
             host: self.conf.host.as_deref(),
             access: self.conf.access,
         };
+        match run::start(self.conf.location, &request, run) {
+            Ok(Started::Ended(end)) => {
+                self.end(end);
+                self.settle();
+            }
+            Ok(Started::InProgress(attempt)) => self.go_on_with(&running, attempt),
+            Err(why) => self.finish(Ending::NotStarted(why)),
+        }
+    }
+
+    /// The attempt has started and goes on.
+    fn go_on_with(&self, running: &Running, attempt: InProgress) {
         let me = self.me.clone();
-        let on_end = move |end| {
+        attempt.on_end(move |end| {
             if let Some(job) = me.upgrade() {
                 job.end(end);
+                job.worker.queue.post_end(job.index);
             }
-        };
-        match run::start(self.conf.location, &request, run, on_end) {
-            Ok(attempt) => drop(running.attempt.set(attempt)),
-            Err(why) => self.finish(Ending::NotStarted(why)),
+        });
+        let me = self.me.clone();
+        let timeout = EventTimer::new(Hold::HoldsExit, move || {
+            me.upgrade().map_or(Next::Stop, |job| job.time_out())
+        });
+        timeout.arm(self.conf.timeout);
+        let _ = running.goes_on.set(GoesOn { attempt, timeout });
+        if let Some(why) = running.cut_off.get() {
+            running.cut_off(why);
         }
     }
 
@@ -106,8 +126,8 @@ impl Job {
         self.settle();
         self.finish(Ending::Interrupted);
         // A worker that was told to quit before complains of connections that are open when it ends.
-        if let Some(attempt) = running.as_ref().and_then(|running| running.attempt.get()) {
-            attempt.cut_off();
+        if let Some(goes_on) = running.as_ref().and_then(|running| running.goes_on.get()) {
+            goes_on.attempt.cut_off();
         }
     }
 
@@ -127,8 +147,6 @@ impl Job {
     pub(super) fn follow_cancel(&self) {
         let Some(running) = self.running() else { return };
         if self.worker.store.is_cancelled(&self.record, running.run.id()) {
-            // Cut off again for as long as something holds it.
-            running.timeout.arm(CUT_OFF_AGAIN);
             running.cut_off(Outcome::Cancelled);
         }
     }
@@ -146,7 +164,6 @@ impl Job {
             None => Ending::Incomplete { status },
         };
         running.ended.set(Some((ending, running.since())));
-        self.worker.queue.post_end(self.index);
     }
 
     /// Records how the attempt has ended, if it has.

@@ -11,5 +11,5 @@ pub mod trial;
 pub mod variable;
 
 pub use request::{Access, Method, Request, StartError, Uri};
-pub use start::{InProgress, start};
+pub use start::{InProgress, Started, start};
 pub use state::{Origin, RequestEnd};

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   start ──> in progress ──────────────── the request ends ──> ended ──> on_end(RequestEnd)
-//!                 │                                ^              (a posted event)
-//!                 └── cut_off ── waits for threads ┘
+//!     │           │                                ^              (a posted event)
+//!     │           └── cut_off ── waits for threads ┘
+//!     └─────> ended: the request waited for nothing
 //! ```
 //!
 //! However and whenever the request ends, a cleanup on its pool sees it (RUN-10): it survives
-//! internal redirects, and subrequests share it. `on_end` is called from a posted event, never
-//! from inside nginx's closing code.
+//! internal redirects, and subrequests share it. The end is told by `start` or from a posted event,
+//! never from inside nginx's closing code.
 
 use std::ffi::c_void;
 use std::rc::Rc;
@@ -32,21 +33,28 @@ use crate::nginx::core::{bits, gauges, pool};
 /// A run in progress. Dropping it lets the run go on, and nobody is told of its end.
 pub struct InProgress(Rc<RunState>);
 
-/// Has nginx request `location`, as `request` says; `on_end` is told how it ended, later.
+/// A run that was started.
+pub enum Started {
+    /// It has ended already.
+    Ended(RequestEnd),
+    /// It goes on.
+    InProgress(InProgress),
+}
+
+/// Has nginx request `location`, as `request` says.
 ///
 /// # Errors
 ///
-/// The run could not start; `on_end` is not called.
+/// The run could not start.
 pub fn start(
     location: Location,
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
-    on_end: impl FnOnce(RequestEnd) + 'static,
-) -> Result<InProgress, StartError> {
+) -> Result<Started, StartError> {
     if !location.is_in_use() {
         return Err(StartError::ConfigurationGone);
     }
-    let state = RunState::telling(origin, request.access, on_end);
+    let state = Rc::new(RunState::new(origin, request.access));
     let c = connect(location, Rc::clone(&state))?;
     // SAFETY: furnished just now.
     let r = unsafe { create(c, location, request) }?;
@@ -56,10 +64,15 @@ pub fn start(
     unsafe { begin(r, location) };
     // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
-    Ok(InProgress(state))
+    Ok(state.take_end().map_or_else(|| Started::InProgress(InProgress(state)), Started::Ended))
 }
 
 impl InProgress {
+    /// Has `on_end` told how the run ended, later.
+    pub fn on_end(&self, on_end: impl FnOnce(RequestEnd) + 'static) {
+        self.0.tell(on_end);
+    }
+
     /// Ends the run: its upstream connection is closed. The end is told as ever, though later
     /// where a thread or a cache lock holds the request (RUN-12).
     pub fn cut_off(&self) {

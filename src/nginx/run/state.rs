@@ -1,7 +1,7 @@
 //! What a run's connection shares with who has started it.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ptr;
 use std::rc::Rc;
@@ -33,8 +33,6 @@ pub struct RequestEnd {
     pub closed: bool,
 }
 
-type OnEnd = Box<dyn FnOnce(RequestEnd)>;
-
 /// The state of a run.
 ///
 /// # Invariants
@@ -46,12 +44,11 @@ pub(super) struct RunState {
     request: Cell<*mut ngx_http_request_t>,
     complete: Cell<bool>,
     end: Cell<Option<RequestEnd>>,
-    on_end: Cell<Option<OnEnd>>,
-    posted: OnceCell<Posted>,
+    /// Tells of the end; made for a run that has not ended with its start.
+    posted: RefCell<Option<Posted>>,
 }
 
 impl RunState {
-    /// That of a run whose end is asked for.
     pub(super) fn new(origin: Rc<dyn Origin>, access: Access) -> Self {
         Self {
             origin,
@@ -59,34 +56,27 @@ impl RunState {
             request: Cell::new(ptr::null_mut()),
             complete: Cell::new(false),
             end: Cell::new(None),
-            on_end: Cell::new(None),
-            posted: OnceCell::new(),
+            posted: RefCell::new(None),
         }
     }
 
-    /// That of a run whose end `on_end` is told, from a posted event.
-    pub(super) fn telling(
-        origin: Rc<dyn Origin>,
-        access: Access,
-        on_end: impl FnOnce(RequestEnd) + 'static,
-    ) -> Rc<Self> {
-        let state = Rc::new(Self::new(origin, access));
-        state.on_end.set(Some(Box::new(on_end)));
-        let weak = Rc::downgrade(&state);
+    /// Has `on_end` told of the end, from a posted event.
+    pub(super) fn tell(self: &Rc<Self>, on_end: impl FnOnce(RequestEnd) + 'static) {
+        let weak = Rc::downgrade(self);
+        let mut on_end = Some(on_end);
         let posted = Posted::new(move || {
-            if let Some(state) = weak.upgrade()
-                && let (Some(end), Some(on_end)) = (state.end.take(), state.on_end.take())
+            if let Some(end) = weak.upgrade().and_then(|state| state.take_end())
+                && let Some(on_end) = on_end.take()
             {
                 on_end(end);
             }
         });
-        let _ = state.posted.set(posted);
-        state
+        self.posted.replace(Some(posted));
     }
 
     /// Nobody is told of the end any more.
     pub(super) fn tell_nobody(&self) {
-        drop(self.on_end.take());
+        drop(self.posted.take());
     }
 
     pub(super) fn origin(&self) -> Rc<dyn Origin> {
@@ -120,7 +110,7 @@ impl RunState {
         // INVARIANT: closed from now on.
         self.request.set(ptr::null_mut());
         self.end.set(Some(RequestEnd { status, complete: self.complete.get(), closed }));
-        if let Some(posted) = self.posted.get() {
+        if let Some(posted) = &*self.posted.borrow() {
             posted.post();
         }
     }

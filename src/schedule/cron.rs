@@ -121,11 +121,6 @@ impl Cron {
         first.zip(second).map_or(i64::MAX, |(first, second)| second.ms_since(first))
     }
 
-    /// The expression as it was written, with single blanks.
-    pub fn expression(&self) -> &str {
-        &self.text
-    }
-
     /// The time zone whose wall clock it looks at.
     pub fn zone(&self) -> &Zone {
         &self.zone
@@ -257,7 +252,6 @@ mod tests {
     fn is_shown_as_it_was_written() {
         let cron = parse(" */5  *\t* * mon ").unwrap();
         assert_eq!(cron.to_string(), "cron=*/5 * * * mon");
-        assert_eq!(cron.expression(), "*/5 * * * mon");
         assert_eq!(cron.zone().name(), "UTC");
         assert_eq!(parse("@daily").unwrap().to_string(), "cron=@daily");
     }

@@ -87,11 +87,6 @@ impl Schedule {
         }
     }
 
-    /// The due times strictly later than `after`, one after the other.
-    pub fn upcoming(&self, after: UnixMs) -> impl Iterator<Item = UnixMs> {
-        std::iter::successors(self.next(after), |due| self.next(*due))
-    }
-
     /// The distance in milliseconds of the next two due times after `at`.
     pub fn period_ms(&self, at: UnixMs) -> i64 {
         match self {

@@ -14,26 +14,32 @@ pub use master::check::check;
 pub use master::file::{Opener, PATIENCE};
 pub use master::load::{Before, First, Loaded};
 pub use master::path::{PathError, StatePath};
-pub use master::state::{Backing, Opened, State, open};
+pub use master::state::{Opened, State, open};
 pub use master::take_over::TakenOver;
 pub use policy::decide::{
     Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide,
 };
 pub use policy::due::{DueTimes, Jittered, Reading};
 pub use policy::left_out::Counted;
-pub use policy::look::{Around, Due, Look, newest_started};
+pub use policy::look::{Around, Look};
 pub use policy::retry::RetryPolicy;
-pub use record::claim_part::{ClaimPart, Counters, LastResult};
-pub use record::control::{Control, LeftOut, Order, Paused, Presence};
+pub use record::claim_part::{ClaimPart, LastResult};
+pub use record::control::Paused;
 pub use record::escaped::Escaped;
-pub use record::format::{NAME_BYTES, RESULTS};
-pub use record::header::{Bad, HeaderControl, PidFile};
-pub use record::run::{
-    Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
-};
+pub use record::header::{HeaderControl, PidFile};
+pub use record::run::{Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 pub use worker::attempt::{ClaimAttempt, Step};
 pub use worker::claim::{Claim, Finished};
 pub use worker::edit::{Edited, Ordered};
 pub use worker::notice::{Action, Notice};
 pub use worker::recover::Recovered;
 pub use worker::store::{Health, Owner, Process, Record, Steps, Store, TimerRef, Unread};
+
+#[cfg(test)]
+pub(crate) use self::{
+    master::state::Backing,
+    policy::look::newest_started,
+    record::control::{LeftOut, Presence},
+    record::header::Bad,
+    record::run::{Wait, Watermark},
+};

@@ -48,7 +48,7 @@ enum Waits {
 
 /// Where the state really is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backing {
+pub(crate) enum Backing {
     /// In the configured file.
     File,
     /// In memory, as configured or for want of a file.
@@ -250,7 +250,8 @@ enum Adopted {
 
 impl State {
     /// Where the state really is.
-    pub fn backing(&self) -> Backing {
+    #[cfg(test)]
+    pub(in crate::state) fn backing(&self) -> Backing {
         self.backing
     }
 

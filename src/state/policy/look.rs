@@ -72,12 +72,15 @@ pub struct Look<'a> {
     pub now: UnixMs,
 }
 
+#[cfg(test)]
 impl<'a> Look<'a> {
     /// A look at `now` by somebody who knows no due time yet.
-    pub fn at(due_times: &'a dyn DueTimes, now: UnixMs) -> Self {
+    pub(in crate::state) fn at(due_times: &'a dyn DueTimes, now: UnixMs) -> Self {
         Self { due_times, around: Around::at(due_times, now), now }
     }
+}
 
+impl Look<'_> {
     /// The distance of the newest due time that has started and the one after it, in milliseconds.
     pub fn period_ms(&self) -> i64 {
         let both = self.around.started.zip(self.around.next);
@@ -112,6 +115,6 @@ impl<'a> Look<'a> {
 }
 
 /// The newest due time whose start time is not later than `now`.
-pub fn newest_started(due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
+pub(crate) fn newest_started(due_times: &dyn DueTimes, now: UnixMs) -> Option<UnixMs> {
     Around::at(due_times, now).started.map(|started| started.due)
 }

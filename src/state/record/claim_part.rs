@@ -137,14 +137,6 @@ impl ClaimPart {
         self.counters.ended().saturating_add((self.progress != Progress::Nothing).into())
     }
 
-    /// The attempt that is being made by a process of this `boot`, as far as the record tells.
-    pub fn running_in(&self, boot: BootId) -> Option<&Attempt> {
-        match &self.progress {
-            Progress::Running(attempt) if attempt.boot == boot => Some(attempt),
-            _ => None,
-        }
-    }
-
     /// Notes that `attempt` starts.
     pub(in crate::state) fn start(&mut self, attempt: Attempt) {
         if attempt.number > 1 {
@@ -365,14 +357,6 @@ mod tests {
         let claim = ClaimPart::decode(&bytes).unwrap();
         let Progress::Waiting(_, wait) = claim.progress else { panic!("it does not wait") };
         assert_eq!(wait.last.outcome, Outcome::Error);
-    }
-
-    #[test]
-    fn a_pid_of_another_boot_is_not_running() {
-        let mut claim = ClaimPart::new(1, UnixMs(0));
-        claim.progress = Progress::Running(attempt(1));
-        assert!(claim.running_in(BootId([7; 16])).is_some());
-        assert!(claim.running_in(BootId([8; 16])).is_none());
     }
 
     #[test]

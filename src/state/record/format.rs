@@ -14,12 +14,12 @@ pub(in crate::state) const MAGIC: [u8; 8] = *b"\x89NGXTMR\n";
 /// The version that this code writes.
 pub(in crate::state) const VERSION: u32 = 2;
 /// How many results a record keeps.
-pub const RESULTS: usize = 32;
+pub(in crate::state) const RESULTS: usize = 32;
 /// The most pages that a file has: what claims more is not a file that this code wrote, and nobody
 /// is to wait until all of it was looked at.
 pub(in crate::state) const MOST_PAGES: u32 = 1 << 16;
 /// The longest name of a timer, in bytes.
-pub const NAME_BYTES: usize = 127;
+pub(in crate::state) const NAME_BYTES: usize = 127;
 /// How much of the pid file's name the header keeps.
 pub(in crate::state) const PID_FILE_BYTES: usize = 1024;
 /// How many stretches of left-out due times may wait to be counted.

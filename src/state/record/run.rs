@@ -189,10 +189,3 @@ pub struct RunResult {
     /// How that ended. The boot id is not kept.
     pub ended: Ended,
 }
-
-impl RunResult {
-    /// When it ended, by the wall clock at its start.
-    pub fn ended_at(&self) -> UnixMs {
-        self.attempt.started_at.plus(self.ended.duration)
-    }
-}

@@ -280,7 +280,7 @@ impl Simulator {
                 if is_broken(Rule::LockIsHeld) {
                     claim.unlock();
                     if let Some(claims) = &self.record.claims {
-                        claims.release(worker.store.process().holder());
+                        claims.release(worker.store.inner.process.holder());
                     }
                 }
                 self.won(worker, claim);

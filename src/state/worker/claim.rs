@@ -63,11 +63,6 @@ impl Claim {
         &self.attempt
     }
 
-    /// The timer's name.
-    pub fn name(&self) -> &str {
-        &self.record.name
-    }
-
     /// Whether the number of due times that were left out before this one is known already.
     pub fn is_counted(&self) -> bool {
         self.counted

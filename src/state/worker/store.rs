@@ -344,11 +344,6 @@ impl Store {
         inner.opened
     }
 
-    /// Who this process is.
-    pub fn process(&self) -> Process {
-        self.inner.process
-    }
-
     #[cfg(test)]
     pub(in crate::state) fn set_fault(&self, fault: super::paged_file::WriteFault) {
         if let Some(pages) = &self.inner.pages {

@@ -2,7 +2,7 @@
 //! for each capability this nginx was built with (`"threads"`, `"http_cache"`, `"pcre2"`, ...).
 //! Without the feature `nginx` there is no nginx-sys, and no capability is set.
 //!
-//! Compiles the C of `src/nginx/core` with that nginx's headers.
+//! Compiles the C of `src/nginx` with that nginx's headers.
 
 use std::env;
 
@@ -26,7 +26,12 @@ fn main() {
 
 #[cfg(feature = "nginx")]
 fn compile_c() {
-    let sources = ["src/nginx/core/bits.c", "src/nginx/core/layout.c", "src/nginx/core/regex.c"];
+    let sources = [
+        "src/nginx/core/bits.c",
+        "src/nginx/core/layout.c",
+        "src/nginx/core/regex.c",
+        "src/nginx/upstream/peers.c",
+    ];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }

@@ -8,12 +8,9 @@
 //! - [`health`]: who checks which server of an upstream group, and which ones get requests;
 //! - `conf`: directives turned into plain values;
 //! - `api`: what is shown of the timers, and what is done with them by hand;
+//! - `checker`: health checks at work; `variables`: those of timers;
 //! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which of many is due first;
-//!   `throttle`: how often the log tells the same; `variables`.
-
-/// Without memory it is this that keeps small things from ending the process.
-#[global_allocator]
-static ALLOCATOR: os::memory::Allocator = os::memory::Allocator;
+//!   `throttle`: how often the log tells the same.
 
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
@@ -25,6 +22,8 @@ pub mod schedule;
 pub mod state;
 pub mod throttle;
 
+#[cfg(feature = "nginx")]
+pub mod checker;
 #[cfg(feature = "nginx")]
 pub mod conf;
 #[cfg(feature = "nginx")]
@@ -49,7 +48,7 @@ pub mod module {
     use crate::conf::{
         HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerDirective,
         TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState, TimerSuccess,
-        TimerTimeout, TimerTimezone, TimerWorker, resolve, tell_of_timeouts,
+        TimerTimeout, TimerTimezone, TimerWorker, resolve,
     };
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
@@ -58,7 +57,7 @@ pub mod module {
     use crate::nginx::http::Block;
     use crate::nginx::log::Log;
     use crate::nginx::module::Module;
-    use crate::{runner, variables};
+    use crate::{checker, runner, variables};
 
     /// The module, as nginx sees it.
     pub struct TimerModule;
@@ -131,11 +130,12 @@ pub mod module {
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
-            tell_of_timeouts(main, opening);
+            checker::load::open(main, opening)?;
             runner::open(main, opening)
         }
 
         fn loaded(main: &MainConf, workers: usize, log: Log) {
+            checker::load::load(main);
             runner::load(main, workers, log);
         }
 

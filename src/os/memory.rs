@@ -115,6 +115,10 @@ fn can_have(bytes: usize) -> bool {
 /// The allocator of this module: `malloc`, and the reserve behind it.
 pub struct Allocator;
 
+/// Without memory it is this that keeps small things from ending the process.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 // SAFETY: what `System` gives and takes back is its own; what the reserve gives is in no other
 // block's units until it is given back, and has the size and alignment that were asked for.
 unsafe impl GlobalAlloc for Allocator {

@@ -38,6 +38,14 @@ impl SharedMemory {
         Ok(Self { words, count })
     }
 
+    /// All words of memory that is never given back, for what may be kept for any time.
+    pub fn leak(self) -> &'static [AtomicU64] {
+        let memory = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the invariant: so many words, which now last as long as the process; other processes
+        // touch them by atomic operations only.
+        unsafe { std::slice::from_raw_parts(memory.words.as_ptr(), memory.count) }
+    }
+
     /// How many words there are.
     pub fn count(&self) -> usize {
         self.count
@@ -81,6 +89,7 @@ mod tests {
         assert_eq!(memory.word(999).unwrap().load(Ordering::SeqCst), 7);
         assert!(memory.word(1000).is_none());
         assert!(SharedMemory::new(usize::MAX).is_err());
+        assert_eq!(SharedMemory::new(600).unwrap().leak().len(), 600);
         assert!(SharedMemory::new(0).is_err(), "mmap(2) knows no empty mapping");
     }
 }

@@ -94,6 +94,15 @@ pub struct Slot<'a> {
     pub(super) state: u64,
 }
 
+/// What holds of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// Too few of its servers are healthy: all get requests.
+    FailOpen = 1,
+    /// There was no slot for one of its servers.
+    NoSlot = 2,
+}
+
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -191,14 +200,19 @@ impl<'a> Slot<'a> {
         Strip(self.word(At::Strip).load())
     }
 
-    /// Whether the flag of the group is set.
-    pub fn flag(&self) -> bool {
-        self.word(At::Flag).load() != 0
+    /// Whether this holds of the group.
+    pub fn flag(&self, flag: Flag) -> bool {
+        self.word(At::Flag).load() & flag as u64 != 0
     }
 
-    /// Sets the flag; answers whether it was another: of all workers that set it one is told so.
-    pub fn set_flag(&self, flag: bool) -> bool {
-        self.word(At::Flag).change(u64::from(!flag), u64::from(flag))
+    /// Says whether it holds. Of all workers that say so, one is told that it was otherwise before.
+    pub fn set_flag(&self, flag: Flag, holds: bool) -> bool {
+        let bit = flag as u64;
+        let changed = self.word(At::Flag).update(|word| {
+            let to = if holds { word | bit } else { word & !bit };
+            (to != word).then_some(to)
+        });
+        changed.is_some()
     }
 
     /// The server is in the list: its slot is not given to another for a while.

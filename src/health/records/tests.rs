@@ -215,9 +215,11 @@ fn records_move() {
 #[test]
 fn of_all_that_set_a_flag_one_did() {
     let slot = make(&records(SLOTS), 1, 0).unwrap();
-    assert!(!slot.flag() && !slot.set_flag(false));
-    assert!(slot.set_flag(true) && !slot.set_flag(true) && slot.flag());
-    assert!(slot.set_flag(false) && !slot.flag());
+    let (one, other) = (Flag::FailOpen, Flag::NoSlot);
+    assert!(!slot.flag(one) && !slot.set_flag(one, false));
+    assert!(slot.set_flag(one, true) && !slot.set_flag(one, true) && slot.flag(one));
+    assert!(!slot.flag(other) && slot.set_flag(other, true));
+    assert!(slot.set_flag(one, false) && !slot.flag(one) && slot.flag(other));
 }
 
 /// How many steps `body` makes.

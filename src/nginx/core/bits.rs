@@ -16,7 +16,8 @@ use ngx::ffi::{
     ngx_http_connection_t, ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t,
     ngx_http_core_srv_conf_t, ngx_http_headers_in_t, ngx_http_headers_out_t, ngx_http_log_ctx_t,
     ngx_http_phase_handler_t, ngx_http_request_t, ngx_http_server_name_t, ngx_http_upstream_conf_t,
-    ngx_http_upstream_main_conf_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
+    ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t, ngx_http_upstream_rr_peer_t,
+    ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
     ngx_http_variable_t, ngx_list_part_t, ngx_log_t, ngx_module_t, ngx_pool_cleanup_t, ngx_pool_t,
     ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
 };
@@ -170,7 +171,11 @@ offsets! {
         ngx_shm_zone_t: data, init;
         ngx_module_t: ctx_index, name;
         ngx_http_upstream_main_conf_t: upstreams;
-        ngx_http_upstream_srv_conf_t: servers, flags, host;
+        ngx_http_upstream_srv_conf_t: peer, servers, flags, host;
+        ngx_http_upstream_peer_t: data;
+        ngx_http_upstream_rr_peers_t: number, tries, next, peer;
+        ngx_http_upstream_rr_peer_t: sockaddr, socklen, name, server, weight, conns, max_conns,
+            fails, checked, max_fails, fail_timeout, down, next;
         ngx_http_upstream_server_t: addrs, naddrs;
         ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout;
         ngx_addr_t: sockaddr;
@@ -178,8 +183,8 @@ offsets! {
     sizes {
         ngx_addr_t, ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
         ngx_http_compile_complex_value_t, ngx_http_connection_t, ngx_http_log_ctx_t,
-        ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_http_upstream_server_t, ngx_log_t,
-        ngx_table_elt_t
+        ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t,
+        ngx_http_upstream_server_t, ngx_log_t, ngx_table_elt_t
     }
 }
 

@@ -9,7 +9,7 @@ use super::report::Ending;
 use super::run::Run;
 use super::run_queue::Permit;
 use crate::nginx::event::{EventTimer, Hold, Next};
-use crate::nginx::run::{self, InProgress, Request, RequestEnd, Started};
+use crate::nginx::run::{self, InProgress, Place, Request, RequestEnd, Started};
 use crate::os::wall_clock;
 use crate::state::{Claim, Ended, Finished, Outcome};
 
@@ -83,7 +83,10 @@ impl Job {
             method: &self.conf.method,
             uri: &self.conf.uri,
             host: self.conf.host.as_deref(),
+            place: Place::InLocation,
             access: self.conf.access,
+            headers: &[],
+            body: None,
         };
         match run::start(self.conf.location, &request, run) {
             Ok(Started::Ended(end)) => {

@@ -8,7 +8,7 @@ use crate::conf::MainConf;
 use crate::nginx::conf::{Opening, Purpose, Refused, WhollyRead};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
-use crate::nginx::upstream::{Group, Passed};
+use crate::nginx::upstream::{Group, Passed, allow_pinning};
 use crate::os::memory::{self, push};
 
 /// What a health check takes here, in bytes.
@@ -29,6 +29,9 @@ pub(in crate::conf) fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Re
         let position = definition.position.clone();
         let check = check(definition, &main.matches, &checks, read);
         push(&mut checks, check.map_err(|why| Refused::At(position, why))?)?;
+    }
+    if !checks.is_empty() {
+        allow_pinning(read)?;
     }
     main.health_checks = Rc::new(checks);
     Ok(())

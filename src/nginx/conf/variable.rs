@@ -26,7 +26,6 @@ impl Variable {
     /// # Safety
     ///
     /// `r` is an open request.
-    #[expect(dead_code, reason = "checks are not made yet")]
     pub(in crate::nginx) unsafe fn evaluate(self, r: *mut ngx_http_request_t) -> Vec<u8> {
         // A request that is open while an older configuration is in use has that one's variables.
         if !self.cycle.is_current() {

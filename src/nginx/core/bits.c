@@ -47,6 +47,8 @@ GET(internal)
 GET(quoted_uri)
 
 SET(count)
+SET(error_page)
+SET(header_sent)
 SET(http_major)
 SET(http_minor)
 SET(http_state)
@@ -55,8 +57,10 @@ SET(keepalive)
 SET(limit_rate_after_set)
 SET(limit_rate_set)
 SET(logged)
+SET(post_action)
 SET(stat_reading)
 SET(stat_writing)
+SET(uri_changes)
 SET(valid_location)
 SET(valid_unparsed_uri)
 
@@ -134,6 +138,8 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_request_t, err_status),
     FIELD(ngx_http_request_t, log_handler),
     FIELD(ngx_http_request_t, cleanup),
+    FIELD(ngx_http_request_t, upstream),
+    FIELD(ngx_http_request_t, request_body),
     FIELD(ngx_http_headers_in_t, headers),
     FIELD(ngx_http_headers_in_t, host),
     FIELD(ngx_http_headers_in_t, server),
@@ -150,6 +156,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_buf_t, file_last),
     FIELD(ngx_buf_t, start),
     FIELD(ngx_buf_t, end),
+    FIELD(ngx_buf_t, file),
     FIELD(ngx_http_core_loc_conf_t, name),
     FIELD(ngx_http_core_loc_conf_t, loc_conf),
     FIELD(ngx_http_core_loc_conf_t, handler),
@@ -166,6 +173,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_core_srv_conf_t, merge_slashes),
     FIELD(ngx_http_core_main_conf_t, phases),
     FIELD(ngx_http_core_main_conf_t, phase_engine),
+    FIELD(ngx_http_core_main_conf_t, headers_in_hash),
     FIELD(ngx_http_conf_ctx_t, main_conf),
     FIELD(ngx_http_conf_ctx_t, srv_conf),
     FIELD(ngx_http_conf_ctx_t, loc_conf),
@@ -200,6 +208,9 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_log_t, handler),
     FIELD(ngx_log_t, data),
     FIELD(ngx_log_t, action),
+    FIELD(ngx_log_t, writer),
+    FIELD(ngx_log_t, wdata),
+    FIELD(ngx_log_t, next),
     FIELD(ngx_cycle_t, conf_ctx),
     FIELD(ngx_cycle_t, pool),
     FIELD(ngx_cycle_t, log),
@@ -233,6 +244,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_srv_conf_t, flags),
     FIELD(ngx_http_upstream_srv_conf_t, host),
     FIELD(ngx_http_upstream_peer_t, data),
+    FIELD(ngx_http_upstream_peer_t, init),
     FIELD(ngx_http_upstream_rr_peers_t, number),
     FIELD(ngx_http_upstream_rr_peers_t, tries),
     FIELD(ngx_http_upstream_rr_peers_t, next),
@@ -256,7 +268,33 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_conf_t, connect_timeout),
     FIELD(ngx_http_upstream_conf_t, send_timeout),
     FIELD(ngx_http_upstream_conf_t, read_timeout),
+    FIELD(ngx_http_upstream_conf_t, ignore_headers),
+    FIELD(ngx_http_upstream_conf_t, next_upstream),
+    FIELD(ngx_http_upstream_conf_t, intercept_errors),
     FIELD(ngx_addr_t, sockaddr),
+    FIELD(ngx_http_upstream_t, conf),
+    FIELD(ngx_http_upstream_t, peer),
+    FIELD(ngx_http_upstream_t, buffer),
+    FIELD(ngx_http_upstream_t, headers_in),
+    FIELD(ngx_http_upstream_t, finalize_request),
+    FIELD(ngx_http_upstream_headers_in_t, headers),
+    FIELD(ngx_http_upstream_headers_in_t, trailers),
+    FIELD(ngx_http_upstream_headers_in_t, status_n),
+    FIELD(ngx_peer_connection_t, connection),
+    FIELD(ngx_peer_connection_t, sockaddr),
+    FIELD(ngx_peer_connection_t, socklen),
+    FIELD(ngx_peer_connection_t, name),
+    FIELD(ngx_peer_connection_t, tries),
+    FIELD(ngx_peer_connection_t, get),
+    FIELD(ngx_peer_connection_t, free),
+    FIELD(ngx_peer_connection_t, notify),
+    FIELD(ngx_peer_connection_t, data),
+    FIELD(ngx_peer_connection_t, set_session),
+    FIELD(ngx_peer_connection_t, save_session),
+    FIELD(ngx_http_header_t, handler),
+    FIELD(ngx_http_header_t, offset),
+    FIELD(ngx_http_request_body_t, bufs),
+    FIELD(ngx_list_t, part),
 
     SIZE(ngx_addr_t),
     SIZE(ngx_buf_t),
@@ -273,6 +311,8 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     SIZE(ngx_http_upstream_server_t),
     SIZE(ngx_log_t),
     SIZE(ngx_table_elt_t),
+    SIZE(ngx_http_upstream_conf_t),
+    SIZE(ngx_http_request_body_t),
 
     { NULL, 0 }
 };

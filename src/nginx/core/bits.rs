@@ -14,12 +14,14 @@ use ngx::ffi::{
     ngx_core_conf_t, ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t,
     ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
     ngx_http_connection_t, ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t,
-    ngx_http_core_srv_conf_t, ngx_http_headers_in_t, ngx_http_headers_out_t, ngx_http_log_ctx_t,
-    ngx_http_phase_handler_t, ngx_http_request_t, ngx_http_server_name_t, ngx_http_upstream_conf_t,
+    ngx_http_core_srv_conf_t, ngx_http_header_t, ngx_http_headers_in_t, ngx_http_headers_out_t,
+    ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_body_t, ngx_http_request_t,
+    ngx_http_server_name_t, ngx_http_upstream_conf_t, ngx_http_upstream_headers_in_t,
     ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t, ngx_http_upstream_rr_peer_t,
     ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
-    ngx_http_variable_t, ngx_list_part_t, ngx_log_t, ngx_module_t, ngx_pool_cleanup_t, ngx_pool_t,
-    ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
+    ngx_http_upstream_t, ngx_http_variable_t, ngx_list_part_t, ngx_list_t, ngx_log_t, ngx_module_t,
+    ngx_peer_connection_t, ngx_pool_cleanup_t, ngx_pool_t, ngx_shm_zone_t, ngx_table_elt_t,
+    ngx_uint_t, ngx_variable_value_t,
 };
 
 macro_rules! get {
@@ -76,6 +78,8 @@ set! { *mut u8;
 
 set! { ngx_uint_t;
     set_count: ngx_http_timer_set_count,
+    set_error_page: ngx_http_timer_set_error_page,
+    set_header_sent: ngx_http_timer_set_header_sent,
     set_http_major: ngx_http_timer_set_http_major,
     set_http_minor: ngx_http_timer_set_http_minor,
     set_http_state: ngx_http_timer_set_http_state,
@@ -84,8 +88,10 @@ set! { ngx_uint_t;
     set_limit_rate_after_set: ngx_http_timer_set_limit_rate_after_set,
     set_limit_rate_set: ngx_http_timer_set_limit_rate_set,
     set_logged: ngx_http_timer_set_logged,
+    set_post_action: ngx_http_timer_set_post_action,
     set_stat_reading: ngx_http_timer_set_stat_reading,
     set_stat_writing: ngx_http_timer_set_stat_writing,
+    set_uri_changes: ngx_http_timer_set_uri_changes,
     set_valid_location: ngx_http_timer_set_valid_location,
     set_valid_unparsed_uri: ngx_http_timer_set_valid_unparsed_uri,
 }
@@ -102,6 +108,9 @@ begin_aligned!(
     ngx_connection_t,
     ngx_event_t,
     ngx_http_core_loc_conf_t,
+    ngx_http_upstream_conf_t,
+    ngx_http_upstream_t,
+    ngx_peer_connection_t,
     ngx_variable_value_t,
 );
 
@@ -139,16 +148,16 @@ offsets! {
         ngx_http_request_t: connection, ctx, main_conf, srv_conf, loc_conf, read_event_handler,
             write_event_handler, pool, headers_in, headers_out, method, http_version,
             request_line, uri, args, unparsed_uri, method_name, http_protocol, main, postponed,
-            phase_handler, content_handler, err_status, log_handler, cleanup;
+            phase_handler, content_handler, err_status, log_handler, cleanup, upstream, request_body;
         ngx_http_headers_in_t: headers, host, server, content_length_n;
         ngx_http_headers_out_t: headers, status, content_type, content_type_len,
             content_type_lowcase, content_length_n;
-        ngx_buf_t: pos, last, file_pos, file_last, start, end;
+        ngx_buf_t: pos, last, file_pos, file_last, start, end, file;
         ngx_http_core_loc_conf_t: name, loc_conf, handler, send_timeout, send_lowat, post_action,
             alias, log_subrequest, error_log;
         ngx_http_core_srv_conf_t: server_names, ctx, server_name, connection_pool_size,
             merge_slashes;
-        ngx_http_core_main_conf_t: phases, phase_engine;
+        ngx_http_core_main_conf_t: phases, phase_engine, headers_in_hash;
         ngx_http_conf_ctx_t: main_conf, srv_conf, loc_conf;
         ngx_http_connection_t: addr_conf, conf_ctx;
         ngx_http_addr_conf_t: default_server;
@@ -162,7 +171,7 @@ offsets! {
         ngx_array_t: elts, nelts;
         ngx_pool_t: log;
         ngx_pool_cleanup_t: handler, data;
-        ngx_log_t: log_level, connection, handler, data, action;
+        ngx_log_t: log_level, connection, handler, data, action, writer, wdata, next;
         ngx_cycle_t: conf_ctx, pool, log, free_connection_n, reusable_connections_n, hostname,
             prefix, modules;
         ngx_core_conf_t: master, worker_processes, user, group, pid;
@@ -172,19 +181,25 @@ offsets! {
         ngx_module_t: ctx_index, name;
         ngx_http_upstream_main_conf_t: upstreams;
         ngx_http_upstream_srv_conf_t: peer, servers, flags, host;
-        ngx_http_upstream_peer_t: data;
+        ngx_http_upstream_peer_t: data, init;
         ngx_http_upstream_rr_peers_t: number, tries, next, peer;
         ngx_http_upstream_rr_peer_t: sockaddr, socklen, name, server, weight, conns, max_conns,
             fails, checked, max_fails, fail_timeout, down, next;
         ngx_http_upstream_server_t: addrs, naddrs;
-        ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout;
+        ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout, ignore_headers, next_upstream, intercept_errors;
         ngx_addr_t: sockaddr;
+        ngx_http_upstream_t: conf, peer, buffer, headers_in, finalize_request;
+        ngx_http_upstream_headers_in_t: headers, trailers, status_n;
+        ngx_peer_connection_t: connection, sockaddr, socklen, name, tries, get, free, notify, data, set_session, save_session;
+        ngx_http_header_t: handler, offset;
+        ngx_http_request_body_t: bufs;
+        ngx_list_t: part;
     }
     sizes {
         ngx_addr_t, ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
         ngx_http_compile_complex_value_t, ngx_http_connection_t, ngx_http_log_ctx_t,
         ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t,
-        ngx_http_upstream_server_t, ngx_log_t, ngx_table_elt_t
+        ngx_http_upstream_server_t, ngx_log_t, ngx_table_elt_t, ngx_http_upstream_conf_t, ngx_http_request_body_t
     }
 }
 

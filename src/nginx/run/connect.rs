@@ -47,12 +47,17 @@ pub(super) fn free_connections() -> usize {
     cycle::in_use(|cycle| cycle.free_connection_n)
 }
 
+/// Whether nginx can have another connection.
+pub(in crate::nginx) fn has_free_connection() -> bool {
+    free_connections() > 0 || cycle::in_use(|cycle| cycle.reusable_connections_n) > 0
+}
+
 /// A connection that leads nowhere, furnished for `location`.
 pub(super) fn connect(
     location: Location,
     state: Rc<RunState>,
 ) -> Result<*mut ngx_connection_t, StartError> {
-    if free_connections() == 0 && cycle::in_use(|cycle| cycle.reusable_connections_n) == 0 {
+    if !has_free_connection() {
         // `ngx_get_connection` would write an alert (RUN-1).
         return Err(StartError::NoFreeConnection);
     }

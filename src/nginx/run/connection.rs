@@ -16,6 +16,7 @@ use ngx::ffi::{
     ngx_http_run_posted_requests, ngx_log_t, off_t, sockaddr_in, u_char,
 };
 
+use super::inside::Inside;
 use super::request::Access;
 use super::state::{Origin, RunState};
 use crate::nginx::conf::location::Location;
@@ -34,7 +35,11 @@ use crate::nginx::core::{bits, rc};
 pub(in crate::nginx) struct RunConnection {
     http: ngx_http_log_ctx_t,
     state: *const RunState,
-    log: ngx_log_t,
+    pub(super) log: ngx_log_t,
+    /// The log that captured lines are written to.
+    pub(super) passed: ngx_log_t,
+    /// How much the context that was written last has behind the action.
+    pub(super) context: usize,
     connection: ngx_http_connection_t,
     address: ngx_http_addr_conf_t,
     buffer: ngx_buf_t,
@@ -147,6 +152,30 @@ impl RunConnection {
         NonNull::new(data.cast())
     }
 
+    /// The run on the connection of `r`, if one of ours is.
+    ///
+    /// # Safety
+    ///
+    /// `r` is an open request.
+    pub(super) unsafe fn state_of(r: *mut ngx_http_request_t) -> Option<Rc<RunState>> {
+        // SAFETY: the caller's promise.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open request has an open connection.
+        let run = unsafe { Self::of(c) }?;
+        // SAFETY: the run of an open connection.
+        unsafe { Self::state(run) }
+    }
+
+    /// What the nginx layer does within the run that `r` belongs to.
+    ///
+    /// # Safety
+    ///
+    /// `r` is an open request.
+    pub(in crate::nginx) unsafe fn inside_of(r: *mut ngx_http_request_t) -> Option<Rc<dyn Inside>> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::state_of(r) }?.inside()
+    }
+
     /// What the run shares with its starter; `None` once the connection's pool is going.
     ///
     /// # Safety
@@ -221,6 +250,7 @@ unsafe extern "C" fn write_context(
             // SAFETY: actions are C strings.
             text.push(unsafe { std::ffi::CStr::from_ptr(action.cast::<c_char>()) }.to_bytes());
         }
+        let action_len = text.as_bytes().len();
         // SAFETY: as above; the handler is ours, so the data is a run.
         let run = unsafe { (*log).data }.cast::<RunConnection>();
         let Some(run) = NonNull::new(run) else { return buffer };
@@ -231,6 +261,13 @@ unsafe extern "C" fn write_context(
         }
 
         let len = text.as_bytes().len().min(room);
+        let behind_action = buffer.wrapping_add(action_len.min(len));
+        let measured = |end: *mut u_char| {
+            let context = end.addr().saturating_sub(behind_action.addr());
+            // SAFETY: as before.
+            unsafe { (*run.as_ptr()).context = context };
+            end
+        };
         // SAFETY: the buffer has `room` bytes, and is none of ours.
         unsafe { ptr::copy_nonoverlapping(text.as_bytes().as_ptr(), buffer, len) };
         let (buffer, room) = (buffer.wrapping_add(len), room - len);
@@ -239,12 +276,12 @@ unsafe extern "C" fn write_context(
         let http = unsafe { (*run.as_ptr()).http };
         let r = http.request;
         if r.is_null() {
-            return buffer;
+            return measured(buffer);
         }
         // SAFETY: nginx resets the pointer when the request ends (`ngx_http_free_request`).
-        let Some(handler) = (unsafe { (*r).log_handler }) else { return buffer };
+        let Some(handler) = (unsafe { (*r).log_handler }) else { return measured(buffer) };
         // SAFETY: nginx's own `ngx_http_log_error_handler`, called as it calls it itself.
-        unsafe { handler(r, http.current_request, buffer, room) }
+        measured(unsafe { handler(r, http.current_request, buffer, room) })
     })
 }
 

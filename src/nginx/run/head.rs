@@ -1,20 +1,21 @@
 //! The head of a run's request: its line, its only header, its URI.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use ngx::core::Pool;
 use ngx::ffi::{
-    NGX_HTTP_VERSION_11, ngx_http_complex_value, ngx_http_parse_complex_uri, ngx_http_parse_uri,
-    ngx_http_request_t, ngx_list_push, ngx_str_t, ngx_table_elt_t,
+    NGX_HTTP_VERSION_11, ngx_buf_t, ngx_chain_t, ngx_hash_find, ngx_http_complex_value,
+    ngx_http_header_t, ngx_http_parse_complex_uri, ngx_http_parse_uri, ngx_http_request_body_t,
+    ngx_http_request_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, off_t,
 };
 
-use super::request::{Method, Request, StartError, Uri};
+use super::request::{Method, Place, Request, StartError, Uri};
 use crate::nginx::conf::location::Location;
-use crate::nginx::core::module::core_server;
+use crate::nginx::core::module::{core_main, core_server};
 use crate::nginx::core::string::{borrowed, bytes};
 use crate::nginx::core::{bits, gauges, pool, rc};
 
-/// Fills in what nginx would have read from a client.
+/// Fills in what nginx would have read from a client; tells whether the URI lies in the location.
 ///
 /// # Safety
 ///
@@ -23,7 +24,7 @@ pub(super) unsafe fn fill(
     r: *mut ngx_http_request_t,
     location: Location,
     request: &Request<'_>,
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let making = unsafe { &mut *r };
@@ -50,6 +51,14 @@ pub(super) unsafe fn fill(
     }
     // SAFETY: the caller's promise.
     unsafe { set_host(r, request.host) }?;
+    for (name, value) in request.headers {
+        // SAFETY: as above; the list was just made.
+        unsafe { add_header(r, name, value) }?;
+    }
+    if let Some(body) = request.body {
+        // SAFETY: as above.
+        unsafe { set_body(r, body) }?;
+    }
     // SAFETY: as above.
     unsafe { set_line(r, request.method, &[]) }?;
 
@@ -72,7 +81,12 @@ pub(super) unsafe fn fill(
     // SAFETY: the URI lies in the request's pool, with a blank behind it.
     unsafe { set_uri(r, uri) }?;
     // SAFETY: as above.
-    if unsafe { within(r, location) } { Ok(()) } else { Err(StartError::UriOutside) }
+    let within = unsafe { within(r, location) };
+    if within || request.place == Place::Anywhere {
+        Ok(within)
+    } else {
+        Err(StartError::UriOutside)
+    }
 }
 
 /// Sets the request line `METHOD URI HTTP/1.1` and its parts; answers the URI's place in it.
@@ -151,6 +165,101 @@ unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(),
     let request = unsafe { &mut *r };
     request.headers_in.host = header.as_ptr();
     request.headers_in.server = server;
+    Ok(())
+}
+
+/// Adds a header, as `ngx_http_process_request_headers` does with each that a client sends.
+///
+/// # Safety
+///
+/// An open request of ours that has its list of headers.
+unsafe fn add_header(
+    r: *mut ngx_http_request_t,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), StartError> {
+    let lowcase = name.to_ascii_lowercase();
+    // SAFETY: the caller's promise.
+    let text = unsafe { concat(r, &[name, b"\0", value, b"\0", &lowcase]) }?;
+    let part = |from: usize, len| ngx_str_t { len, data: text.data.wrapping_add(from) };
+    // SAFETY: as above.
+    let headers = unsafe { &raw mut (*r).headers_in.headers };
+    // SAFETY: the list of the request.
+    let Some(header) = NonNull::new(unsafe { ngx_list_push(headers) }) else {
+        return Err(StartError::NoMemory);
+    };
+    let header = header.cast::<ngx_table_elt_t>();
+    // SAFETY: room for one element of this type, which all zero bytes are valid for.
+    unsafe { header.write_bytes(0, 1) };
+    let key = hash(&lowcase);
+    let lowcase = part(name.len() + value.len() + 2, name.len());
+    {
+        // SAFETY: as above; nobody else has it; ends before nginx is called.
+        let element = unsafe { &mut *header.as_ptr() };
+        element.hash = key;
+        element.key = part(0, name.len());
+        element.value = part(name.len() + 1, value.len());
+        element.lowcase_key = lowcase.data;
+    }
+    // SAFETY: as above; ends here.
+    let request = unsafe { &*r };
+    // SAFETY: as above.
+    let main = unsafe { core_main(request) };
+    let Some(main) = main else { return Ok(()) };
+    // SAFETY: the core module's configuration.
+    let known = unsafe { &raw mut (*main.as_ptr()).headers_in_hash };
+    // SAFETY: a hash of the configuration's (`ngx_http_init_headers_in_hash`), and a name.
+    let known = unsafe { ngx_hash_find(known, key, lowcase.data, lowcase.len) };
+    // SAFETY: its values are of this type.
+    let Some(known) = (unsafe { known.cast::<ngx_http_header_t>().as_ref() }) else {
+        return Ok(());
+    };
+    let Some(handler) = known.handler else { return Ok(()) };
+    // SAFETY: nginx's own handler of this header, called as it calls it itself.
+    let rc = unsafe { handler(r, header.as_ptr(), known.offset) };
+    if rc == rc::OK { Ok(()) } else { Err(StartError::NoMemory) }
+}
+
+/// Sets the body, as if it had been read already, with its length.
+///
+/// # Safety
+///
+/// As for [`add_header`].
+unsafe fn set_body(r: *mut ngx_http_request_t, body: &[u8]) -> Result<(), StartError> {
+    // SAFETY: the caller's promise.
+    unsafe { add_header(r, b"Content-Length", body.len().to_string().as_bytes()) }?;
+    // SAFETY: as above.
+    let content = unsafe { concat(r, &[body]) }?;
+    // SAFETY: an open request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: as above; HOST-13: what it gives may be null.
+    let pool = unsafe { Pool::from_ngx_pool(pool) };
+    let request_body = pool.calloc_type::<ngx_http_request_body_t>();
+    let buffer = pool.calloc_type::<ngx_buf_t>();
+    let link = pool.calloc_type::<ngx_chain_t>();
+    if request_body.is_null() || buffer.is_null() || link.is_null() {
+        return Err(StartError::NoMemory);
+    }
+    let end = content.data.wrapping_add(content.len);
+    {
+        // SAFETY: just made, zeroed, and nobody else has it.
+        let buffer = unsafe { &mut *buffer };
+        buffer.start = content.data;
+        buffer.pos = content.data;
+        buffer.last = end;
+        buffer.end = end;
+        buffer.set_temporary(1);
+        buffer.set_last_buf(1);
+    }
+    // SAFETY: as above.
+    unsafe { link.write(ngx_chain_t { buf: buffer, next: ptr::null_mut() }) };
+    // SAFETY: as above.
+    unsafe { (*request_body).bufs = link };
+    // SAFETY: a request of ours; ends before nginx is called.
+    let request = unsafe { &mut *r };
+    request.request_body = request_body;
+    request.headers_in.content_length_n =
+        off_t::try_from(content.len).map_err(|_| StartError::NoMemory)?;
     Ok(())
 }
 

@@ -1,15 +1,26 @@
 //! Runs a location now, without a client, and tells how it ended.
 
+mod capture;
 pub(in crate::nginx) mod connect;
 pub(in crate::nginx) mod connection;
+pub(in crate::nginx) mod filters;
 mod head;
+mod inside;
 pub(in crate::nginx) mod phases;
+mod receiver;
 mod request;
 mod start;
 mod state;
 pub mod trial;
 pub mod variable;
 
-pub use request::{Access, Method, Request, StartError, Uri};
-pub use start::{InProgress, Started, start};
+pub use receiver::{Flow, Receiver, ResponseHead, Then};
+pub use request::{Access, Method, Place, Request, StartError, Uri};
+pub use start::{InProgress, Started, start, start_receiving};
 pub use state::{Origin, RequestEnd};
+
+pub(in crate::nginx) use connection::RunConnection;
+pub(in crate::nginx) use inside::Inside;
+pub(in crate::nginx) use receiver::fields;
+pub(in crate::nginx) use start::start_attached;
+pub(in crate::nginx) use state::Attached;

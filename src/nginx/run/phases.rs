@@ -1,5 +1,6 @@
 //! Leaves out what is there for clients: the pre-access and access phases (RUN-9).
 
+use std::mem;
 use std::ptr;
 
 use ngx::ffi::{
@@ -7,8 +8,10 @@ use ngx::ffi::{
     ngx_http_phase_handler_t, ngx_http_request_t, ngx_int_t,
 };
 
+use super::capture;
 use super::connection::RunConnection;
 use super::request::Access;
+use super::state::{KeptBody, RunState};
 use crate::nginx::conf::parsing::{Parsing, Refused};
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::core_main;
@@ -107,7 +110,8 @@ pub(super) unsafe fn engine(r: *mut ngx_http_request_t) -> ngx_http_phase_engine
     unsafe { main.as_ref() }.phase_engine
 }
 
-/// Has a run's main request go on behind the access phase; other requests pass.
+/// Has a run's main request go on behind the access phase, or in the content phase; other requests
+/// pass.
 unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
     let behind = guard(None, || {
         // SAFETY: nginx calls a phase handler with an open request.
@@ -116,10 +120,27 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
             return None;
         }
         // SAFETY: as above.
-        match unsafe { RunConnection::run_of(r) } {
+        let c = unsafe { (*r).connection };
+        // SAFETY: as above.
+        let run = unsafe { RunConnection::of(c) }?;
+        // SAFETY: as above.
+        let state = unsafe { RunConnection::state(run) }?;
+        if let Some(inside) = state.inside() {
             // SAFETY: as above.
-            Some((_, Access::LeftOut)) => Some(unsafe { behind_access(r) }),
-            Some((_, Access::Checked)) | None => None,
+            unsafe { capture::install(run) };
+            // SAFETY: as above.
+            unsafe { keep_body(r, &state) };
+            // SAFETY: as above.
+            unsafe { inside.before_content(r) };
+            // SAFETY: as above.
+            let handlers = unsafe { engine(r) }.handlers;
+            // SAFETY: those of a phase engine.
+            return Some(unsafe { content_phase(handlers) });
+        }
+        match state.access() {
+            // SAFETY: as above.
+            Access::LeftOut => Some(unsafe { behind_access(r) }),
+            Access::Checked => None,
         }
     });
     let Some(behind) = behind else { return rc::DECLINED };
@@ -128,6 +149,22 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: as above; the request may end inside, and is not touched any more.
     unsafe { ngx::ffi::ngx_http_core_run_phases(r) };
     rc::DONE
+}
+
+/// Has the content handler read the request's body, for which it calls the filter of this module
+/// (RUN-15).
+///
+/// # Safety
+///
+/// `r` is the open main request of this run.
+unsafe fn keep_body(r: *mut ngx_http_request_t, state: &RunState) {
+    // SAFETY: the caller's promise; ends here.
+    let request = unsafe { &mut *r };
+    let body = mem::replace(&mut request.request_body, ptr::null_mut());
+    // SAFETY: one that the run was given, or null.
+    let chain = unsafe { body.as_ref() }.map_or(ptr::null_mut(), |body| body.bufs);
+    let length = mem::replace(&mut request.headers_in.content_length_n, 0);
+    state.keep_body(KeptBody { chain, length });
 }
 
 /// The index of the first handler of the content phase, which is the last one.

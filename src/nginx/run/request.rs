@@ -73,6 +73,15 @@ pub enum Uri {
     Variable(Template),
 }
 
+/// Where a request's URI has to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the location.
+    InLocation,
+    /// Anywhere.
+    Anywhere,
+}
+
 /// The request that is made.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
@@ -80,10 +89,16 @@ pub struct Request<'a> {
     pub method: &'a Method,
     /// Its URI.
     pub uri: &'a Uri,
+    /// Where that has to lie.
+    pub place: Place,
     /// Its `Host` header, none if `None`.
     pub host: Option<&'a str>,
     /// Whether the access phases are run through.
     pub access: Access,
+    /// Its other headers, each a name and a value.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// Its body.
+    pub body: Option<&'a [u8]>,
 }
 
 /// Why a run could not even start.

@@ -12,7 +12,7 @@
 //! never from inside nginx's closing code.
 
 use std::ffi::c_void;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use ngx::ffi::{
     ngx_connection_t, ngx_http_close_connection, ngx_http_core_run_phases, ngx_http_create_request,
@@ -24,8 +24,9 @@ use super::connect::connect;
 use super::connection::{RunConnection, cut_off};
 use super::head;
 use super::phases::engine;
+use super::receiver::Receiver;
 use super::request::{Request, StartError};
-use super::state::{Origin, RequestEnd, RunState};
+use super::state::{Attached, Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard_else;
 use crate::nginx::core::{bits, gauges, pool};
@@ -51,17 +52,46 @@ pub fn start(
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
 ) -> Result<Started, StartError> {
+    start_attached(location, request, origin, Attached::default())
+}
+
+/// The same, with its response for `receiver`.
+///
+/// # Errors
+///
+/// As for [`start`].
+pub fn start_receiving(
+    location: Location,
+    request: &Request<'_>,
+    origin: Rc<dyn Origin>,
+    receiver: Rc<dyn Receiver>,
+) -> Result<Started, StartError> {
+    let attached = Attached { receiver: Some(receiver), inside: None };
+    start_attached(location, request, origin, attached)
+}
+
+/// The same, with these who have to do with it.
+///
+/// # Errors
+///
+/// As for [`start`].
+pub(in crate::nginx) fn start_attached(
+    location: Location,
+    request: &Request<'_>,
+    origin: Rc<dyn Origin>,
+    attached: Attached,
+) -> Result<Started, StartError> {
     if !location.is_in_use() {
         return Err(StartError::ConfigurationGone);
     }
-    let state = Rc::new(RunState::new(origin, request.access));
+    let state = Rc::new(RunState::new(origin, request.access, attached));
     let c = connect(location, Rc::clone(&state))?;
     // SAFETY: furnished just now.
-    let r = unsafe { create(c, location, request) }?;
+    let (r, within) = unsafe { create(c, location, request) }?;
     // SAFETY: made just now.
     unsafe { watch_end(r, c, &state) }?;
     // SAFETY: as above.
-    unsafe { begin(r, location) };
+    unsafe { begin(r, location, within) };
     // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
     Ok(state.take_end().map_or_else(|| Started::InProgress(InProgress(state)), Started::Ended))
@@ -76,11 +106,32 @@ impl InProgress {
     /// Ends the run: its upstream connection is closed. The end is told as ever, though later
     /// where a thread or a cache lock holds the request (RUN-12).
     pub fn cut_off(&self) {
-        let r = self.0.request();
-        if !r.is_null() {
-            // SAFETY: the invariant: it is open.
-            unsafe { cut_off(r) };
+        cut_off_run(&self.0);
+    }
+
+    /// What keeps nothing, and can end the run as well.
+    pub(in crate::nginx) fn handle(&self) -> Handle {
+        Handle(Rc::downgrade(&self.0))
+    }
+}
+
+/// A run that may have ended.
+pub(in crate::nginx) struct Handle(Weak<RunState>);
+
+impl Handle {
+    /// As [`InProgress::cut_off`].
+    pub(in crate::nginx) fn cut_off(&self) {
+        if let Some(state) = self.0.upgrade() {
+            cut_off_run(&state);
         }
+    }
+}
+
+fn cut_off_run(state: &RunState) {
+    let r = state.request();
+    if !r.is_null() {
+        // SAFETY: the invariant: it is open.
+        unsafe { cut_off(r) };
     }
 }
 
@@ -90,7 +141,7 @@ impl Drop for InProgress {
     }
 }
 
-/// Makes the request, up to its URI.
+/// Makes the request, up to its URI; tells whether that lies in the location.
 ///
 /// # Safety
 ///
@@ -99,7 +150,7 @@ pub(super) unsafe fn create(
     c: *mut ngx_connection_t,
     location: Location,
     request: &Request<'_>,
-) -> Result<*mut ngx_http_request_t, StartError> {
+) -> Result<(*mut ngx_http_request_t, bool), StartError> {
     // SAFETY: the connection is furnished; its data is an `ngx_http_connection_t`.
     let r = unsafe { ngx_http_create_request(c) };
     if r.is_null() {
@@ -114,12 +165,14 @@ pub(super) unsafe fn create(
 
     // SAFETY: made just now.
     let filled = unsafe { head::fill(r, location, request) };
-    if let Err(why) = filled {
-        // SAFETY: as above.
-        unsafe { discard(r, c) };
-        return Err(why);
+    match filled {
+        Ok(within) => Ok((r, within)),
+        Err(why) => {
+            // SAFETY: as above.
+            unsafe { discard(r, c) };
+            Err(why)
+        }
     }
-    Ok(r)
 }
 
 /// Gives up a request that has not begun, and its connection.
@@ -186,29 +239,34 @@ unsafe extern "C" fn on_request_end(r: *mut c_void) {
 /// # Safety
 ///
 /// An open request of ours that has not begun; the location's configuration is there.
-unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
+unsafe fn begin(r: *mut ngx_http_request_t, location: Location, within: bool) {
     // SAFETY: an open request.
     let index = unsafe { engine(r) }.location_rewrite_index;
     // SAFETY: `start` has seen that it is there.
     let confs = unsafe { location.conf() }.loc_conf;
     // SAFETY: the caller's promise.
-    unsafe { enter(r, confs, ngx_int_t::try_from(index).unwrap_or(0)) };
+    unsafe { enter(r, confs, ngx_int_t::try_from(index).unwrap_or(0), usize::from(within)) };
     // SAFETY: the request is ready to be run; it may end inside.
     unsafe { ngx_http_core_run_phases(r) };
 }
 
-/// Sets the request's location, and with which handler its phases begin.
+/// Sets the request's location, whether its URI lies in it, and with which handler its phases begin.
 ///
 /// # Safety
 ///
 /// An open request of ours that has not begun; the configurations of a location, and the index of a
 /// handler of its phases.
-pub(super) unsafe fn enter(r: *mut ngx_http_request_t, confs: *mut *mut c_void, index: ngx_int_t) {
+pub(super) unsafe fn enter(
+    r: *mut ngx_http_request_t,
+    confs: *mut *mut c_void,
+    index: ngx_int_t,
+    valid_location: usize,
+) {
     {
         // SAFETY: a request of ours; ends before nginx is called.
         let request = unsafe { &mut *r };
         request.loc_conf = confs;
-        bits::set_valid_location(request, 1);
+        bits::set_valid_location(request, valid_location);
     }
     // SAFETY: the location's configuration is set.
     unsafe { ngx_http_update_location_config(r) };

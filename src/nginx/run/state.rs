@@ -6,8 +6,10 @@ use std::fmt;
 use std::ptr;
 use std::rc::Rc;
 
-use ngx::ffi::ngx_http_request_t;
+use ngx::ffi::{ngx_chain_t, ngx_http_request_t, off_t};
 
+use super::inside::Inside;
+use super::receiver::Receiver;
 use super::request::Access;
 use crate::nginx::core::event::Posted;
 
@@ -33,6 +35,24 @@ pub struct RequestEnd {
     pub closed: bool,
 }
 
+/// Who has to do with a run while it is in progress.
+#[derive(Clone, Default)]
+pub(in crate::nginx) struct Attached {
+    /// Who takes its response.
+    pub(in crate::nginx) receiver: Option<Rc<dyn Receiver>>,
+    /// What the nginx layer does within it.
+    pub(in crate::nginx) inside: Option<Rc<dyn Inside>>,
+}
+
+/// The body of a run's request, kept until it is read.
+#[derive(Clone, Copy)]
+pub(super) struct KeptBody {
+    /// Its buffers, in the request's pool; null if it has none.
+    pub(super) chain: *mut ngx_chain_t,
+    /// Its length as in `headers_in`.
+    pub(super) length: off_t,
+}
+
 /// The state of a run.
 ///
 /// # Invariants
@@ -41,6 +61,8 @@ pub struct RequestEnd {
 pub(super) struct RunState {
     origin: Rc<dyn Origin>,
     access: Access,
+    attached: Attached,
+    body: Cell<Option<KeptBody>>,
     request: Cell<*mut ngx_http_request_t>,
     complete: Cell<bool>,
     end: Cell<Option<RequestEnd>>,
@@ -49,10 +71,12 @@ pub(super) struct RunState {
 }
 
 impl RunState {
-    pub(super) fn new(origin: Rc<dyn Origin>, access: Access) -> Self {
+    pub(super) fn new(origin: Rc<dyn Origin>, access: Access, attached: Attached) -> Self {
         Self {
             origin,
             access,
+            attached,
+            body: Cell::new(None),
             request: Cell::new(ptr::null_mut()),
             complete: Cell::new(false),
             end: Cell::new(None),
@@ -85,6 +109,23 @@ impl RunState {
 
     pub(super) fn access(&self) -> Access {
         self.access
+    }
+
+    pub(super) fn receiver(&self) -> Option<Rc<dyn Receiver>> {
+        self.attached.receiver.clone()
+    }
+
+    pub(super) fn inside(&self) -> Option<Rc<dyn Inside>> {
+        self.attached.inside.clone()
+    }
+
+    pub(super) fn keep_body(&self, body: KeptBody) {
+        self.body.set(Some(body));
+    }
+
+    /// What was kept, once.
+    pub(super) fn take_body(&self) -> Option<KeptBody> {
+        self.body.take()
     }
 
     /// The run's request, null if it is not open.

@@ -18,9 +18,9 @@ use ngx::ffi::{
 use super::connect::{connect, free_connections, socket_is_open};
 use super::connection::cut_off;
 use super::phases::{content_phase, engine};
-use super::request::{Access, Method, Request, StartError, Uri};
+use super::request::{Access, Method, Place, Request, StartError, Uri};
 use super::start::{create, enter, watch_end};
-use super::state::{Origin, RunState};
+use super::state::{Attached, Origin, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::core_location;
@@ -73,7 +73,7 @@ pub fn make(location: Location) -> Trial {
 
 fn run(location: Location) -> Trial {
     SEEN.set(false);
-    let state = Rc::new(RunState::new(Rc::new(Nobody), Access::LeftOut));
+    let state = Rc::new(RunState::new(Rc::new(Nobody), Access::LeftOut, Attached::default()));
     let free = free_connections();
     let c = match connect(location, Rc::clone(&state)) {
         Ok(c) => c,
@@ -84,11 +84,14 @@ fn run(location: Location) -> Trial {
         method: &Method::default(),
         uri: &Uri::Constant(b"/".to_vec()),
         host: None,
+        place: Place::InLocation,
         access: Access::LeftOut,
+        headers: &[],
+        body: None,
     };
     // SAFETY: furnished just now.
     let r = match unsafe { create(c, location, &request) } {
-        Ok(r) => r,
+        Ok((r, _)) => r,
         Err(StartError::NoMemory) => return Trial::NotMade,
         Err(_) => return Trial::Failed("request"),
     };
@@ -122,7 +125,7 @@ unsafe fn begin(r: *mut ngx_http_request_t, location: Location) {
     // SAFETY: `make` has seen that it is there.
     let confs = unsafe { location.confs() };
     // SAFETY: a request of ours.
-    unsafe { enter(r, confs, index) };
+    unsafe { enter(r, confs, index, 1) };
     {
         // SAFETY: as above; ends before nginx is called.
         let request = unsafe { &mut *r };

@@ -34,18 +34,8 @@ impl Group {
 
     /// The `upstream` block of this name.
     pub fn named(name: &[u8], read: &WhollyRead<'_>) -> Option<Self> {
-        // SAFETY: `postconfiguration` has the context of the `http` block.
-        let main = unsafe { main(read.parsing().cf()) }?;
-        // SAFETY: made by the module, and changes no more.
-        let upstreams = unsafe { &raw const (*main.as_ptr()).upstreams };
-        // SAFETY: as above.
-        let upstreams = unsafe { &*upstreams };
-        // SAFETY: an array of this type (`ngx_http_upstream_create_main_conf`).
-        let upstreams = unsafe { upstreams.as_slice::<*mut ngx_http_upstream_srv_conf_t>() };
-        let mut groups = upstreams.iter().filter_map(|conf| {
-            // SAFETY: a group of this configuration.
-            NonNull::new(*conf).map(|conf| unsafe { Self::of(conf) })
-        });
+        // SAFETY: a group of this configuration.
+        let mut groups = all(read).map(|conf| unsafe { Self::of(conf) });
         groups.find(|group| !group.is_implicit() && group.name().eq_ignore_ascii_case(name))
     }
 
@@ -97,6 +87,20 @@ impl Group {
             })
         })
     }
+}
+
+/// All groups of a configuration, those that nginx has made of host names too.
+pub(super) fn all<'a>(
+    read: &WhollyRead<'a>,
+) -> impl Iterator<Item = NonNull<ngx_http_upstream_srv_conf_t>> + use<'a> {
+    // SAFETY: `postconfiguration` has the context of the `http` block.
+    let main = unsafe { main(read.parsing().cf()) };
+    // SAFETY: made by the module, and changes no more.
+    let upstreams = main.map(|main| unsafe { &main.as_ref().upstreams });
+    // SAFETY: an array of this type (`ngx_http_upstream_create_main_conf`).
+    let upstreams =
+        upstreams.map(|all| unsafe { all.as_slice::<*mut ngx_http_upstream_srv_conf_t>() });
+    upstreams.unwrap_or_default().iter().filter_map(|conf| NonNull::new(*conf))
 }
 
 /// # Safety

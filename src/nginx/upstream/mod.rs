@@ -1,10 +1,22 @@
-//! Groups of servers: which one a location passes to, and which of its servers get requests.
+//! Groups of servers: which one a location passes to, which of its servers get requests, and checks of
+//! them.
 
+mod check;
+mod end;
 mod group;
+mod judging;
 mod list;
 mod passed;
 mod peers;
+mod pin;
+mod response;
+mod wrap;
 
+pub use check::{CheckRequest, InProgress, check};
+pub use end::{CheckEnd, Cut};
 pub use group::Group;
 pub use passed::Passed;
 pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, UnknownLayout, Unreadable};
+pub use pin::{Server, SocketAddress};
+pub use response::Response;
+pub use wrap::allow_pinning;

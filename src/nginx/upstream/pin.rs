@@ -1,0 +1,391 @@
+//! One server to which a run's request goes, and to no other.
+//!
+//! ```text
+//!   before_content ─> before_upstream ─> enter ─> get ─> ... ─> free ─> finalize ─> the run ends
+//!                      (own settings)   (instead of              (judges)
+//!                                       the balancer)
+//! ```
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::ptr;
+use std::rc::Rc;
+
+use ngx::core::Pool;
+use ngx::ffi::{
+    ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
+    ngx_peer_connection_t, ngx_pool_t, ngx_str_t, ngx_uint_t, sockaddr, socklen_t,
+};
+
+use super::end::{CheckEnd, Cut};
+use super::group::Group;
+use super::response::Judge;
+use crate::nginx::core::guard::guard;
+use crate::nginx::core::{bits, pool, rc};
+use crate::nginx::run::connect::has_free_connection;
+use crate::nginx::run::{Flow, Inside, Receiver, ResponseHead, RunConnection, Then};
+use crate::os::memory::{self, NoMemory};
+
+/// The address of a server, as nginx has it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct SocketAddress {
+    bytes: [u8; Self::ROOM],
+    len: usize,
+}
+
+impl SocketAddress {
+    /// The size of `struct sockaddr_storage`.
+    const ROOM: usize = 128;
+
+    /// From the bytes of a `sockaddr`; `None` if they are none.
+    pub fn new(address: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::ROOM];
+        if address.len() < size_of::<u16>() {
+            return None;
+        }
+        bytes.get_mut(..address.len())?.copy_from_slice(address);
+        Some(Self { bytes, len: address.len() })
+    }
+
+    /// The bytes of the `sockaddr`.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// A server of a group.
+#[derive(Clone)]
+pub struct Server {
+    /// Its address.
+    pub address: SocketAddress,
+    /// Its name, as nginx shows it: `10.0.0.1:8080`.
+    pub name: Vec<u8>,
+}
+
+/// What nginx is shown of it.
+#[derive(Clone, Copy)]
+struct Peer {
+    address: SocketAddress,
+    name: ngx_str_t,
+}
+
+impl Server {
+    /// # Safety
+    ///
+    /// A pool that is there.
+    unsafe fn place_in(&self, pool: *mut ngx_pool_t) -> Option<*mut Peer> {
+        // SAFETY: the caller's promise.
+        let name = unsafe { pool::concat(pool, &[&self.name]) }?;
+        // SAFETY: as above; HOST-13: may be null.
+        let peer = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<Peer>();
+        if peer.is_null() {
+            return None;
+        }
+        // SAFETY: just made, and nobody else has it.
+        unsafe { peer.write(Peer { address: self.address, name }) };
+        Some(peer)
+    }
+}
+
+pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
+
+/// What a check is about, and what has become of it.
+///
+/// # Invariants
+///
+/// `peer` is in the pool of the request that has entered, or null.
+pub(super) struct Pin {
+    group: Group,
+    server: Server,
+    peer: Cell<*mut Peer>,
+    body_limit: usize,
+    /// What the module did at the end of its request.
+    pub(super) finalize: Cell<Option<Finalize>>,
+    pub(super) judge: Cell<Option<Judge>>,
+    pub(super) end: Cell<Option<CheckEnd>>,
+    pub(super) cut: Cell<Option<Cut>>,
+    /// Why nothing can be said of the server.
+    pub(super) why_not: Cell<Option<&'static str>>,
+    /// The status with which the location has answered by itself.
+    pub(super) own_status: Cell<Option<u16>>,
+    entered: Cell<bool>,
+    has_conf: Cell<bool>,
+    /// Whether nginx has given the server up.
+    pub(super) failed: Cell<bool>,
+    /// Whether what came is no HTTP.
+    pub(super) invalid: Cell<bool>,
+    /// Whether all is there that is looked at.
+    pub(super) enough: Cell<bool>,
+    pub(super) body: RefCell<Vec<u8>>,
+    /// The last line that nginx wrote of an error.
+    pub(super) line: RefCell<String>,
+}
+
+impl Pin {
+    pub(super) fn new(group: Group, server: &Server, body_limit: usize, judge: Judge) -> Rc<Self> {
+        Rc::new(Self {
+            group,
+            server: server.clone(),
+            // INVARIANT: none yet.
+            peer: Cell::new(ptr::null_mut()),
+            body_limit,
+            finalize: Cell::new(None),
+            judge: Cell::new(Some(judge)),
+            end: Cell::new(None),
+            cut: Cell::new(None),
+            why_not: Cell::new(None),
+            own_status: Cell::new(None),
+            entered: Cell::new(false),
+            has_conf: Cell::new(false),
+            failed: Cell::new(false),
+            invalid: Cell::new(false),
+            enough: Cell::new(false),
+            body: RefCell::new(Vec::new()),
+            line: RefCell::new(String::new()),
+        })
+    }
+
+    /// It is cut off, for this reason if for no other before.
+    pub(super) fn cut(&self, why: Cut) {
+        self.cut.set(Some(self.cut.get().unwrap_or(why)));
+    }
+
+    /// That of the run which `r` belongs to, if its server is pinned.
+    ///
+    /// # Safety
+    ///
+    /// `r` is an open request.
+    pub(super) unsafe fn of(r: *mut ngx_http_request_t) -> Option<Rc<Self>> {
+        // SAFETY: the caller's promise.
+        let inside = unsafe { RunConnection::inside_of(r) }?;
+        let inside: Rc<dyn Any> = inside;
+        inside.downcast().ok()
+    }
+
+    /// Takes the place of the group's balancer; `finalize` is called at the end of the request instead
+    /// of the module's function, which it finds in `self`.
+    ///
+    /// # Safety
+    ///
+    /// `r` is an open request that has an upstream, and has come to this group.
+    pub(super) unsafe fn enter(
+        self: &Rc<Self>,
+        r: *mut ngx_http_request_t,
+        group: *mut ngx_http_upstream_srv_conf_t,
+        finalize: Finalize,
+    ) -> ngx_int_t {
+        let is_own = self.group.conf().is_some_and(|own| ptr::eq(own.as_ptr(), group));
+        // SAFETY: the caller's promise.
+        let is_main = ptr::eq(r, unsafe { (*r).main });
+        if !is_own || !is_main || self.entered.replace(true) {
+            self.why_not.set(Some("the location passes to another upstream"));
+            return rc::ERROR;
+        }
+        // SAFETY: as above.
+        if unsafe { self.set_conf(r) }.is_none() {
+            return rc::ERROR;
+        }
+        // SAFETY: as above.
+        let pool = unsafe { (*r).pool };
+        // SAFETY: an open request has its pool.
+        let Some(place) = (unsafe { self.server.place_in(pool) }) else { return rc::ERROR };
+        // INVARIANT: made just now.
+        self.peer.set(place);
+        // SAFETY: as above.
+        let upstream = unsafe { (*r).upstream };
+        // SAFETY: as above; ends here.
+        let upstream = unsafe { &mut *upstream };
+        self.finalize.set(upstream.finalize_request);
+        upstream.finalize_request = Some(finalize);
+
+        let peer = &mut upstream.peer;
+        peer.get = Some(get);
+        peer.free = Some(free);
+        peer.notify = None;
+        peer.set_session = Some(set_session);
+        peer.save_session = Some(save_session);
+        peer.tries = 1;
+        peer.data = r.cast();
+        // SAFETY: made just now.
+        peer.name = unsafe { &raw mut (*place).name };
+        rc::OK
+    }
+
+    /// Gives the request settings of its own, with which it makes no other request, and of which
+    /// nothing is stored; once.
+    ///
+    /// # Safety
+    ///
+    /// `r` is an open request that has an upstream.
+    unsafe fn set_conf(&self, r: *mut ngx_http_request_t) -> Option<()> {
+        const IGNORED: ngx_uint_t = (ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_REDIRECT
+            | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_LIMIT_RATE
+            | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_BUFFERING)
+            as ngx_uint_t;
+
+        if self.has_conf.get() {
+            return Some(());
+        }
+        // SAFETY: the caller's promise.
+        let pool = unsafe { (*r).pool };
+        // SAFETY: an open request has its pool; HOST-13: what it gives may be null.
+        let conf = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<ngx_http_upstream_conf_t>();
+        if conf.is_null() {
+            return None;
+        }
+        // SAFETY: as above.
+        let upstream = unsafe { (*r).upstream };
+        // SAFETY: as above; ends here.
+        let upstream = unsafe { &mut *upstream };
+        // SAFETY: a module sets its configuration before it passes a request on; plain C data.
+        unsafe { conf.copy_from_nonoverlapping(upstream.conf, 1) };
+        {
+            // SAFETY: just made, and nobody else has it.
+            let conf = unsafe { &mut *conf };
+            conf.set_store(0);
+            conf.set_intercept_404(0);
+            conf.set_change_buffering(0);
+            conf.intercept_errors = 0;
+            conf.next_upstream = ngx::ffi::NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
+            conf.ignore_headers |= IGNORED;
+            forget_cache(conf);
+            forget_session(conf);
+        }
+        upstream.conf = conf;
+        upstream.set_buffering(0);
+        upstream.set_store(0);
+        self.has_conf.set(true);
+        Some(())
+    }
+}
+
+#[cfg(ngx_feature = "http_cache")]
+fn forget_cache(conf: &mut ngx_http_upstream_conf_t) {
+    conf.set_cache(0);
+}
+
+#[cfg(not(ngx_feature = "http_cache"))]
+fn forget_cache(_: &mut ngx_http_upstream_conf_t) {}
+
+#[cfg(ngx_feature = "http_ssl")]
+fn forget_session(conf: &mut ngx_http_upstream_conf_t) {
+    conf.ssl_session_reuse = 0;
+}
+
+#[cfg(not(ngx_feature = "http_ssl"))]
+fn forget_session(_: &mut ngx_http_upstream_conf_t) {}
+
+impl Inside for Pin {
+    unsafe fn before_content(&self, r: *mut ngx_http_request_t) {
+        // SAFETY: the caller's promise; ends before nginx is called.
+        bits::set_error_page(unsafe { &mut *r }, 1);
+    }
+
+    unsafe fn before_upstream(&self, r: *mut ngx_http_request_t) -> bool {
+        // SAFETY: the caller's promise.
+        let upstream = unsafe { (*r).upstream };
+        if upstream.is_null() {
+            return true;
+        }
+        // SAFETY: as above.
+        unsafe { self.set_conf(r) }.is_some()
+    }
+
+    fn line(&self, level: ngx_uint_t, message: &[u8]) -> ngx_uint_t {
+        const ERROR: ngx_uint_t = ngx::ffi::NGX_LOG_ERR as ngx_uint_t;
+        const INFO: ngx_uint_t = ngx::ffi::NGX_LOG_INFO as ngx_uint_t;
+
+        if level <= ERROR {
+            let mut line = self.line.borrow_mut();
+            line.clear();
+            line.push_str(&String::from_utf8_lossy(message));
+        }
+        if (ERROR..INFO).contains(&level) { INFO } else { level }
+    }
+}
+
+impl Receiver for Pin {
+    fn head(&self, head: &ResponseHead<'_>) -> Flow {
+        if !self.entered.get() {
+            // The location answers by itself.
+            self.own_status.set(Some(head.status()));
+            return Flow::Enough;
+        }
+        match head.status() {
+            0 => {
+                self.invalid.set(true);
+                Flow::Enough
+            }
+            // No body follows that would end.
+            100..200 => {
+                self.enough.set(true);
+                Flow::Enough
+            }
+            _ => Flow::More,
+        }
+    }
+
+    fn body(&self, piece: &[u8]) -> Flow {
+        let mut body = self.body.borrow_mut();
+        let room = self.body_limit.saturating_sub(body.len());
+        let wanted = piece.get(..piece.len().min(room)).unwrap_or_default();
+        if memory::fallible(|| body.try_reserve(wanted.len())) == Err(NoMemory) {
+            self.why_not.set(Some("no memory"));
+            return Flow::Enough;
+        }
+        body.extend_from_slice(wanted);
+        if body.len() >= self.body_limit {
+            self.enough.set(true);
+            return Flow::Enough;
+        }
+        Flow::More
+    }
+
+    fn then(&self) -> Then {
+        Then::Ends
+    }
+}
+
+unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, r: *mut c_void) -> ngx_int_t {
+    guard(rc::ERROR, || {
+        // SAFETY: `enter` has set it; the peer is that of the open request.
+        let Some(pin) = (unsafe { Pin::of(r.cast()) }) else { return rc::ERROR };
+        // SAFETY: as above; ends here.
+        let peer = unsafe { &mut *peer };
+        if !has_free_connection() {
+            // `ngx_get_connection` would write an alert (RUN-1).
+            pin.why_not.set(Some("no free connection"));
+            return rc::BUSY;
+        }
+        // SAFETY: the invariant: `enter` has made it, in the pool of the open request.
+        peer.sockaddr = unsafe { &raw mut (*pin.peer.get()).address }.cast::<sockaddr>();
+        peer.socklen = socklen_t::try_from(pin.server.address.len).unwrap_or(0);
+        peer.connection = ptr::null_mut();
+        peer.set_cached(0);
+        rc::OK
+    })
+}
+
+unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, r: *mut c_void, state: ngx_uint_t) {
+    guard((), || {
+        // SAFETY: as for `get`; ends here.
+        unsafe { (*peer).tries = 0 };
+        if state & ngx::ffi::NGX_PEER_FAILED as ngx_uint_t != 0
+            // SAFETY: as for `get`.
+            && let Some(pin) = unsafe { Pin::of(r.cast()) }
+        {
+            pin.failed.set(true);
+        }
+    });
+}
+
+/// A check's session is that of no client.
+unsafe extern "C" fn set_session(_: *mut ngx_peer_connection_t, _: *mut c_void) -> ngx_int_t {
+    guard(rc::ERROR, || rc::OK)
+}
+
+unsafe extern "C" fn save_session(_: *mut ngx_peer_connection_t, _: *mut c_void) {
+    guard((), || ());
+}

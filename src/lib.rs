@@ -5,12 +5,10 @@
 //! - [`schedule`]: pure functions from one instant to the next due time;
 //! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
-//! - [`health`]: who checks which server of an upstream group, and which ones get requests;
+//! - [`health`]: which servers of an upstream group get requests; `checker`: their checks at work;
 //! - `conf`: directives turned into plain values;
-//! - `api`: what is shown of the timers, and what is done with them by hand;
-//! - `checker`: health checks at work; `variables`: those of timers;
-//! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which of many is due first;
-//!   `throttle`: how often the log tells the same.
+//! - `api`: what is shown of the timers, and what is done with them by hand; `variables`: theirs;
+//! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which is due first.
 
 #[cfg(any(test, feature = "nginx"))]
 pub mod api;
@@ -130,20 +128,22 @@ pub mod module {
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
-            checker::load::open(main, opening)?;
+            checker::open(main, opening)?;
             runner::open(main, opening)
         }
 
         fn loaded(main: &MainConf, workers: usize, log: Log) {
-            checker::load::load(main);
+            checker::load(main);
             runner::load(main, workers, log);
         }
 
         fn process_begins(main: &MainConf, process: InitProcess) {
             runner::begin(main, process);
+            checker::begin(main, process);
         }
 
         fn process_ends() {
+            checker::end();
             runner::end();
         }
     }

@@ -54,7 +54,7 @@ fn unusable(why: &str) -> Unusable {
 
 /// Takes the configuration up: what is of none of its checks is forgotten, and the marks are put into its
 /// zones.
-pub fn load(main: &MainConf) {
+pub(super) fn load(main: &MainConf) {
     let was_loaded = shared::records().is_some() && is_reload();
     shared::take_up();
     let Some(records) = shared::records() else { return };

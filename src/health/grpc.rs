@@ -1,6 +1,14 @@
-//! The answer to `grpc.health.v1.Health/Check`.
+//! `grpc.health.v1.Health/Check`: the call, and the answer to it.
 
 use std::fmt;
+
+/// The URI of the call.
+pub const URI: &[u8] = b"/grpc.health.v1.Health/Check";
+/// Its headers.
+pub const HEADERS: [(&[u8], &[u8]); 2] =
+    [(b"TE", b"trailers"), (b"Content-Type", b"application/grpc")];
+/// The header, or trailer, with the status of a call.
+pub const STATUS: &[u8] = b"grpc-status";
 
 /// What the server says of the service.
 const SERVING: u64 = 1;
@@ -18,6 +26,23 @@ pub enum NotServing {
     Message,
     /// What the server says of the service instead.
     Service(u64),
+}
+
+/// The body of the call: a message that names the service, if it has a name.
+pub fn request(service: &str) -> Vec<u8> {
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.push(1 << 3 | 2);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.push(u8::try_from(length & 0x7f).unwrap_or(0) | 0x80);
+            length >>= 7;
+        }
+        message.push(u8::try_from(length).unwrap_or(0));
+        message.extend_from_slice(service.as_bytes());
+    }
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[0], length.as_slice(), &message].concat()
 }
 
 /// Whether the service is serving: by the status of the response, `grpc-status`, and the body;
@@ -112,6 +137,16 @@ mod tests {
     fn framed(message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
         [&[0], length.as_slice(), message].concat()
+    }
+
+    #[test]
+    fn the_call_names_the_service() {
+        assert_eq!(request(""), [0, 0, 0, 0, 0]);
+        assert_eq!(request("a.B"), [0, 0, 0, 0, 5, 10, 3, b'a', b'.', b'B']);
+        let long = "x".repeat(300);
+        let call = request(&long);
+        assert_eq!(call.get(..8).unwrap(), [0, 0, 0, 1, 47, 10, 0xac, 2]);
+        assert_eq!(call.get(8..).unwrap(), long.as_bytes());
     }
 
     #[test]

@@ -15,6 +15,11 @@ pub fn is_alive(pid: u32, started: u32) -> bool {
     if let Some(stat) = stat(pid) {
         return !stat.is_zombie && (started == 0 || started == stat.started);
     }
+    exists(pid)
+}
+
+/// Whether a process has this pid, be it a zombie: costs one system call.
+pub fn exists(pid: u32) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
     // SAFETY: takes plain numbers; signal 0 is none.
     let answer = unsafe { libc::kill(pid, 0) };
@@ -54,6 +59,7 @@ mod tests {
         assert!(is_alive(own, started) && is_alive(own, 0));
         assert!(!is_alive(own, started + 1));
         assert!(!is_alive(u32::MAX, 0));
+        assert!(exists(own) && !exists(u32::MAX));
     }
 
     #[test]

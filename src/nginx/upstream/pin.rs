@@ -49,6 +49,18 @@ impl SocketAddress {
         Some(Self { bytes, len: address.len() })
     }
 
+    /// The same with another port; the same as it is where there is none (`unix:`).
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Self {
+        // Both `sockaddr_in` and `sockaddr_in6` begin so: the family, and the port.
+        if let [a, b, high, low, ..] = &mut self.bytes
+            && [libc::AF_INET, libc::AF_INET6].contains(&i32::from(u16::from_ne_bytes([*a, *b])))
+        {
+            [*high, *low] = port.to_be_bytes();
+        }
+        self
+    }
+
     /// The bytes of the `sockaddr`.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()

@@ -263,7 +263,10 @@ fn instant<S: Serializer>(at: &UnixMs, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 #[expect(clippy::ref_option, reason = "serde's signature")]
-fn some_instant<S: Serializer>(at: &Option<UnixMs>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn some_instant<S: Serializer>(
+    at: &Option<UnixMs>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => instant(at, serializer),
         None => serializer.serialize_none(),

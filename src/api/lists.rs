@@ -13,6 +13,7 @@ use super::piece::{Then, Timers as _};
 use super::response::{self, body_by, response};
 use super::snapshot::Snapshot;
 use super::table::Table;
+use super::upstreams::{self, Groups, Upstreams as _, complaints, write_table};
 use crate::conf::WriteAccess;
 use crate::nginx::http::response::{Answer, Body};
 use crate::nginx::http::turn::time_is_up;
@@ -114,7 +115,16 @@ pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
 /// The metrics of all timers.
 pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
     let (mut snapshot, mut metrics) = (Snapshot::now(registry), Metrics::new());
-    let body = body_by(move |piece| metrics.write(&mut snapshot, piece));
+    let (groups, mut of_groups) = (Groups::now(), upstreams::Metrics::default());
+    let mut timers_left = true;
+    let body = body_by(move |piece| {
+        if !timers_left {
+            return of_groups.write(&groups, piece);
+        }
+        let then = metrics.write(&mut snapshot, piece);
+        timers_left = then != Then::End;
+        if timers_left { then } else { Then::More }
+    });
     Answer::Now(response(200, response::METRICS, body))
 }
 
@@ -122,7 +132,18 @@ pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
 pub(super) fn text(registry: &Rc<Registry>) -> Answer {
     let mut snapshot = Snapshot::now(registry);
     let Ok(mut table) = Table::new(snapshot.count()) else { return no_memory() };
-    let body = body_by(move |piece| table.write(&mut snapshot, piece));
+    let (groups, mut group) = (Groups::now(), None);
+    let body = body_by(move |piece| {
+        let Some(number) = group else {
+            let then = table.write(&mut snapshot, piece);
+            group = (then == Then::End).then_some(0);
+            return if group.is_some() { Then::More } else { then };
+        };
+        let Some(view) = groups.view(number) else { return Then::End };
+        write_table(&view, piece);
+        group = Some(number + 1);
+        Then::More
+    });
     Answer::Now(response(200, response::TEXT, body))
 }
 
@@ -132,24 +153,29 @@ fn no_memory() -> Answer {
 
 /// Whether all timers are well.
 pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
-    Check { snapshot: Snapshot::now(registry), left: 0..registry.timers().len() }.go_on()
+    let (snapshot, groups) = (Snapshot::now(registry), Groups::now());
+    let (left, groups_left) = (0..registry.timers().len(), 0..groups.count());
+    Check { snapshot, left, groups, groups_left }.go_on()
 }
 
 /// Whether one timer is well.
 pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
-    Check { snapshot: Snapshot::now(registry), left: number..number + 1 }.go_on()
+    let (snapshot, groups) = (Snapshot::now(registry), Groups::now());
+    Check { snapshot, left: number..number + 1, groups, groups_left: 0..0 }.go_on()
 }
 
-/// A look at whether timers are well, and those that were not looked at yet.
+/// A look at whether timers and groups are well, and those that were not looked at yet.
 struct Check {
     snapshot: Snapshot,
     left: Range<usize>,
+    groups: Groups,
+    groups_left: Range<usize>,
 }
 
 impl Check {
     /// Looks for the first that is not well: the status depends on whether there is one.
     fn go_on(mut self) -> Answer {
-        while !self.left.is_empty() {
+        while !self.is_over() {
             if !memory::enough() {
                 return no_memory();
             }
@@ -174,7 +200,7 @@ impl Check {
             if let Some(line) = line.take() {
                 piece.extend_from_slice(line.as_bytes());
             }
-            if self.left.is_empty() {
+            if self.is_over() {
                 piece.extend_from_slice(self.state().unwrap_or_default().as_bytes());
                 return Then::End;
             }
@@ -187,8 +213,17 @@ impl Check {
         Answer::Now(response(503, response::TEXT, body))
     }
 
-    /// What is wrong with the next timer.
+    fn is_over(&self) -> bool {
+        self.left.is_empty() && self.groups_left.is_empty()
+    }
+
+    /// What is wrong with the next timer, or else with the next group.
     fn next(&mut self) -> Result<Option<String>, Duration> {
+        if self.left.is_empty() {
+            let view = self.groups_left.next().and_then(|number| self.groups.view(number));
+            let lines = view.map(|view| complaints(&view)).unwrap_or_default();
+            return Ok((!lines.is_empty()).then_some(lines));
+        }
         let line = self.snapshot.look(self.left.start, |view| {
             complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
         })?;

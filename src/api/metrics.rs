@@ -213,16 +213,17 @@ impl Family {
 }
 
 /// A duration, to be shown in seconds with milliseconds.
-fn seconds(duration: Duration) -> UnixMs {
+pub(super) fn seconds(duration: Duration) -> UnixMs {
     UnixMs(0).plus(duration)
 }
 
-fn head(out: &mut Vec<u8>, name: &str, kind: &str, help: &str) {
+/// Appends what a family begins with.
+pub(super) fn head(out: &mut Vec<u8>, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// A label's value, as it stands between quotes.
-fn escape(value: &str) -> Cow<'_, str> {
+pub(super) fn escape(value: &str) -> Cow<'_, str> {
     if value.contains(['\\', '"', '\n']) {
         value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into()
     } else {

@@ -21,6 +21,7 @@ mod query_args;
 mod route;
 mod samples;
 mod table;
+mod upstreams;
 mod view;
 
 #[cfg(test)]

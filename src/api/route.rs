@@ -23,6 +23,10 @@ pub(super) enum Route<'a> {
     HealthOf(&'a str),
     /// The metrics.
     Metrics,
+    /// All groups with health checks.
+    Upstreams,
+    /// One of them.
+    Upstream(&'a str),
     /// A timer is to be steered.
     Act(&'a str, Action),
     /// All timers are.
@@ -62,6 +66,8 @@ impl<'a> Route<'a> {
             ("health", None) => Self::Health,
             ("health", Some(name)) => Self::HealthOf(name),
             ("metrics", None) => Self::Metrics,
+            ("upstreams", None) => Self::Upstreams,
+            ("upstreams", Some(name)) => Self::Upstream(name),
             ("pause", None) => Self::ActOnAll(ActionOnAll::Pause),
             ("resume", None) => Self::ActOnAll(ActionOnAll::Resume),
             _ => return None,
@@ -123,6 +129,8 @@ mod tests {
             ("/health", Route::Health),
             ("/health/a", Route::HealthOf("a")),
             ("/metrics", Route::Metrics),
+            ("/upstreams", Route::Upstreams),
+            ("/upstreams/back/end \"", Route::Upstream("back/end \"")),
             ("/timers/a/run", Route::Act("a", Action::Run)),
             ("/timers/a/cancel", Route::Act("a", Action::Cancel)),
             ("/timers/a/pause", Route::Act("a", Action::Pause)),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::query_args::QueryArgs;
 use super::response::{error, not_allowed, not_found};
 use super::route::Route;
+use super::upstreams::{self, Groups};
 use super::{act, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, WriteAccess};
@@ -89,6 +90,12 @@ fn show(
         Route::Health => Ok(lists::health_of_all(registry)),
         Route::HealthOf(name) => Ok(lists::health_of(registry, number(name)?)),
         Route::Metrics => Ok(lists::metrics(registry)),
+        Route::Upstreams => Ok(upstreams::write_all(Groups::now())),
+        Route::Upstream(name) => {
+            let groups = Groups::now();
+            let number = groups.find(name).ok_or_else(not_found)?;
+            Ok(upstreams::one(&groups, number))
+        }
         Route::Act(..) | Route::ActOnAll(_) => Err(not_allowed(ACT)),
     }
 }

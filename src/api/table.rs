@@ -205,7 +205,8 @@ fn line<T: AsRef<str>>(cells: &[T; 6], widths: [usize; 6], text: &mut Vec<u8>) {
     let _ = writeln!(text, "{}", cells[5].as_ref());
 }
 
-fn seconds(at: UnixMs) -> String {
+/// An instant to the second.
+pub(super) fn seconds(at: UnixMs) -> String {
     let shown = at.rfc3339().to_string();
     match shown.split_once('.') {
         Some((seconds, _)) => format!("{}Z", seconds.replace('T', " ")),
@@ -214,7 +215,7 @@ fn seconds(at: UnixMs) -> String {
 }
 
 /// A time in its two largest units: `1h 5min`, `12s`, `450ms`.
-fn span(time: Duration) -> String {
+pub(super) fn span(time: Duration) -> String {
     const UNITS: [(u128, &str); 5] =
         [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms")];
 

@@ -130,7 +130,7 @@ pub struct Downtime {
 }
 
 /// The last results, oldest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Strip(u64);
 
 impl<'a> Slot<'a> {

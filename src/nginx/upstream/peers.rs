@@ -54,9 +54,9 @@ impl Down {
         self.0 & DRAINING != 0
     }
 
-    /// For another reason than ours.
-    pub fn by_others(self) -> bool {
-        self.0 & !OURS != 0
+    /// For a reason that is neither ours nor nginx's.
+    pub fn by_unknown(self) -> bool {
+        self.0 & !(OURS | CONFIGURED | DRAINING) != 0
     }
 
     /// What of it is ours.

@@ -10,14 +10,21 @@ use crate::os::memory::{NoMemory, fallible, push};
 ///
 /// # Invariants
 ///
-/// `heap` has the numbers of those that have a deadline, none before its parent; `place` says where
-/// in it each is.
+/// No entry of `heap` is due before its parent; `place` says where in it the deadline of each thing is.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    heap: Vec<usize>,
+    heap: Vec<Entry>,
     place: Vec<Option<usize>>,
-    at: Vec<Option<Instant>>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Instant,
+    number: usize,
+}
+
+/// How many children an entry has: few levels, and the children of one stand together in memory.
+const CHILDREN: usize = 4;
 
 impl Deadlines {
     /// Room for one more; answers its number, counted from 0.
@@ -29,99 +36,85 @@ impl Deadlines {
         let number = self.place.len();
         // Room in the heap is made now: setting a deadline cannot fail.
         fallible(|| self.heap.try_reserve(number + 1 - self.heap.len()))?;
-        push(&mut self.at, None)?;
-        push(&mut self.place, None).inspect_err(|_| {
-            self.at.pop();
-        })?;
+        push(&mut self.place, None)?;
         Ok(number)
     }
 
     /// Sets the deadline of `number`, or moves it.
     pub fn set(&mut self, number: usize, at: Instant) {
-        let Some(deadline) = self.at.get_mut(number) else { return };
-        *deadline = Some(at);
-        let from = self.place.get(number).copied().flatten().unwrap_or_else(|| {
-            // INVARIANT: the last one, until it is moved.
-            self.heap.push(number);
-            self.note(self.heap.len() - 1);
-            self.heap.len() - 1
-        });
-        let from = self.rise(from);
-        self.sink(from);
+        let entry = Entry { at, number };
+        match self.place.get(number).copied() {
+            Some(Some(place)) => {
+                let place = self.rise(place, entry);
+                self.sink(place, entry);
+            }
+            Some(None) => {
+                self.heap.push(entry);
+                self.rise(self.heap.len() - 1, entry);
+            }
+            None => {}
+        }
     }
 
     /// Takes the deadline of `number` away.
     pub fn clear(&mut self, number: usize) {
-        let Some(from) = self.place.get_mut(number).and_then(Option::take) else { return };
-        if let Some(at) = self.at.get_mut(number) {
-            *at = None;
-        }
-        self.heap.swap_remove(from);
-        if from < self.heap.len() {
-            // INVARIANT: another one is in its place.
-            self.note(from);
-            let from = self.rise(from);
-            self.sink(from);
-        }
+        let Some(place) = self.place.get_mut(number).and_then(Option::take) else { return };
+        // The last one takes its place.
+        let Some(last) = self.heap.pop().filter(|last| last.number != number) else { return };
+        let place = self.rise(place, last);
+        self.sink(place, last);
     }
 
     /// The first deadline.
     pub fn first(&self) -> Option<Instant> {
-        self.at_place(0)
+        self.heap.first().map(|entry| entry.at)
     }
 
     /// Takes the first deadline away if it is not later than `now`; answers whose it was.
     pub fn pop(&mut self, now: Instant) -> Option<usize> {
-        if self.first()? > now {
-            return None;
+        let first = self.heap.first().copied().filter(|first| first.at <= now)?;
+        self.clear(first.number);
+        Some(first.number)
+    }
+
+    fn put(&mut self, place: usize, entry: Entry) {
+        if let Some(to) = self.heap.get_mut(place) {
+            *to = entry;
         }
-        let number = self.heap.first().copied()?;
-        self.clear(number);
-        Some(number)
-    }
-
-    fn at_place(&self, place: usize) -> Option<Instant> {
-        self.heap.get(place).and_then(|number| self.at.get(*number).copied().flatten())
-    }
-
-    fn note(&mut self, place: usize) {
-        let number = self.heap.get(place).copied();
-        if let Some(noted) = number.and_then(|number| self.place.get_mut(number)) {
-            *noted = Some(place);
+        if let Some(to) = self.place.get_mut(entry.number) {
+            *to = Some(place);
         }
     }
 
-    fn swap(&mut self, one: usize, other: usize) {
-        self.heap.swap(one, other);
-        self.note(one);
-        self.note(other);
-    }
-
-    /// Towards the root, while it is before its parent.
-    fn rise(&mut self, mut place: usize) -> usize {
-        while place > 0 {
-            let parent = (place - 1) / 2;
-            if self.at_place(parent) <= self.at_place(place) {
-                break;
-            }
-            self.swap(place, parent);
-            place = parent;
+    /// Puts `entry` at `place`, or nearer to the root, behind a parent that is not due after it.
+    fn rise(&mut self, mut place: usize, entry: Entry) -> usize {
+        while let Some(above) = place.checked_sub(1).map(|place| place / CHILDREN)
+            && let Some(parent) =
+                self.heap.get(above).copied().filter(|parent| parent.at > entry.at)
+        {
+            self.put(place, parent);
+            place = above;
         }
+        self.put(place, entry);
         place
     }
 
-    /// Away from the root, while one of its children is before it.
-    fn sink(&mut self, mut place: usize) {
-        loop {
-            let children = [2 * place + 1, 2 * place + 2];
-            let child = children.into_iter().filter(|child| *child < self.heap.len());
-            let Some(child) = child.min_by_key(|child| self.at_place(*child)) else { return };
-            if self.at_place(place) <= self.at_place(child) {
-                return;
-            }
-            self.swap(place, child);
-            place = child;
+    /// Puts `entry` at `place`, or farther from the root, before children that are not due before it.
+    fn sink(&mut self, mut place: usize, entry: Entry) {
+        let first_child = |place| CHILDREN * place + 1;
+        while let Some(children) = self.heap.get(first_child(place)..)
+            && let Some((nth, child)) = children
+                .iter()
+                .take(CHILDREN)
+                .copied()
+                .enumerate()
+                .min_by_key(|(_, child)| child.at)
+            && child.at < entry.at
+        {
+            self.put(place, child);
+            place = first_child(place) + nth;
         }
+        self.put(place, entry);
     }
 }
 

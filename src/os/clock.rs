@@ -27,12 +27,22 @@ const SHARE: Duration = Duration::from_millis(5);
 impl Share {
     /// It begins now.
     pub fn begin() -> Self {
-        Self { began: Instant::now() }
+        Self::begin_at(Instant::now())
+    }
+
+    /// The same for one who has just looked at the clock.
+    pub fn begin_at(now: Instant) -> Self {
+        Self { began: now }
     }
 
     /// Whether it is used up.
     pub fn is_spent(&self) -> bool {
-        self.began.elapsed() >= SHARE
+        self.is_spent_at(Instant::now())
+    }
+
+    /// The same for one who has just looked at the clock.
+    pub fn is_spent_at(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= SHARE
     }
 }
 

@@ -23,16 +23,15 @@ pub(super) struct PendingClaim {
 impl Job {
     /// Claims a due time that has just started, if the record was plain when it was looked at last: it
     /// is looked at under the lock only.
-    pub(super) fn claim_unseen(&self) -> Option<NextStep> {
+    pub(super) fn claim_unseen(&self, look: &Look<'_>) -> Option<NextStep> {
         // What others may have taken already is looked at before it is locked.
         let others_take_part = self.conf.worker == WorkerChoice::Any;
         let plain_up_to = self.last_look().plain_up_to.filter(|_| !others_take_part)?;
-        let look = self.look_now();
         look.around.started.filter(|started| started.due > plain_up_to)?;
         if !self.is_idle() {
             return None;
         }
-        let claim = ClaimAttempt::unseen(&look, new_run_id(self.conf.name.as_str()))?;
+        let claim = ClaimAttempt::unseen(look, new_run_id(self.conf.name.as_str()))?;
         let permit = self.worker.queue.permit()?;
         Some(self.try_to_claim(PendingClaim { claim, permit, not_before: None }))
     }

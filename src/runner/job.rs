@@ -1,6 +1,6 @@
 //! One timer in a worker that may run it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::mem;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) struct Job {
     pub(super) me: Weak<Self>,
     pub(super) report: Report,
     state: RefCell<JobState>,
-    last_look: Cell<LastLook>,
+    last_look: RefCell<LastLook>,
     /// The short waits for a lock or a torn read that are left.
     pub(super) waits: Cell<Steps>,
     over: Cell<bool>,
@@ -103,7 +103,7 @@ impl Job {
             me: me.clone(),
             report: Report::default(),
             state: RefCell::new(JobState::Idle),
-            last_look: Cell::default(),
+            last_look: RefCell::default(),
             waits: Cell::default(),
             over: Cell::new(false),
         });
@@ -112,18 +112,18 @@ impl Job {
         Ok(job)
     }
 
-    /// Sets the clock to the next due time, and has the record looked at.
+    /// Sets the clock to the next due time, and looks at the record.
     pub(super) fn look_at_clock(&self) {
         if self.is_over() {
             return;
         }
+        let look = self.look_now();
         if self.conf.scheduled == Scheduled::On {
-            let look = self.look_now();
             let next = look.around.next.map(|next| next.start.since(look.now));
             let after = next.map_or(LONGEST_WAIT, |after| after.min(LONGEST_WAIT));
             self.worker.queue.wake(self.index, Deadline::Clock, after);
         }
-        self.post();
+        self.dispatch_at(&look);
     }
 
     /// The due times around this instant.
@@ -134,14 +134,12 @@ impl Job {
         Look { due_times, around, now }
     }
 
-    pub(super) fn last_look(&self) -> LastLook {
-        self.last_look.get()
+    pub(super) fn last_look(&self) -> Ref<'_, LastLook> {
+        self.last_look.borrow()
     }
 
     pub(super) fn note(&self, change: impl FnOnce(&mut LastLook)) {
-        let mut last_look = self.last_look.get();
-        change(&mut last_look);
-        self.last_look.set(last_look);
+        change(&mut self.last_look.borrow_mut());
     }
 
     /// Answers the state before.

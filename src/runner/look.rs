@@ -35,15 +35,19 @@ const COUNT_ON: Duration = Duration::from_millis(50);
 impl Job {
     /// Looks at the record and does what is to be done.
     pub(super) fn dispatch(&self) {
-        if self.is_over() {
-            return;
+        if !self.is_over() {
+            self.dispatch_at(&self.look_now());
         }
+    }
+
+    /// The same for one who has just looked at the clock, in a worker that does not leave.
+    pub(super) fn dispatch_at(&self, look: &Look<'_>) {
         if let Some(running) = self.running() {
             running.is_looked_at();
         }
         let mut next = match self.take_claim() {
             Some(claim) => self.go_on(*claim),
-            None => self.claim_unseen().unwrap_or(NextStep::LookAgain),
+            None => self.claim_unseen(look).unwrap_or(NextStep::LookAgain),
         };
         for _ in 0..LOOKS {
             if !matches!(next, NextStep::LookAgain) {
@@ -53,7 +57,7 @@ impl Job {
         }
         self.report_left_out();
         let scheduled = self.conf.scheduled == Scheduled::On;
-        let LastLook { around, uncounted, .. } = self.last_look();
+        let LastLook { around, uncounted, .. } = *self.last_look();
         let after = match next {
             NextStep::Rest => None,
             NextStep::LookAgain => Some(LATER),

@@ -136,9 +136,9 @@ impl RunQueue {
 
     /// Has the job woken `after` this time, instead of when it was to be before.
     pub(super) fn wake(&self, job: JobIndex, what: Deadline, after: Duration) {
-        let at = Instant::now() + after;
-        self.deadlines.borrow_mut().set(number(job, what), at);
-        self.arm();
+        let now = Instant::now();
+        self.deadlines.borrow_mut().set(number(job, what), now + after);
+        self.arm(now);
     }
 
     /// Does not wake the job any more, nor give it a permit.
@@ -186,8 +186,9 @@ impl RunQueue {
 
     /// One turn.
     fn dispatch(self: &Rc<Self>) {
-        let share = Share::begin();
-        if self.has_work() {
+        let mut now = Instant::now();
+        let share = Share::begin_at(now);
+        if self.has_work(now) {
             // The next turn comes, whatever becomes of this one.
             self.posted.post_next();
         }
@@ -195,25 +196,26 @@ impl RunQueue {
             if !memory::enough() {
                 return self.rest();
             }
-            if !self.step() {
+            if !self.step(now) {
                 // Nothing is left for the next turn.
                 self.posted.cancel();
                 break;
             }
-            if share.is_spent() {
+            now = Instant::now();
+            if share.is_spent_at(now) {
                 break;
             }
         }
-        self.arm();
+        self.arm(now);
     }
 
-    fn has_work(&self) -> bool {
+    fn has_work(&self, now: Instant) -> bool {
         let queues = self.queues.borrow();
         let waits = |(n, queue): (usize, &JobQueue)| {
             !queue.jobs.is_empty() && (n != To::Start as usize || self.may_start())
         };
         let first = self.deadlines.borrow().first();
-        queues.iter().enumerate().any(waits) || first.is_some_and(|first| first <= Instant::now())
+        queues.iter().enumerate().any(waits) || first.is_some_and(|first| first <= now)
     }
 
     fn waits(&self, to: To) -> bool {
@@ -225,7 +227,7 @@ impl RunQueue {
     }
 
     /// Does one thing; `false` if there is none.
-    fn step(self: &Rc<Self>) -> bool {
+    fn step(self: &Rc<Self>, now: Instant) -> bool {
         // What has ended makes room for others.
         if let Some(job) = self.next(To::End) {
             job.settle();
@@ -235,7 +237,7 @@ impl RunQueue {
             let position = self.position.get();
             self.position.set((position + 1) % ROUND_ROBIN.len());
             match ROUND_ROBIN.get(position).copied().flatten() {
-                None => self.wake_one(),
+                None => self.wake_one(now),
                 Some(To::Start) => self.start_one(),
                 Some(to) => self.next(to).inspect(|job| job.dispatch()).is_some(),
             }
@@ -253,12 +255,12 @@ impl RunQueue {
         true
     }
 
-    fn wake_one(&self) -> bool {
-        let Some(number) = self.deadlines.borrow_mut().pop(Instant::now()) else { return false };
+    fn wake_one(&self, now: Instant) -> bool {
+        let Some(number) = self.deadlines.borrow_mut().pop(now) else { return false };
         let job = self.jobs.borrow().get(number / 2).and_then(Weak::upgrade);
         match job {
             Some(job) if number % 2 == Deadline::Clock as usize => job.look_at_clock(),
-            Some(job) => job.post(),
+            Some(job) => job.dispatch(),
             None => {}
         }
         true
@@ -275,15 +277,18 @@ impl RunQueue {
         }
     }
 
-    /// Arms the timer for the first deadline.
-    fn arm(&self) {
+    /// Arms the timer for the first deadline; one that has come is for the next turn.
+    fn arm(&self, now: Instant) {
         let Some(first) = self.deadlines.borrow().first() else { return };
+        if first <= now {
+            return self.posted.post_next();
+        }
         if self.timer_at.get().is_some_and(|at| at <= first) {
             return;
         }
         self.timer_at.set(Some(first));
         // Rounded up: before the deadline there is nothing to do.
-        let after = first.saturating_duration_since(Instant::now());
+        let after = first.saturating_duration_since(now);
         self.timer.arm(after + Duration::from_micros(999));
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::piece::Then;
 use super::view::{Status, View};
 use crate::schedule::{Schedule, UnixMs};
-use crate::state::ClaimPart;
 
 /// Whether the page has buttons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl PageRow {
                     status => format!("{} {status}", last.ended.outcome),
                 },
             ),
-            runs: claim.map_or(0, ClaimPart::runs),
+            runs: claim.map_or(0, |claim| claim.runs()),
         }
     }
 }

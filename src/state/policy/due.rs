@@ -62,7 +62,7 @@ impl DueTimes for Jittered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What has been taken and what is in progress.
-    pub claim: ClaimPart,
+    pub claim: Box<ClaimPart>,
     /// What others want of the timer.
     pub control: Control,
     /// What holds for all timers.
@@ -74,7 +74,7 @@ impl Reading {
     #[cfg(test)]
     pub(crate) fn anew(name: &str, now: UnixMs) -> Self {
         let name_hash = crate::state::record::format::name_hash(name);
-        let (claim, control) = (ClaimPart::new(name_hash, now), Control::anew(now));
+        let (claim, control) = (Box::new(ClaimPart::new(name_hash, now)), Control::anew(now));
         Self { claim, control, header: HeaderControl::default() }
     }
 
@@ -292,7 +292,7 @@ pub(in crate::state) mod tests {
 
     fn reading(watermark: i64) -> Reading {
         Reading {
-            claim: ClaimPart::new(1, UnixMs(watermark)),
+            claim: Box::new(ClaimPart::new(1, UnixMs(watermark))),
             control: Control { presence: crate::state::Presence::Enabled, ..Control::new() },
             header: HeaderControl::default(),
         }

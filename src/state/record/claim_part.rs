@@ -226,9 +226,11 @@ impl ClaimPart {
 
     /// Reads the part; `None` if its checksum is wrong.
     pub(in crate::state) fn decode(bytes: &[u8]) -> Option<Self> {
-        if !CLAIM.is_whole(bytes) {
-            return None;
-        }
+        CLAIM.is_whole(bytes).then(|| Self::decode_whole(bytes))
+    }
+
+    /// Reads a part that is whole.
+    pub(in crate::state) fn decode_whole(bytes: &[u8]) -> Self {
         let from = Decoder(bytes);
         let attempt = || Attempt {
             run: RunId(from.bytes(at::RUN)),
@@ -244,7 +246,7 @@ impl ClaimPart {
             status: from.u16(at::LAST_STATUS),
             duration: Duration::from_millis(from.u32(at::LAST_DURATION).into()),
         };
-        Some(Self {
+        Self {
             serial: from.u64(at::SERIAL),
             name_hash: from.u64(at::NAME_HASH),
             watermark: Watermark {
@@ -277,7 +279,7 @@ impl ClaimPart {
                     duration: Duration::from_millis(from.u32(at::RESULT_DURATION).into()),
                 },
             }),
-        })
+        }
     }
 }
 

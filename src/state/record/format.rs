@@ -97,6 +97,15 @@ impl Part {
     pub(in crate::state) fn of(self, page: &[u8]) -> &[u8] {
         page.get(self.at..self.at + self.bytes).unwrap_or_default()
     }
+
+    /// Puts `bytes` in the place of this part of a page.
+    pub(in crate::state) fn put(self, page: &mut [u8], bytes: &[u8]) {
+        if let Some(part) = page.get_mut(self.at..self.at + self.bytes)
+            && part.len() == bytes.len()
+        {
+            part.copy_from_slice(bytes);
+        }
+    }
 }
 
 /// The hash by which a claim part tells whose it is.

@@ -17,7 +17,8 @@ const SKIP: Policy = Policy { missed: MissedPolicy::Skip, schedule: Scheduled::O
 
 /// A record whose last due time was at 1000 s; the timer has one each minute.
 fn reading() -> Reading {
-    let mut claim = ClaimPart::new(crate::state::record::format::name_hash("a"), UnixMs(960_000));
+    let name_hash = crate::state::record::format::name_hash("a");
+    let mut claim = Box::new(ClaimPart::new(name_hash, UnixMs(960_000)));
     claim.watermark.attempt = 1;
     let control = Control { presence: Presence::Enabled, ..Control::new() };
     Reading { claim, control, header: HeaderControl::default() }

@@ -113,7 +113,7 @@ impl Inner {
     pub(in crate::state) fn try_read_claim(
         &self,
         record: &Record,
-    ) -> Result<ClaimPart, Unreadable> {
+    ) -> Result<Box<ClaimPart>, Unreadable> {
         let (pages, page) = self.record(record).ok_or(Unreadable::Lost)?;
         let bytes = self.known(pages.read_part::<{ CLAIM.bytes }>(CLAIM, page))?;
         self.its_claim(record, &bytes)
@@ -130,20 +130,29 @@ impl Inner {
     }
 
     /// The claim part of a timer in these bytes, with what this worker knows better.
-    fn its_claim(&self, record: &Record, bytes: &[u8]) -> Result<ClaimPart, Unreadable> {
-        let claim = match ClaimPart::decode(bytes) {
-            Some(claim) if claim.name_hash != record.name_hash => return Err(Unreadable::Others),
-            claim => claim,
+    fn its_claim(&self, record: &Record, bytes: &[u8]) -> Result<Box<ClaimPart>, Unreadable> {
+        let claim = if self.is_known(record, CLAIM, bytes) {
+            Some(Box::new(ClaimPart::decode_whole(bytes)))
+        } else {
+            let claim = ClaimPart::decode(bytes).map(Box::new);
+            if claim.as_ref().is_some_and(|claim| claim.name_hash != record.name_hash) {
+                return Err(Unreadable::Others);
+            }
+            claim.inspect(|_| self.know(record, CLAIM, bytes))
         };
         self.newest_claim(record, claim).ok_or(Unreadable::Torn)
     }
 
     /// The same of the control part.
     fn its_control(&self, record: &Record, bytes: &[u8]) -> Result<Control, Unreadable> {
-        let control = match Control::decode(bytes, &record.name) {
-            Ok(control) => Some(control),
-            Err(NotIts::Damaged) => None,
-            Err(NotIts::Others) => return Err(Unreadable::Others),
+        let control = if self.is_known(record, CONTROL, bytes) {
+            Some(Control::decode_whole(bytes))
+        } else {
+            match Control::decode(bytes, &record.name) {
+                Ok(control) => Some(control).inspect(|_| self.know(record, CONTROL, bytes)),
+                Err(NotIts::Damaged) => None,
+                Err(NotIts::Others) => return Err(Unreadable::Others),
+            }
         };
         self.newest_control(record, control).ok_or(Unreadable::Torn)
     }
@@ -203,7 +212,7 @@ impl Inner {
             Written::No => Written::No,
         });
         let written = match written {
-            Written::Yes => self.write(CLAIM, record.page, &claim.encode()),
+            Written::Yes => self.write_known(record, CLAIM, &claim.encode()),
             Written::No => Written::No,
         };
         if written == Written::Yes {
@@ -216,9 +225,6 @@ impl Inner {
             local.taken_over = None;
             local.results = results;
             local.claim = (written == Written::No).then(|| Box::new(claim.clone()));
-            if let Some(known) = &mut local.known {
-                known.0 = claim.without_history();
-            }
         });
         written
     }
@@ -241,7 +247,7 @@ impl Inner {
         control: &mut Control,
     ) -> Written {
         control.serial = control.serial.saturating_add(1);
-        self.write(CONTROL, record.page, &control.encode(&record.name))
+        self.write_known(record, CONTROL, &control.encode(&record.name))
     }
 
     /// Remembers a control part that was written, or could not be.
@@ -253,9 +259,6 @@ impl Inner {
     ) {
         self.local_record(record, |local| {
             local.control = (written == Written::No).then(|| Box::new(control.clone()));
-            if let Some(known) = &mut local.known {
-                known.1 = control.clone();
-            }
         });
     }
 
@@ -275,6 +278,15 @@ impl Inner {
             pages.write(&number, ORDER_NUMBER.in_header())
         });
         self.written(raised)
+    }
+
+    /// Writes a part of a record, and knows it then.
+    fn write_known(&self, record: &Record, part: Part, bytes: &[u8]) -> Written {
+        let written = self.write(part, record.page, bytes);
+        if written == Written::Yes {
+            self.know(record, part, bytes);
+        }
+        written
     }
 
     fn write(&self, part: Part, page: Option<u32>, bytes: &[u8]) -> Written {

@@ -73,7 +73,6 @@ enum Looks {
 
 /// What came of a step of a [`ClaimAttempt`].
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each claim")]
 pub enum Step {
     /// The attempt is this worker's to make.
     Won(Claim),

@@ -18,7 +18,7 @@ use super::store::{Claimed, Inner, Record};
 pub struct Claim {
     inner: Rc<Inner>,
     record: Record,
-    part: ClaimPart,
+    part: Box<ClaimPart>,
     attempt: Attempt,
     locked: Option<Locked<Rc<Inner>>>,
     /// Whether all that was left out for this claim has been counted.
@@ -47,7 +47,7 @@ impl Claim {
     pub(in crate::state) fn new(
         inner: &Rc<Inner>,
         record: &Record,
-        part: ClaimPart,
+        part: Box<ClaimPart>,
         attempt: Attempt,
         locked: Option<Locked<Rc<Inner>>>,
         counted: bool,

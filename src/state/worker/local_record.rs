@@ -4,7 +4,7 @@
 use crate::state::policy::due::Reading;
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::{Control, Presence};
-use crate::state::record::format::{CLAIM, CONTROL};
+use crate::state::record::format::{CLAIM, CONTROL, Part, RECORD_BYTES};
 use crate::state::record::run::{Progress, RunResult};
 
 use super::access::{Lock, Unreadable};
@@ -17,67 +17,75 @@ impl Inner {
     pub(in crate::state) fn newest_claim(
         &self,
         record: &Record,
-        claim: Option<ClaimPart>,
-    ) -> Option<ClaimPart> {
+        mut claim: Option<Box<ClaimPart>>,
+    ) -> Option<Box<ClaimPart>> {
         self.local_record(record, |local| {
-            if let (Some(unwritten), Some(claim)) = (&local.claim, &claim)
-                && unwritten.serial <= claim.serial
-            {
-                local.forget_claim();
+            let unwritten = local.claim.as_ref().map(|unwritten| unwritten.serial);
+            match (unwritten, claim.as_ref().map(|claim| claim.serial)) {
+                (Some(unwritten), Some(serial)) if unwritten <= serial => local.forget_claim(),
+                (Some(_), _) => claim.clone_from(&local.claim),
+                (None, _) => {}
             }
-            let mut claim = local.claim.as_deref().cloned().or(claim)?;
+            let Some(claim) = &mut claim else { return };
             local.taken_over = None;
             if let Some(apart) = &local.apart {
                 local.taken_over = claim.absorb(apart, &local.results).map(Box::new);
             }
-            Some(claim)
-        })
-        .map(|claim| with_shared(record, claim))
+        });
+        if let Some(claim) = &mut claim {
+            add_shared(record, claim);
+        }
+        claim
     }
 
     /// The same of the control part.
     pub(in crate::state) fn newest_control(
         &self,
         record: &Record,
-        control: Option<Control>,
+        mut control: Option<Control>,
     ) -> Option<Control> {
         self.local_record(record, |local| {
-            if let (Some(unwritten), Some(control)) = (&local.control, &control)
-                && unwritten.serial <= control.serial
-            {
-                local.control = None;
+            let unwritten = local.control.as_ref().map(|unwritten| unwritten.serial);
+            match (unwritten, control.as_ref().map(|control| control.serial)) {
+                (Some(unwritten), Some(serial)) if unwritten <= serial => local.control = None,
+                (Some(_), _) => control = local.control.as_deref().cloned(),
+                (None, _) => {}
             }
-            local.control.as_deref().cloned().or(control)
-        })
-        .map(|control| self.loaded(control))
+        });
+        if let Some(control) = &mut control {
+            self.load(control);
+        }
+        control
     }
 
     /// Workers come after the load. A record that this one could not write starts with the worker.
-    fn loaded(&self, control: Control) -> Control {
-        if control.presence != Presence::Unloaded {
-            return control;
+    fn load(&self, control: &mut Control) {
+        if control.presence == Presence::Unloaded {
+            control.not_before = control.not_before.max(Some(self.attached_at));
+            control.presence = Presence::Enabled;
         }
-        let not_before = control.not_before.max(Some(self.attached_at));
-        Control { presence: Presence::Enabled, not_before, ..control }
     }
 
     /// What its owner goes on with, where the record is lost or cannot be read.
     pub(in crate::state) fn local_reading(&self, record: &Record) -> Reading {
-        let (claim, control) = self.local_record(record, |local| {
-            let claim = match (&local.apart, &local.known) {
-                (Some(local), _) => (**local).clone(),
-                (None, Some(known)) => known.0.clone(),
-                (None, None) => ClaimPart::new(record.name_hash, self.attached_at),
+        let (mut claim, mut control) = self.local_record(record, |local| {
+            let known = local.known.as_deref();
+            let unwritten = local.claim.as_deref().cloned();
+            let before = || unwritten.or_else(|| Some(ClaimPart::decode_whole(CLAIM.of(known?))));
+            let claim = match &local.apart {
+                Some(apart) => apart.clone(),
+                None => Box::new(match before() {
+                    Some(claim) => claim.without_history(),
+                    None => ClaimPart::new(record.name_hash, self.attached_at),
+                }),
             };
-            let control = match (&local.control, &local.known) {
-                (Some(control), _) => (**control).clone(),
-                (None, Some(known)) => known.1.clone(),
-                (None, None) => Control::anew(self.attached_at),
-            };
-            (claim, control)
+            let unwritten = local.control.as_deref().cloned();
+            let control = unwritten.or_else(|| Some(Control::decode_whole(CONTROL.of(known?))));
+            (claim, control.unwrap_or_else(|| Control::anew(self.attached_at)))
         });
+        self.load(&mut control);
+        add_shared(record, &mut claim);
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
-        let mut claim = with_shared(record, claim);
         let holder = record.claims.as_ref().and_then(SharedClaim::holder);
         let is_another = |it: Claimant| it != self.process.holder() && it.lives();
         if let Progress::Running(attempt) = claim.progress
@@ -90,17 +98,35 @@ impl Inner {
         Reading { claim, control, header }
     }
 
-    /// Remembers what was read, for the time in which it cannot be.
+    /// Has what is read and written of the record from now on remembered, for the time in which it cannot
+    /// be read, and so that what is read again need not be checked again.
     pub(in crate::state) fn remember(&self, record: &Record, reading: &Reading) {
         self.local_record(record, |local| {
-            if let Some((claim, control)) = local.known.as_deref()
-                && (claim.serial, control.serial) == (reading.claim.serial, reading.control.serial)
-            {
-                return;
-            }
-            let known = (reading.claim.without_history(), reading.control.clone());
-            local.known = Some(Box::new(known));
+            local.known.get_or_insert_with(|| {
+                let (claim, control) =
+                    (reading.claim.encode(), reading.control.encode(&record.name));
+                let mut known = Box::new([0; RECORD_BYTES]);
+                CLAIM.put(&mut *known, &claim);
+                CONTROL.put(&mut *known, &control);
+                known
+            });
         });
+    }
+
+    /// A part of the record was read or written, and is whole.
+    pub(in crate::state) fn know(&self, record: &Record, part: Part, bytes: &[u8]) {
+        self.local_record(record, |local| {
+            if let Some(known) = &mut local.known {
+                part.put(&mut **known, bytes);
+            }
+        });
+    }
+
+    /// Whether a part of the record is what it was when it was read or written last.
+    pub(in crate::state) fn is_known(&self, record: &Record, part: Part, bytes: &[u8]) -> bool {
+        self.local_record(record, |local| {
+            local.known.as_deref().is_some_and(|known| part.of(known) == bytes)
+        })
     }
 
     /// Forgets a claim part that could not be written.
@@ -158,8 +184,8 @@ impl Store {
     }
 }
 
-/// With what the workers of this master have claimed, which the file may not know.
-fn with_shared(record: &Record, mut claim: ClaimPart) -> ClaimPart {
+/// Adds what the workers of this master have claimed, which the file may not know.
+fn add_shared(record: &Record, claim: &mut ClaimPart) {
     if let Some(claims) = &record.claims {
         claim.orders_done = claim.orders_done.max(claims.orders_done());
         if let Some(taken) = claims.taken().filter(|taken| *taken > claim.watermark.due) {
@@ -173,7 +199,6 @@ fn with_shared(record: &Record, mut claim: ClaimPart) -> ClaimPart {
             claim.progress = Progress::Nothing;
         }
     }
-    claim
 }
 
 impl LocalRecord {

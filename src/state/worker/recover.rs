@@ -159,7 +159,7 @@ impl Store {
     pub(in crate::state) fn set_back_locked(
         &self,
         timer: TimerRef<'_>,
-        mut claim: ClaimPart,
+        mut claim: Box<ClaimPart>,
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Result<(), Blocked> {
         let inner = &self.inner;

@@ -9,7 +9,7 @@ use crate::schedule::UnixMs;
 use crate::state::policy::due::{DueTimes, Reading};
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::Control;
-use crate::state::record::format::name_hash;
+use crate::state::record::format::{RECORD_BYTES, name_hash};
 use crate::state::record::header::{HeaderControl, Newness};
 use crate::state::record::run::{BootId, RunResult};
 
@@ -166,8 +166,8 @@ pub(in crate::state) struct LocalRecord {
     /// Parts that are newer than those in the file, because they could not be written.
     pub(in crate::state) claim: Option<Box<ClaimPart>>,
     pub(in crate::state) control: Option<Box<Control>>,
-    /// The record as it was read last, without its counters.
-    pub(in crate::state) known: Option<Box<(ClaimPart, Control)>>,
+    /// The record as it was read or written last, of a timer that falls to this worker.
+    pub(in crate::state) known: Option<Box<[u8; RECORD_BYTES]>>,
     /// What has happened while there was no record, or it could not be read; its counters are those
     /// of this time.
     pub(in crate::state) apart: Option<Box<ClaimPart>>,

@@ -45,6 +45,7 @@ GET(header_only)
 GET(header_sent)
 GET(internal)
 GET(quoted_uri)
+GET(valid_unparsed_uri)
 
 SET(count)
 SET(error_page)
@@ -243,6 +244,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_srv_conf_t, servers),
     FIELD(ngx_http_upstream_srv_conf_t, flags),
     FIELD(ngx_http_upstream_srv_conf_t, host),
+    FIELD(ngx_http_upstream_srv_conf_t, port),
     FIELD(ngx_http_upstream_peer_t, data),
     FIELD(ngx_http_upstream_peer_t, init),
     FIELD(ngx_http_upstream_rr_peers_t, number),
@@ -277,6 +279,11 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_t, buffer),
     FIELD(ngx_http_upstream_t, headers_in),
     FIELD(ngx_http_upstream_t, finalize_request),
+    FIELD(ngx_http_upstream_t, uri),
+    FIELD(ngx_http_upstream_t, resolved),
+    FIELD(ngx_http_upstream_t, request_bufs),
+    FIELD(ngx_http_upstream_t, length),
+    FIELD(ngx_http_upstream_t, schema),
     FIELD(ngx_http_upstream_headers_in_t, headers),
     FIELD(ngx_http_upstream_headers_in_t, trailers),
     FIELD(ngx_http_upstream_headers_in_t, status_n),
@@ -295,6 +302,9 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_header_t, offset),
     FIELD(ngx_http_request_body_t, bufs),
     FIELD(ngx_list_t, part),
+    FIELD(ngx_http_upstream_resolved_t, host),
+    FIELD(ngx_http_upstream_resolved_t, port),
+    FIELD(ngx_http_upstream_resolved_t, no_port),
 
     SIZE(ngx_addr_t),
     SIZE(ngx_buf_t),

@@ -17,11 +17,11 @@ use ngx::ffi::{
     ngx_http_core_srv_conf_t, ngx_http_header_t, ngx_http_headers_in_t, ngx_http_headers_out_t,
     ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_body_t, ngx_http_request_t,
     ngx_http_server_name_t, ngx_http_upstream_conf_t, ngx_http_upstream_headers_in_t,
-    ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t, ngx_http_upstream_rr_peer_t,
-    ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
-    ngx_http_upstream_t, ngx_http_variable_t, ngx_list_part_t, ngx_list_t, ngx_log_t, ngx_module_t,
-    ngx_peer_connection_t, ngx_pool_cleanup_t, ngx_pool_t, ngx_shm_zone_t, ngx_table_elt_t,
-    ngx_uint_t, ngx_variable_value_t,
+    ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t, ngx_http_upstream_resolved_t,
+    ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t,
+    ngx_http_upstream_srv_conf_t, ngx_http_upstream_t, ngx_http_variable_t, ngx_list_part_t,
+    ngx_list_t, ngx_log_t, ngx_module_t, ngx_peer_connection_t, ngx_pool_cleanup_t, ngx_pool_t,
+    ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
 };
 
 macro_rules! get {
@@ -62,6 +62,7 @@ get! { ngx_uint_t;
     header_sent: ngx_http_timer_get_header_sent,
     internal: ngx_http_timer_get_internal,
     quoted_uri: ngx_http_timer_get_quoted_uri,
+    valid_unparsed_uri: ngx_http_timer_get_valid_unparsed_uri,
 }
 
 get! { *mut u8;
@@ -180,7 +181,7 @@ offsets! {
         ngx_shm_zone_t: data, init;
         ngx_module_t: ctx_index, name;
         ngx_http_upstream_main_conf_t: upstreams;
-        ngx_http_upstream_srv_conf_t: peer, servers, flags, host;
+        ngx_http_upstream_srv_conf_t: peer, servers, flags, host, port;
         ngx_http_upstream_peer_t: data, init;
         ngx_http_upstream_rr_peers_t: number, tries, next, peer;
         ngx_http_upstream_rr_peer_t: sockaddr, socklen, name, server, weight, conns, max_conns,
@@ -188,12 +189,13 @@ offsets! {
         ngx_http_upstream_server_t: addrs, naddrs;
         ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout, ignore_headers, next_upstream, intercept_errors;
         ngx_addr_t: sockaddr;
-        ngx_http_upstream_t: conf, peer, buffer, headers_in, finalize_request;
+        ngx_http_upstream_t: conf, peer, buffer, headers_in, finalize_request, uri, resolved, request_bufs, length, schema;
         ngx_http_upstream_headers_in_t: headers, trailers, status_n;
         ngx_peer_connection_t: connection, sockaddr, socklen, name, tries, get, free, notify, data, set_session, save_session;
         ngx_http_header_t: handler, offset;
         ngx_http_request_body_t: bufs;
         ngx_list_t: part;
+        ngx_http_upstream_resolved_t: host, port, no_port;
     }
     sizes {
         ngx_addr_t, ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,

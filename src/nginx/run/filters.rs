@@ -91,8 +91,8 @@ unsafe fn take_head(r: *mut ngx_http_request_t, state: &RunState) -> Option<ngx_
     // SAFETY: the caller's promise; the receiver calls nothing that would change it.
     let flow = receiver.head(&unsafe { ResponseHead::of(r) });
     if flow == Flow::Enough {
-        state.complete();
-        return Some(rc::ERROR);
+        // SAFETY: the caller's promise.
+        return Some(unsafe { end(r, state) });
     }
     if receiver.then() == Then::Goes {
         return None;
@@ -107,7 +107,7 @@ unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_cha
         // SAFETY: nginx calls filters with an open request.
         let state = unsafe { run_of_main(r) }?;
         // SAFETY: as above, and with a chain that is closed by null.
-        unsafe { take_body(chain, &state) }
+        unsafe { take_body(r, chain, &state) }
     });
     if let Some(answer) = answer {
         return answer;
@@ -124,8 +124,13 @@ unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_cha
 ///
 /// # Safety
 ///
-/// A chain of links, closed by null, which is ours alone until we answer.
-unsafe fn take_body(mut chain: *mut ngx_chain_t, state: &RunState) -> Option<ngx_int_t> {
+/// `r` is the open main request of this run, with a chain of links, closed by null, which is ours
+/// alone until we answer.
+unsafe fn take_body(
+    r: *mut ngx_http_request_t,
+    mut chain: *mut ngx_chain_t,
+    state: &RunState,
+) -> Option<ngx_int_t> {
     let receiver = state.receiver()?;
     let ends = receiver.then() == Then::Ends;
     while !chain.is_null() {
@@ -136,8 +141,8 @@ unsafe fn take_body(mut chain: *mut ngx_chain_t, state: &RunState) -> Option<ngx
             return Some(rc::ERROR);
         };
         if flow == Flow::Enough {
-            state.complete();
-            return Some(rc::ERROR);
+            // SAFETY: as above.
+            return Some(unsafe { end(r, state) });
         }
         if ends {
             // SAFETY: as above.
@@ -151,6 +156,24 @@ unsafe fn take_body(mut chain: *mut ngx_chain_t, state: &RunState) -> Option<ngx
         chain = link.next;
     }
     ends.then_some(rc::OK)
+}
+
+/// Ends the run, whose response counts as complete, without another request.
+///
+/// # Safety
+///
+/// `r` is the open main request of this run.
+unsafe fn end(r: *mut ngx_http_request_t, state: &RunState) -> ngx_int_t {
+    state.complete();
+    // SAFETY: the caller's promise; ends before nginx is called.
+    without_post_action(unsafe { &mut *r });
+    rc::ERROR
+}
+
+/// Has nothing follow at the end of a request (`ngx_http_post_action`).
+pub(in crate::nginx) fn without_post_action(request: &mut ngx_http_request_t) {
+    bits::set_post_action(request, 1);
+    bits::set_uri_changes(request, 0);
 }
 
 /// Hands the content of a buffer over; `None` if its file could not be read.

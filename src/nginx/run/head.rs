@@ -15,7 +15,8 @@ use crate::nginx::core::module::{core_main, core_server};
 use crate::nginx::core::string::{borrowed, bytes};
 use crate::nginx::core::{bits, gauges, pool, rc};
 
-/// Fills in what nginx would have read from a client; tells whether the URI lies in the location.
+/// Fills in what nginx would have read from a client; tells whether the location's name is to be cut off
+/// the URI.
 ///
 /// # Safety
 ///
@@ -82,10 +83,10 @@ pub(super) unsafe fn fill(
     unsafe { set_uri(r, uri) }?;
     // SAFETY: as above.
     let within = unsafe { within(r, location) };
-    if within || request.place == Place::Anywhere {
-        Ok(within)
-    } else {
-        Err(StartError::UriOutside)
+    match request.place {
+        Place::InLocation if !within => Err(StartError::UriOutside),
+        Place::InLocation => Ok(true),
+        Place::Anywhere => Ok(within && location.has_alias()),
     }
 }
 

@@ -78,7 +78,7 @@ pub enum Uri {
 pub enum Place {
     /// In the location.
     InLocation,
-    /// Anywhere.
+    /// Anywhere: `proxy_pass` sends it as it is, even if it has a URI of its own.
     Anywhere,
 }
 

@@ -86,12 +86,17 @@ pub(in crate::nginx) fn start_attached(
     }
     let state = Rc::new(RunState::new(origin, request.access, attached));
     let c = connect(location, Rc::clone(&state))?;
+    if state.inside().is_some() {
+        // nginx closes it when the worker is told to quit (`ngx_close_idle_connections`).
+        // SAFETY: furnished just now.
+        unsafe { (*c).set_idle(1) };
+    }
     // SAFETY: furnished just now.
-    let (r, within) = unsafe { create(c, location, request) }?;
+    let (r, valid_location) = unsafe { create(c, location, request) }?;
     // SAFETY: made just now.
     unsafe { watch_end(r, c, &state) }?;
     // SAFETY: as above.
-    unsafe { begin(r, location, within) };
+    unsafe { begin(r, location, valid_location) };
     // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
     Ok(state.take_end().map_or_else(|| Started::InProgress(InProgress(state)), Started::Ended))
@@ -141,7 +146,7 @@ impl Drop for InProgress {
     }
 }
 
-/// Makes the request, up to its URI; tells whether that lies in the location.
+/// Makes the request, up to its URI; tells whether the location's name is to be cut off that.
 ///
 /// # Safety
 ///
@@ -166,7 +171,7 @@ pub(super) unsafe fn create(
     // SAFETY: made just now.
     let filled = unsafe { head::fill(r, location, request) };
     match filled {
-        Ok(within) => Ok((r, within)),
+        Ok(valid_location) => Ok((r, valid_location)),
         Err(why) => {
             // SAFETY: as above.
             unsafe { discard(r, c) };
@@ -239,18 +244,21 @@ unsafe extern "C" fn on_request_end(r: *mut c_void) {
 /// # Safety
 ///
 /// An open request of ours that has not begun; the location's configuration is there.
-unsafe fn begin(r: *mut ngx_http_request_t, location: Location, within: bool) {
+unsafe fn begin(r: *mut ngx_http_request_t, location: Location, valid_location: bool) {
     // SAFETY: an open request.
     let index = unsafe { engine(r) }.location_rewrite_index;
     // SAFETY: `start` has seen that it is there.
     let confs = unsafe { location.conf() }.loc_conf;
     // SAFETY: the caller's promise.
-    unsafe { enter(r, confs, ngx_int_t::try_from(index).unwrap_or(0), usize::from(within)) };
+    unsafe {
+        enter(r, confs, ngx_int_t::try_from(index).unwrap_or(0), usize::from(valid_location));
+    };
     // SAFETY: the request is ready to be run; it may end inside.
     unsafe { ngx_http_core_run_phases(r) };
 }
 
-/// Sets the request's location, whether its URI lies in it, and with which handler its phases begin.
+/// Sets the request's location, whether its name is to be cut off the URI, and with which handler its
+/// phases begin.
 ///
 /// # Safety
 ///

@@ -68,7 +68,8 @@ pub fn check(
     judge: impl FnOnce(&Response<'_>) -> Result<(), String> + 'static,
     on_end: impl FnOnce(CheckEnd) + 'static,
 ) -> Result<InProgress, StartError> {
-    let pin = Pin::new(request.group, request.server, request.body_limit, Box::new(judge));
+    let pin =
+        Pin::new(request.group, request.server, request.uri, request.body_limit, Box::new(judge));
     let agent = format!("nginx/{} (health check)", process::nginx_version());
     let mut headers = vec![(b"User-Agent".as_slice(), agent.as_bytes())];
     headers.extend_from_slice(request.headers);

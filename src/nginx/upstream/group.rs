@@ -3,8 +3,8 @@
 use std::ptr::NonNull;
 
 use ngx::ffi::{
-    ngx_addr_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_server_t,
-    ngx_http_upstream_srv_conf_t,
+    ngx_addr_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_resolved_t,
+    ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
 };
 use ngx::http::{HttpModule as _, HttpModuleConfExt, NgxHttpUpstreamModule};
 
@@ -59,6 +59,16 @@ impl Group {
 
         // SAFETY: it is there.
         self.conf().is_none_or(|conf| unsafe { conf.as_ref() }.flags & BLOCK == 0)
+    }
+
+    /// Whether nginx comes to it by this name (`ngx_http_upstream_init_request`).
+    pub(super) fn is_called(self, name: &ngx_http_upstream_resolved_t) -> bool {
+        let Some(conf) = self.conf() else { return false };
+        // SAFETY: it is there.
+        let port = unsafe { conf.as_ref() }.port;
+        let same_port = port == name.port || (port == 0 && name.no_port != 0);
+        // SAFETY: a string of the request's.
+        same_port && unsafe { bytes(name.host) }.eq_ignore_ascii_case(&self.name())
     }
 
     /// Whether its servers are in shared memory.

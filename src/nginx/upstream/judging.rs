@@ -11,8 +11,10 @@ use super::end::{CheckEnd, Cut};
 use super::pin::Pin;
 use super::response::Response;
 use crate::nginx::core::guard::guard;
-use crate::nginx::core::{bits, rc};
+use crate::nginx::core::rc;
+use crate::nginx::core::string::bytes;
 use crate::nginx::run::ResponseHead;
+use crate::nginx::run::filters::without_post_action;
 
 /// In the place of the module's `finalize_request`, which it calls.
 pub(super) unsafe extern "C" fn finalize(r: *mut ngx_http_request_t, code: ngx_int_t) {
@@ -22,13 +24,8 @@ pub(super) unsafe extern "C" fn finalize(r: *mut ngx_http_request_t, code: ngx_i
         // SAFETY: as above.
         let end = unsafe { judge(&pin, r, code) };
         pin.end.set(Some(end));
-        {
-            // What follows is not another request.
-            // SAFETY: as above; ends before nginx is called.
-            let request = unsafe { &mut *r };
-            bits::set_post_action(request, 1);
-            bits::set_uri_changes(request, 0);
-        }
+        // SAFETY: as above; ends before nginx is called.
+        without_post_action(unsafe { &mut *r });
         pin.finalize.take()
     });
     if let Some(module) = module {
@@ -56,8 +53,16 @@ unsafe fn judge(pin: &Pin, r: *mut ngx_http_request_t, code: ngx_int_t) -> Check
         return CheckEnd::Failed("invalid response".to_owned());
     }
     let or = |otherwise: &str| if line.is_empty() { otherwise.to_owned() } else { line.clone() };
-    if code == rc::OK || pin.enough.get() {
+    if pin.enough.get() {
         // SAFETY: the caller's promise.
+        return unsafe { apply(pin, r) };
+    }
+    if code == rc::OK {
+        // SAFETY: as above.
+        if unsafe { lacks_fastcgi_end(r) } {
+            return CheckEnd::Failed(INCOMPLETE.to_owned());
+        }
+        // SAFETY: as above.
         return unsafe { apply(pin, r) };
     }
     // SAFETY: as above.
@@ -66,12 +71,30 @@ unsafe fn judge(pin: &Pin, r: *mut ngx_http_request_t, code: ngx_int_t) -> Check
         rc::GATEWAY_TIME_OUT => CheckEnd::TimedOut(or("timed out")),
         _ if pin.failed.get() && is_ours(&line) => CheckEnd::Inconclusive(line),
         _ if pin.failed.get() => CheckEnd::Failed(or("failed")),
-        rc::BAD_GATEWAY if status != 0 => CheckEnd::Failed(or("response incomplete")),
+        rc::BAD_GATEWAY if status != 0 => CheckEnd::Failed(or(INCOMPLETE)),
         // What the server has sent could not be read on.
         _ if status != 0 && !line.is_empty() => CheckEnd::Failed(line),
         _ => CheckEnd::Inconclusive(or("no memory")),
     }
 }
+
+/// Whether a FastCGI server has closed its connection without the record that ends a request; nginx does
+/// not mind.
+///
+/// # Safety
+///
+/// As for [`judge`].
+unsafe fn lacks_fastcgi_end(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: the caller's promise.
+    let upstream = unsafe { (*r).upstream };
+    // SAFETY: as above.
+    let upstream = unsafe { &*upstream };
+    // SAFETY: a constant of the module's.
+    let schema = unsafe { bytes(upstream.schema) };
+    schema == b"fastcgi://" && upstream.length != 0
+}
+
+const INCOMPLETE: &str = "response incomplete";
 
 /// The tests.
 ///

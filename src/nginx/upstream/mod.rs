@@ -10,6 +10,7 @@ mod passed;
 mod peers;
 mod pin;
 mod response;
+mod uri;
 mod wrap;
 
 pub use check::{CheckRequest, InProgress, check};
@@ -19,4 +20,5 @@ pub use passed::Passed;
 pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, UnknownLayout, Unreadable};
 pub use pin::{Server, SocketAddress};
 pub use response::Response;
+pub use uri::proxy_uri;
 pub use wrap::allow_pinning;

@@ -77,6 +77,21 @@ fn modules<'a>(read: &WhollyRead<'a>) -> impl Iterator<Item = &'a ngx_module_t> 
     })
 }
 
+/// The configuration of a location that the module of this name has.
+pub(super) fn conf_of_module(
+    location: Location,
+    name: &CStr,
+    read: &WhollyRead<'_>,
+) -> Option<NonNull<ngx_http_upstream_conf_t>> {
+    if !location.is_there() {
+        return None;
+    }
+    // SAFETY: a module's name is a constant; those of `modules` have one.
+    let module = modules(read).find(|module| unsafe { CStr::from_ptr(module.name) } == name)?;
+    // SAFETY: it is there.
+    unsafe { conf_of(location, module) }
+}
+
 /// The configuration of a location that such a module has.
 ///
 /// # Safety

@@ -21,6 +21,7 @@ use ngx::ffi::{
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
 use super::response::Judge;
+use super::uri;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{bits, pool, rc};
 use crate::nginx::run::connect::has_free_connection;
@@ -103,6 +104,8 @@ impl Server {
 
 pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
 
+const ELSEWHERE: &str = "the location passes to another upstream";
+
 /// What a check is about, and what has become of it.
 ///
 /// # Invariants
@@ -111,6 +114,9 @@ pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int
 pub(super) struct Pin {
     group: Group,
     server: Server,
+    uri: Vec<u8>,
+    /// Whether the location's rewrite rules have made another URI.
+    rewritten: Cell<bool>,
     peer: Cell<*mut Peer>,
     body_limit: usize,
     /// What the module did at the end of its request.
@@ -136,10 +142,18 @@ pub(super) struct Pin {
 }
 
 impl Pin {
-    pub(super) fn new(group: Group, server: &Server, body_limit: usize, judge: Judge) -> Rc<Self> {
+    pub(super) fn new(
+        group: Group,
+        server: &Server,
+        uri: &[u8],
+        body_limit: usize,
+        judge: Judge,
+    ) -> Rc<Self> {
         Rc::new(Self {
             group,
             server: server.clone(),
+            uri: uri.to_vec(),
+            rewritten: Cell::new(false),
             // INVARIANT: none yet.
             peer: Cell::new(ptr::null_mut()),
             body_limit,
@@ -192,7 +206,7 @@ impl Pin {
         // SAFETY: the caller's promise.
         let is_main = ptr::eq(r, unsafe { (*r).main });
         if !is_own || !is_main || self.entered.replace(true) {
-            self.why_not.set(Some("the location passes to another upstream"));
+            self.why_not.set(Some(ELSEWHERE));
             return rc::ERROR;
         }
         // SAFETY: as above.
@@ -203,6 +217,10 @@ impl Pin {
         let pool = unsafe { (*r).pool };
         // SAFETY: an open request has its pool.
         let Some(place) = (unsafe { self.server.place_in(pool) }) else { return rc::ERROR };
+        // SAFETY: as above; its request was made before it has come to a group.
+        if !self.rewritten.get() && unsafe { uri::ask_for(r, &self.uri) }.is_none() {
+            return rc::ERROR;
+        }
         // INVARIANT: made just now.
         self.peer.set(place);
         // SAFETY: as above.
@@ -292,7 +310,9 @@ fn forget_session(_: &mut ngx_http_upstream_conf_t) {}
 impl Inside for Pin {
     unsafe fn before_content(&self, r: *mut ngx_http_request_t) {
         // SAFETY: the caller's promise; ends before nginx is called.
-        bits::set_error_page(unsafe { &mut *r }, 1);
+        let request = unsafe { &mut *r };
+        bits::set_error_page(request, 1);
+        self.rewritten.set(bits::valid_unparsed_uri(request) == 0);
     }
 
     unsafe fn before_upstream(&self, r: *mut ngx_http_request_t) -> bool {
@@ -301,11 +321,20 @@ impl Inside for Pin {
         if upstream.is_null() {
             return true;
         }
+        // SAFETY: as above; ends before nginx is called.
+        let resolved = unsafe { (*upstream).resolved };
+        // SAFETY: what a module has made of variables, or null.
+        if unsafe { resolved.as_ref() }.is_some_and(|name| !self.group.is_called(name)) {
+            // It would be looked up, or is an address, with which no balancer is asked.
+            self.why_not.set(Some(ELSEWHERE));
+            return false;
+        }
         // SAFETY: as above.
         unsafe { self.set_conf(r) }.is_some()
     }
 
     fn line(&self, level: ngx_uint_t, message: &[u8]) -> ngx_uint_t {
+        const CRIT: ngx_uint_t = ngx::ffi::NGX_LOG_CRIT as ngx_uint_t;
         const ERROR: ngx_uint_t = ngx::ffi::NGX_LOG_ERR as ngx_uint_t;
         const INFO: ngx_uint_t = ngx::ffi::NGX_LOG_INFO as ngx_uint_t;
 
@@ -314,8 +343,17 @@ impl Inside for Pin {
             line.clear();
             line.push_str(&String::from_utf8_lossy(message));
         }
-        if (ERROR..INFO).contains(&level) { INFO } else { level }
+        let gone = level == CRIT && is_socket_gone(message);
+        if gone || (ERROR..INFO).contains(&level) { INFO } else { level }
     }
+}
+
+/// Whether nginx says that a server's `unix:` socket does not exist, as when it was stopped.
+fn is_socket_gone(message: &[u8]) -> bool {
+    const NO_SUCH_FILE: &[u8] = b" failed (2: ";
+
+    message.starts_with(b"connect() to unix:")
+        && message.windows(NO_SUCH_FILE.len()).any(|window| window == NO_SUCH_FILE)
 }
 
 impl Receiver for Pin {

@@ -145,6 +145,16 @@ bad( "$pass\nhealth_check port=80;", qr/"port" is not allowed with "unix:" serve
     upstream => "upstream b {\nzone b 64k;\nserver 127.0.0.1:1;\nserver unix:/tmp/x backup;\n}" );
 good( "$pass health_check;", upstream => "upstream b {\nzone b 64k;\nserver unix:/tmp/x;\n}" );
 
+# proxy_pass with a URI of its own; the default is sent everywhere.
+my $app = 'proxy_pass http://b/app/;';
+good("$app health_check uri=/app/healthz?a=b;");
+good("$app health_check;");
+bad( "$app\nhealth_check uri=/healthz;", qr{"uri" cannot be sent by this "proxy_pass"} );
+good('proxy_pass http://b; health_check uri=/healthz;');
+good('proxy_pass http://b/; health_check uri=/healthz;');
+good('set $b b; proxy_pass http://$b/app/; health_check uri=/healthz upstream=b;');
+good( 'proxy_pass http://b; health_check uri=/healthz;', name => '~ ^/x/' );
+
 # A location with "alias".
 bad( "alias /tmp/;\n$pass\nhealth_check;",          qr{"uri" must be within location "/x/"} );
 bad( "alias /tmp/;\n$pass\nhealth_check uri=/y/a;", qr{"uri" must be within location "/x/"} );

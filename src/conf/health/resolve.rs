@@ -8,7 +8,7 @@ use crate::conf::MainConf;
 use crate::nginx::conf::{Opening, Purpose, Refused, WhollyRead};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
-use crate::nginx::upstream::{Group, Passed, allow_pinning};
+use crate::nginx::upstream::{Group, Passed, allow_pinning, proxy_uri};
 use crate::os::memory::{self, push};
 
 /// What a health check takes here, in bytes.
@@ -63,6 +63,12 @@ fn check(
     if location.has_alias() && !location.contains(read.parsing().log(), uri) {
         let name = location.name();
         return Err(format!("\"uri\" must be within location \"{}\"", escaped(&name)));
+    }
+    if let Some(passed) = proxy_uri(location, read)
+        && uri != b"/"
+        && !uri.starts_with(&passed)
+    {
+        return Err("\"uri\" cannot be sent by this \"proxy_pass\"".to_owned());
     }
     let timeout = definition.timeout.unwrap_or_else(|| definition.interval.max(TIMEOUT));
     let server_name = read.server_name(location).map(<[u8]>::to_vec);

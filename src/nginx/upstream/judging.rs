@@ -78,7 +78,7 @@ unsafe fn judge(pin: &Pin, r: *mut ngx_http_request_t, code: ngx_int_t) -> Check
     }
 }
 
-/// Whether a FastCGI server has closed its connection without the record that ends a request; nginx does
+/// Whether a `FastCGI` server has closed its connection without the record that ends a request; nginx does
 /// not mind.
 ///
 /// # Safety

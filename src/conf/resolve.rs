@@ -7,8 +7,9 @@ use super::timer::{Definition, Rate};
 use super::{MainConf, TimerConf, TimerName, health, limits, missed, state};
 use crate::TimerModule;
 use crate::nginx::conf::Refused;
-use crate::nginx::conf::WhollyRead;
+use crate::nginx::conf::{LocationKind, WhollyRead};
 use crate::nginx::escaped;
+use crate::nginx::log::Level;
 use crate::os::memory;
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
@@ -34,6 +35,7 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
             let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.position);
             return Err(Refused::At(timer.position.clone(), why));
         }
+        warn(&timer, read);
         timers.push(timer);
     }
     main.timers = Rc::new(timers);
@@ -71,7 +73,8 @@ fn timer(
     };
     let jitter = Jitter::new(definition.jitter, host_name, name.as_str());
     let host = definition.host.or_else(|| {
-        read.server_name(location).and_then(|name| String::from_utf8(name.to_vec()).ok())
+        let name = read.server_name(location).filter(|name| is_host(name))?;
+        String::from_utf8(name.to_vec()).ok()
     });
     Ok(TimerConf {
         due_times: Jittered { schedule, jitter },
@@ -91,6 +94,35 @@ fn timer(
         name,
         location,
     })
+}
+
+/// Not one of the names that stand for any host: `_`, `--`, `!@#`.
+fn is_host(server_name: &[u8]) -> bool {
+    server_name.iter().any(u8::is_ascii_alphanumeric)
+}
+
+/// Says what is permitted and seldom meant.
+fn warn(timer: &TimerConf, read: &WhollyRead<'_>) {
+    let TimerConf { name, location, position, .. } = timer;
+    let log = read.parsing().log();
+    if let Schedule::Cron(cron) = &timer.due_times.schedule
+        && let Some(weekday) = cron.or_where_crontab_has_and()
+    {
+        let line = format_args!(
+            "timer \"{name}\": \"{cron}\" is due if either day field fits, in crontab(5) both must, \
+             write \"+{weekday}\" for that, in {position}"
+        );
+        log.write(Level::Warn, line);
+    }
+    if location.kind() == LocationKind::Named && !read.has_content(*location) {
+        let location = location.name();
+        let location = escaped(&location);
+        let line = format_args!(
+            "timer \"{name}\": location \"{location}\" has no content handler, such as \
+             \"proxy_pass\", and no \"return\", \"rewrite\", \"root\" or \"try_files\" in {position}"
+        );
+        log.write(Level::Warn, line);
+    }
 }
 
 fn name(definition: &Definition, read: &WhollyRead<'_>) -> Result<TimerName, Refused> {

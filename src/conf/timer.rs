@@ -226,8 +226,14 @@ fn given_uri(word: &[u8], location: Location, parsing: &mut Parsing<'_>) -> Resu
     if location.contains(parsing.log(), word) {
         return Ok(Uri::Constant(word.to_vec()));
     }
-    if location.kind() == LocationKind::Named || !word.starts_with(b"/") {
+    if word.contains(&b' ') {
+        return Err(invalid(word, "uri", "parameter", "without blanks, write \"%20\""));
+    }
+    if !word.starts_with(b"/") {
         return Err(invalid(word, "uri", "parameter", "a path that begins with \"/\""));
+    }
+    if !location.takes(parsing.log(), word) {
+        return Err(invalid(word, "uri", "parameter", "a valid URI"));
     }
     let name = location.name();
     let name = escaped(&name);

@@ -121,6 +121,20 @@ impl Cron {
         first.zip(second).map_or(i64::MAX, |(first, second)| second.ms_since(first))
     }
 
+    /// The day of week, if both day fields are given and one of them is a step of `*`: here either
+    /// must fit, in crontab(5) both.
+    pub fn or_where_crontab_has_and(&self) -> Option<&str> {
+        let mut fields = self.text.rsplit(' ');
+        let weekday = fields.next()?;
+        let date = fields.nth(1)?;
+        let is_given = |field: &str| !matches!(field, "*" | "?");
+        let differs = is_given(date)
+            && is_given(weekday)
+            && !weekday.starts_with('+')
+            && (date.starts_with('*') || weekday.starts_with('*'));
+        differs.then_some(weekday)
+    }
+
     /// The time zone whose wall clock it looks at.
     pub fn zone(&self) -> &Zone {
         &self.zone
@@ -245,6 +259,27 @@ mod tests {
             let cron = parse(expression).unwrap_or_else(|e| panic!("{expression}: {e}"));
             let due = cron.next(UnixMs(0)).unwrap();
             assert!(cron.next(due).is_some(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_step_beside_another_day_is_another_thing_in_crontab() {
+        for (expression, weekday) in [
+            ("0 3 */2 * MON", Some("MON")),
+            ("0 3 1-7 * */7", Some("*/7")),
+            ("0 0 3 */2 * */2", Some("*/2")),
+            ("0 3 */2 * +MON", None),
+            ("0 3 1-7 * +*/7", None),
+            ("0 3 1-31/2 * MON", None),
+            ("0 3 1-7 * 0-6/7", None),
+            ("*/5 */2 * */2 MON", None),
+            ("0 3 */2 * *", None),
+            ("0 3 */2 * ?", None),
+            ("0 3 ? * */2", None),
+            ("@daily", None),
+        ] {
+            let cron = parse(expression).unwrap_or_else(|e| panic!("{expression}: {e}"));
+            assert_eq!(cron.or_where_crontab_has_and(), weekday, "{expression}");
         }
     }
 

@@ -100,6 +100,9 @@ impl fmt::Display for CronError {
             Self::Nickname(name) if name.eq_ignore_ascii_case("@every") => {
                 write!(f, r#"unknown nickname "@every", use "every" parameter for a fixed rate"#)
             }
+            Self::Nickname(name) if name.eq_ignore_ascii_case("@reboot") => {
+                f.write_str(r#"unknown nickname "@reboot", "first=now" runs a new timer at once"#)
+            }
             Self::Nickname(name) => write!(f, "unknown nickname {}", Quoted(name)),
             Self::AfterNickname(name, word) => {
                 write!(f, "{} after nickname {}", Quoted(word), Quoted(name))

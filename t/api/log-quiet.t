@@ -49,7 +49,7 @@ my $nginx = TimerTest::Nginx->new(
     http    => 'timer_max_running 4;',
     server  => join( '', 'location /status/ { timer_api; }', map { timer( $backend, $_, $timer{$_}, 'ok', $more{$_} ) } sort keys %timer )
         . 'location @empty { timer empty every=30s offset=0; return 204; }'
-        . 'location @static { timer static every=30s offset=0 uri=/index.html; }'
+        . 'location @static { timer static every=30s offset=0 uri=/index.html; root html; }'
         . 'location @off { timer off every=50ms enabled=off; return 204; }',
 );
 spew( $nginx->prefix . '/html/index.html', 'static' );

@@ -93,7 +93,7 @@ my @locations = (
 );
 for my $row (@locations) {
     my ( $location, $good, $bad ) = @$row;
-    accepts( server => "location $location {\ntimer x every=1s uri=$_;\n}" ) for @$good;
+    accepts( server => "location $location {\ntimer x every=1s uri=$_; return 204;\n}" ) for @$good;
     my $name = $location =~ s/.* //r;
     refuses( server => "location $location {\ntimer x every=1s uri=$_; #!\n}", qr/"uri" must be within location "\Q$name\E"/ )
         for @$bad;
@@ -101,6 +101,8 @@ for my $row (@locations) {
         for qw( x http://127.0.0.1/x/ ?a ), '';
     refuses( server => "location $location {\ntimer x every=1s uri=$_; #!\n}", qr/invalid|unsafe|"uri" must / )
         for qw( /x/../../y /x/%00 /x/%zz );
+    refuses( server => qq{location $location {\ntimer x every=1s "uri=$_"; #!\n}}, qr/invalid value "\Q$_\E" in "uri" parameter, it must be without blanks, write "%20"/ )
+        for '/x/a b', '/x/a?b=c d', 'x y', '/x/ ';
 }
 refuses( server => "location ~ ^/x {\ntimer x every=1s; #!\n}", qr/uri/, 'a regex location must give a URI' );
 accepts( server => "location / {\nlocation /x/ {\ntimer x every=1s uri=/x/y;\n}\n}" );
@@ -148,7 +150,7 @@ refuses( server   => 'timer x every=1s;',                             qr/"timer"
 refuses( location => "if (\$arg_a) {\ntimer x every=1s; #!\n}",       qr/"timer" directive is not allowed here/ );
 refuses( location => "limit_except GET {\ntimer x every=1s; #!\n}",   qr/"timer" directive is not allowed here/ );
 accepts( location => 'internal; timer x every=1s;' );
-accepts( server   => 'location @x { timer x every=1s; }' );
+accepts( server   => 'location @x { timer x every=1s; return 204; }' );
 accepts( server   => 'location @x { timer x every=1s; return 204; } location /y/ { timer y every=1s; location /y/z { } }' );
 
 # The second error of a file is not lost, and a reload's bad configuration is no worse than any.

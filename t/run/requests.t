@@ -41,6 +41,16 @@ location @x {
 --- http_config
 server {
     listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
+    server_name _;
+    location @nobody {
+        timer nobody every=366d first=now;
+        proxy_set_header X-Host "[$http_host]";
+        proxy_set_header Host upstream;
+        proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+    }
+}
+server {
+    listen 127.0.0.1:$TEST_NGINX_SECOND_PORT;
     server_name *.example.org;
     location @x {
         timer x every=366d first=now;
@@ -52,6 +62,7 @@ server {
 --- config
 --- backend
 ^GET /x (?:connection=close )?host=upstream x-host=\[\] body=
+^GET /nobody (?:connection=close )?host=upstream x-host=\[\] body=
 
 
 === TEST 4: methods

@@ -104,7 +104,7 @@ bad( '0 0 * * MONDAY',  '"MONDAY" is not a day of the week' );
 bad( '0 0 * JANUARY *', '"JANUARY" is not a month' );
 
 # Nicknames and settings.
-bad( '@reboot',         'unknown nickname "@reboot"' );
+bad( '@reboot',         'unknown nickname "@reboot", "first=now" runs a new timer at once' );
 bad( '@every 5m',       'unknown nickname "@every", use "every" parameter for a fixed rate' );
 bad( '@',               'unknown nickname "@"' );
 bad( '@daily 5',        '"5" after nickname "@daily"' );
@@ -153,7 +153,7 @@ refuses( location => 'timer x "cron=0 3 * * *" tz=;',             qr/unknown tim
 refuses( location => 'timer x "cron=0 3 * * *" tz=local;',        qr/unknown time zone "local"/,             'local is for timer_timezone' );
 
 accepts( http   => "timer_timezone $_;" ) for qw( UTC Europe/Berlin local );
-accepts( server => 'timer_timezone Europe/Berlin; location @x { timer_timezone UTC; timer x "cron=0 3 * * *"; }', 'timer_timezone overridden' );
+accepts( server => 'timer_timezone Europe/Berlin; location @x { timer_timezone UTC; timer x "cron=0 3 * * *"; return 204; }', 'timer_timezone overridden' );
 refuses( http => 'timer_timezone Europe/Berln;', qr/\Aunknown time zone "Europe\/Berln"/ );
 refuses( http => 'timer_timezone "";',           qr/unknown time zone ""/ );
 refuses( http => 'timer_timezone ../../etc/passwd;', qr/unknown time zone "\.\.\/\.\.\/etc\/passwd"/ );

@@ -25,7 +25,7 @@ my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now'
 
 # What may be written, and where.
 accepts( http => "timer_overlap $_;" ) for qw( skip queue );
-accepts( server   => 'timer_overlap queue; location @x { timer_overlap skip; timer x every=1s; }', 'overridden' );
+accepts( server   => 'timer_overlap queue; location @x { timer_overlap skip; timer x every=1s; return 204; }', 'overridden' );
 accepts( location => 'timer x every=1s; timer_overlap queue;',                                      'after the timer' );
 refuses( http => 'timer_overlap wait;',                      qr/invalid value "wait"/ );
 refuses( http => 'timer_overlap "";',                        qr/invalid value ""/ );

@@ -26,7 +26,7 @@ my $once = 'every=10h offset=' . ( int( time - 3600 ) % 36_000 ) . 's first=now'
 accepts( http => "timer_retry $_;" )
     for '0', '2', '1000', '3 on=failure', '3 on=failure,error,timeout,interrupted', '3 backoff=10ms', '3 backoff=1m max=10s',
     '3 max=5m backoff=500ms on=timeout';
-accepts( server => 'timer_retry 3; location @x { timer x every=1s; timer_retry 0; }', 'overridden' );
+accepts( server => 'timer_retry 3; location @x { timer x every=1s; timer_retry 0; return 204; }', 'overridden' );
 refuses( http => "timer_retry $_->[0];", $_->[1] )
     for [ '',                          qr/invalid number of arguments in "timer_retry"/ ],
     [ '-1',                            qr/invalid value "-1"/ ],

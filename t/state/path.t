@@ -88,7 +88,7 @@ my $root_only = $> == 0;
 my @by_a_start;
 if ($root_only) {
     chown 12345, 12345, "$root/foreign.state";
-    push @by_a_start, [ "$root/foreign.state", qr/is owned by user 12345, neither by root nor by the worker user/ ];
+    push @by_a_start, [ "$root/foreign.state", qr/is owned by user 12345, neither by root nor by the worker user, give it to user \d+ with "chown"/ ];
 }
 # Each is a path, what is said of it, and what comes before it.
 $_->[2] //= 'state file ' for @bad, @by_a_start;

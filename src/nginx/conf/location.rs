@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 
 use ngx::ffi::{
     ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_srv_conf_t,
-    ngx_http_server_name_t, ngx_int_t,
+    ngx_http_server_name_t, ngx_int_t, ngx_module_t,
 };
 use ngx::http::HttpModuleConfExt;
 
@@ -194,6 +194,22 @@ impl Location {
         let conf = unsafe { location_of::<M>(&context) };
         // SAFETY: as above; it changes no more.
         conf.map(|conf| unsafe { conf.as_ref() })
+    }
+
+    /// What any module keeps for it.
+    ///
+    /// # Safety
+    ///
+    /// It is there, and `T` is what the module's configuration begins with.
+    pub(in crate::nginx) unsafe fn conf_of<T>(self, module: &ngx_module_t) -> Option<NonNull<T>> {
+        // SAFETY: the caller's promise.
+        let confs = unsafe { self.conf() }.loc_conf;
+        if confs.is_null() {
+            return None;
+        }
+        // SAFETY: each http module has its place in a location's configurations.
+        let conf = unsafe { *confs.wrapping_add(module.ctx_index) };
+        NonNull::new(conf.cast())
     }
 
     /// The first `server_name` of its server, if that is a plain one.

@@ -1,8 +1,18 @@
 //! What can be asked of a configuration only once all of it was read.
 
+use std::ffi::CStr;
+use std::ptr::NonNull;
+
+use ngx::ffi::ngx_module_t;
+
 use super::location::Location;
 use super::parsing::Parsing;
 use crate::nginx::core::module::Module;
+
+/// The modules whose configuration of a location begins with a pointer that is null where the
+/// block has none of their directives, and is not inherited: `return`, `rewrite`, `set` and `if` of
+/// the one, `try_files` of the other.
+const OF_OWN_BLOCK: [&CStr; 2] = [c"ngx_http_rewrite_module", c"ngx_http_try_files_module"];
 
 /// A configuration that was read whole, before it is taken up: no configuration of a location is
 /// changed any more, and what nginx drops when it has read everything is still there.
@@ -35,6 +45,49 @@ impl<'a> WhollyRead<'a> {
         let location = self.own(location)?;
         // SAFETY: ANSWER-3: the names are there until the hook has returned.
         unsafe { location.server_name() }
+    }
+
+    /// Whether the block of a location says what becomes of a request: by a content handler, `root`,
+    /// `try_files`, `return` or `rewrite`.
+    pub fn has_content(&self, location: Location) -> bool {
+        let Some(location) = self.own(location) else { return true };
+        // SAFETY: a location of the configuration at hand is there, here and below.
+        let conf = unsafe { location.conf() };
+        // SAFETY: as above.
+        let server = unsafe { location.of_server() };
+        // SAFETY: as above.
+        let server = unsafe { server.conf() };
+        // An inherited root is the same string (`ngx_http_core_merge_loc_conf`).
+        let has_root = !std::ptr::eq(conf.root.data, server.root.data);
+        let mut modules = self.modules(&OF_OWN_BLOCK);
+        conf.handler.is_some()
+            || has_root
+            || modules.any(|module| {
+                // SAFETY: as above; what it begins with is a pointer.
+                let first = unsafe { location.conf_of::<*const u8>(module) };
+                // SAFETY: the module's configuration, which changes no more.
+                first.is_some_and(|first| !unsafe { *first.as_ptr() }.is_null())
+            })
+    }
+
+    /// Those of the modules that this nginx has.
+    pub(in crate::nginx) fn modules<'n>(
+        &self,
+        names: &'n [&'n CStr],
+    ) -> impl Iterator<Item = &'a ngx_module_t> + use<'a, 'n> {
+        let cycle = self.0.cf().cycle;
+        // SAFETY: HOST-2: the cycle that is being made.
+        let first = unsafe { (*cycle).modules };
+        let all = (0..).map(move |index| first.wrapping_add(index));
+        // SAFETY: the array is closed by a null pointer (`ngx_cycle_modules`).
+        let all = all.map_while(|module| NonNull::new(unsafe { *module }));
+        // SAFETY: modules are statics; what nginx writes to them it has written before.
+        let all = all.map(|module| unsafe { module.as_ref() });
+        all.filter(|module| {
+            let name = module.name;
+            // SAFETY: a module's name is a constant, if it has one.
+            !name.is_null() && names.contains(&unsafe { CStr::from_ptr(name) })
+        })
     }
 
     /// The location, if it is of this configuration.

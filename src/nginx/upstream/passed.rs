@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use ngx::ffi::{ngx_http_upstream_conf_t, ngx_module_t};
+use ngx::ffi::ngx_http_upstream_conf_t;
 
 use super::group::Group;
 use crate::nginx::conf::location::Location;
@@ -39,9 +39,10 @@ impl Passed {
         if !location.is_there() {
             return Self::Nothing;
         }
-        for module in modules(read) {
-            // SAFETY: it is there.
-            let Some(conf) = (unsafe { conf_of(location, module) }) else { continue };
+        for module in read.modules(&MODULES) {
+            // SAFETY: it is there; the type is that of these modules.
+            let conf = unsafe { location.conf_of::<ngx_http_upstream_conf_t>(module) };
+            let Some(conf) = conf else { continue };
             // SAFETY: the module's configuration of the location, which changes no more.
             let conf = unsafe { conf.as_ref() };
             let Some(upstream) = NonNull::new(conf.upstream) else { continue };
@@ -60,53 +61,16 @@ impl Passed {
     }
 }
 
-/// Those of the modules that this nginx has.
-fn modules<'a>(read: &WhollyRead<'a>) -> impl Iterator<Item = &'a ngx_module_t> {
-    let cycle = read.parsing().cf().cycle;
-    // SAFETY: HOST-2: the cycle that is being made.
-    let first = unsafe { (*cycle).modules };
-    let all = (0..).map(move |index| first.wrapping_add(index));
-    // SAFETY: the array is closed by a null pointer (`ngx_cycle_modules`).
-    let all = all.map_while(|module| NonNull::new(unsafe { *module }));
-    // SAFETY: modules are statics; what nginx writes to them it has written before.
-    let all = all.map(|module| unsafe { module.as_ref() });
-    all.filter(|module| {
-        let name = module.name;
-        // SAFETY: a module's name is a constant, if it has one.
-        !name.is_null() && MODULES.contains(&unsafe { CStr::from_ptr(name) })
-    })
-}
-
-/// The configuration of a location that the module of this name has.
+/// The configuration of a location that the module of this name has, one of [`MODULES`].
 pub(super) fn conf_of_module(
     location: Location,
     name: &CStr,
     read: &WhollyRead<'_>,
 ) -> Option<NonNull<ngx_http_upstream_conf_t>> {
-    if !location.is_there() {
+    if !location.is_there() || !MODULES.contains(&name) {
         return None;
     }
-    // SAFETY: a module's name is a constant; those of `modules` have one.
-    let module = modules(read).find(|module| unsafe { CStr::from_ptr(module.name) } == name)?;
-    // SAFETY: it is there.
-    unsafe { conf_of(location, module) }
-}
-
-/// The configuration of a location that such a module has.
-///
-/// # Safety
-///
-/// The location is there.
-unsafe fn conf_of(
-    location: Location,
-    module: &ngx_module_t,
-) -> Option<NonNull<ngx_http_upstream_conf_t>> {
-    // SAFETY: the caller's promise.
-    let confs = unsafe { location.conf() }.loc_conf;
-    if confs.is_null() {
-        return None;
-    }
-    // SAFETY: each http module has its place in a location's configurations.
-    let conf = unsafe { *confs.wrapping_add(module.ctx_index) };
-    NonNull::new(conf.cast())
+    let module = read.modules(&[name]).next()?;
+    // SAFETY: it is there; the type is that of these modules.
+    unsafe { location.conf_of(module) }
 }

@@ -45,7 +45,7 @@ enum Problem {
     SymbolicLink,
     NotRegular,
     Links(u64),
-    ForeignOwner(u32),
+    ForeignOwner { uid: u32, workers: u32 },
     ForeignContent,
     NoDirectory(io::Error),
     NotPermitted(io::Error),
@@ -104,9 +104,11 @@ impl fmt::Display for PathError {
             Problem::SymbolicLink => f.write_str("is a symbolic link"),
             Problem::NotRegular => f.write_str("is not a regular file"),
             Problem::Links(links) => write!(f, "has {links} links"),
-            Problem::ForeignOwner(uid) => {
-                write!(f, "is owned by user {uid}, neither by root nor by the worker user")
-            }
+            Problem::ForeignOwner { uid, workers } => write!(
+                f,
+                "is owned by user {uid}, neither by root nor by the worker user, give it to user \
+                 {workers} with \"chown\""
+            ),
             Problem::ForeignContent => f.write_str("is not a state file"),
             Problem::NoDirectory(_) | Problem::NotPermitted(_) | Problem::NoMemory(_) => Ok(()),
             Problem::InUse(by) => {
@@ -168,10 +170,11 @@ pub(in crate::state) fn check_owner(
     metadata: &Metadata,
     workers: FileOwner,
 ) -> Result<(), PathError> {
-    if metadata.uid() == 0 || metadata.uid() == workers.uid {
+    let (uid, workers) = (metadata.uid(), workers.uid);
+    if uid == 0 || uid == workers {
         return Ok(());
     }
-    Err(PathError::new(path, Problem::ForeignOwner(metadata.uid())))
+    Err(PathError::new(path, Problem::ForeignOwner { uid, workers }))
 }
 
 /// Sorts the errors of open(2): the ones of the path, and the faults of the system.

@@ -59,7 +59,11 @@ fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
 fn the_owner_is_judged_by_a_start_and_told_by_a_test() {
     let fixture = Fixture::file(&["a"]);
     chown(path(&fixture), Some(12_345), None).unwrap();
-    let says = "is owned by user 12345, neither by root nor by the worker user";
+    let says = format!(
+        "is owned by user 12345, neither by root nor by the worker user, give it to user {} with \
+         \"chown\"",
+        fixture.workers.uid
+    );
     let warning = checked(&fixture).unwrap().unwrap();
     let refused = fixture.open(&["a"]).unwrap_err();
     for why in [warning, refused] {

@@ -1,5 +1,6 @@
 //! The system layer: what needs libc or `unsafe` and is not nginx's. Safe on the outside.
 
+mod background;
 pub mod boot;
 pub mod call;
 mod clock;
@@ -18,6 +19,7 @@ mod socket;
 mod symbol;
 mod user;
 
+pub use background::Syncing;
 pub use clock::{Share, monotonic, wall_clock};
 pub use eventfd::EventFd;
 pub use random::random_bytes;

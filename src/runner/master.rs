@@ -2,26 +2,29 @@
 
 use std::cell::RefCell;
 use std::mem;
+use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::messages;
 use super::worker::Worker;
-use crate::conf::{MainConf, OpenedState, WriteAccess};
+use crate::conf::{MainConf, OpenedState, TimerConf, WriteAccess};
 use crate::nginx::conf::{Opening, Purpose, Unusable};
+use crate::nginx::event::Next;
 use crate::nginx::hooks;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process::{Role, is_leaving, is_reload};
 use crate::os::EventFd;
 use crate::os::boot::boot_id;
 use crate::os::file::{FileOwner, survive_size_limit};
-use crate::os::memory::{self, NoMemory, fallible};
+use crate::os::memory::{self, fallible};
 use crate::os::process::start_time;
 use crate::os::wall_clock;
+use crate::schedule::UnixMs;
 use crate::state::{
     self, Before, BootId, Loaded, Master, Notice, Opened, Opener, PATIENCE, PathError, PidFile,
-    State, StatePath, TakenOver,
+    State, StatePath, TakeOver, TakenOver,
 };
 use crate::throttle::Throttle;
 
@@ -144,22 +147,43 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
 
 /// Writes what the configuration says of the timers into their records.
 fn write_records(main: &MainConf, opened: &Opened, was: Before, by: &mut Opener<'_>, log: Log) {
-    let told = match loaded(main, &opened.records) {
-        Ok(timers) => opened.state.load(&timers, was, by),
+    let mut timers = Vec::new();
+    let records = &opened.records;
+    let told = match fallible(|| timers.try_reserve_exact(records.len())) {
+        Ok(()) => {
+            let pairs = main.timers().iter().zip(records.iter());
+            timers.extend(pairs.map(|(timer, record)| loaded(timer, record)));
+            opened.state.load(&timers, was, by)
+        }
         Err(why) => {
             log.write(Level::Crit, format_args!("timer: {why}, records are as they were"));
             Vec::new()
         }
     };
-    for notice in &told {
+    tell_load(main, opened.state.path(), &told, by.now, log);
+}
+
+/// What a record is to say.
+fn loaded<'a>(timer: &TimerConf, record: &'a state::Record) -> Loaded<'a> {
+    Loaded {
+        record,
+        schedule_hash: timer.due_times.schedule.stable_hash(),
+        scheduled: timer.scheduled,
+        first: timer.first,
+    }
+}
+
+/// Tells what a load has found.
+fn tell_load(main: &MainConf, path: Option<&Path>, told: &[Notice], now: UnixMs, log: Log) {
+    for notice in told {
         if let Notice::ScheduleChanged { name } = notice {
             let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
-            let next = timer.and_then(|timer| timer.due_times.schedule.next(by.now));
+            let next = timer.and_then(|timer| timer.due_times.schedule.next(now));
             let log = messages::log_of(main.timers(), notice).unwrap_or(log);
             messages::schedule_changed(log, name, next);
         }
     }
-    messages::write_all(log, main.timers(), opened.state.path(), &told);
+    messages::write_all(log, main.timers(), path, told);
 }
 
 /// Whether no run may start until the state file was taken over.
@@ -167,11 +191,16 @@ pub(super) fn waits(main: &MainConf) -> bool {
     main.opened().borrow().as_ref().is_some_and(|opened| opened.state.state.waits())
 }
 
-/// Takes the state file over, if masters of an older module have left it.
-pub(super) fn take_over(main: &MainConf, failures: &mut Throttle) -> bool {
+/// Takes the state file over, if masters of an older module have left it: does a part of that, and answers
+/// when to go on; `Stop` once it is done.
+pub(super) fn take_over(
+    main: &MainConf,
+    taking: &mut Option<TakeOver>,
+    failures: &mut Throttle,
+) -> Next {
     let log = Log::cycle();
-    let mut in_use = main.opened().borrow_mut();
-    let Some(opened) = in_use.as_mut() else { return true };
+    let mut held = main.opened().borrow_mut();
+    let Some(opened) = held.as_mut() else { return Next::Stop };
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
     let mut by = Opener {
         pid_file: &opened.pid_file,
@@ -180,23 +209,23 @@ pub(super) fn take_over(main: &MainConf, failures: &mut Throttle) -> bool {
         wait: &mut |_| {},
         patience: Duration::ZERO,
     };
-    let load = |opened: &Opened, by: &mut Opener<'_>| {
-        messages::write_all(log, main.timers(), opened.state.path(), &opened.notices);
-        write_records(main, opened, Before::Loaded, by, log);
-    };
-    match opened.state.state.take_over(&names, &mut by, load) {
-        TakenOver::Yes(mut taken) => {
-            let told = mem::take(&mut taken.notices);
-            messages::write_all(log, main.timers(), taken.state.path(), &told);
+    match opened.state.state.take_over(taking, &names, &mut by, &|number, record| {
+        main.timers().get(number).map(|timer| loaded(timer, record))
+    }) {
+        TakenOver::Yes(mut taken, told) => {
+            let notices = mem::take(&mut taken.notices);
+            messages::write_all(log, main.timers(), taken.state.path(), &notices);
+            tell_load(main, taken.state.path(), &told, by.now, log);
             opened.state = taken;
-            true
+            Next::Stop
         }
-        TakenOver::NotYet => false,
+        TakenOver::GoesOn(after) => Next::After(after),
+        TakenOver::NotYet => Next::After(super::TICK),
         TakenOver::Failed(notice) => {
             if failures.pass(Instant::now()).is_some() {
                 messages::write(log, opened.state.state.path(), &notice);
             }
-            false
+            Next::After(super::TICK)
         }
     }
 }
@@ -226,19 +255,6 @@ impl StateInUse {
             patience: PATIENCE,
         });
     }
-}
-
-/// What the records are to say.
-fn loaded<'a>(main: &MainConf, records: &'a [state::Record]) -> Result<Vec<Loaded<'a>>, NoMemory> {
-    let mut timers = Vec::new();
-    fallible(|| timers.try_reserve_exact(records.len()))?;
-    timers.extend(main.timers().iter().zip(records).map(|(timer, record)| Loaded {
-        record,
-        schedule_hash: timer.due_times.schedule.stable_hash(),
-        scheduled: timer.scheduled,
-        first: timer.first,
-    }));
-    Ok(timers)
 }
 
 /// Attaches a process to the state, and closes what only the master may hold; `None` for a process

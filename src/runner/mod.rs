@@ -95,21 +95,25 @@ fn show_only(main: &MainConf, process: InitProcess) {
     put(Some(Runner { registry, worker: None, jobs, leaving, _tick: tick, _notifier: None }));
 }
 
-/// Looks once a second whether the state file can be taken over, and begins then.
+/// Looks once a second whether the state file can be taken over, takes it over, a little in each turn,
+/// and begins then.
 fn take_over_later(process: InitProcess) -> EventTimer {
     let mut failures = Throttle::default();
+    let mut taking = None;
     let timer = EventTimer::new(Hold::Cancelable, move || {
         if process::is_leaving() {
+            // Others go on with it.
+            taking = None;
             return Next::Stop;
         }
-        let taken = with_main::<TimerModule, bool>(|main| {
-            let taken = master::take_over(main, &mut failures);
-            if taken {
+        let next = with_main::<TimerModule, Next>(|main| {
+            let next = master::take_over(main, &mut taking, &mut failures);
+            if next == Next::Stop {
                 begin_now(main, process);
             }
-            taken
+            next
         });
-        if taken == Some(true) { Next::Stop } else { Next::After(TICK) }
+        next.unwrap_or(Next::After(TICK))
     });
     timer.arm(TICK);
     timer

@@ -7,6 +7,8 @@
 use strict;
 use warnings;
 
+use Fcntl qw( :DEFAULT :seek );
+use FindBin;
 use Test::More;
 use Time::HiRes qw( time sleep );
 use TimerTest;
@@ -56,6 +58,34 @@ for my $places ( 64, 20_000 ) {
     90;
     ok( $all, "$places places: all run" ) or diag keys(%ran) . ' of them';
     longest_turn( $nginx, "$places places" );
+    $nginx->stop;
+}
+
+# A state file of an older module, which that module leaves while this one waits for it: converted, and so many records
+# added to it, by a worker that serves clients.
+{
+    my $nginx = TimerTest::Nginx->new(
+        faults => $turns,
+        server => 'location /status/ { timer_api; }' . many( $count, 'every=1h', 'return 204;' ),
+    );
+    my $file = $nginx->prefix . '/timers.state';
+    $nginx->start;
+    my ( $uid, $gid ) = ( stat $file )[ 4, 5 ];
+    $nginx->stop;
+    spew( $file, slurp("$FindBin::Bin/../state/data/version1.state") );
+    chown $uid, $gid, $file;
+    sysopen my $old_master, $file, O_RDWR or die "$file: $!";
+    my $flock = pack 's! s! x![q] q q i x![q]', F_RDLCK, SEEK_SET, 0, 1, 0;
+    fcntl $old_master, 37, $flock or die "fcntl: $!";
+    $nginx->start;
+    ok( $nginx->wait_log(qr/older module, timers are not running/), 'it waits for an older module' );
+    my $began = qr/$count timers in this worker/;
+    my $times = $nginx->log_lines($began);
+    $turns->clear;
+    close $old_master;
+    ok( $nginx->wait_log( $began, $times + 1 ), 'and goes on when that has left the file' );
+    is( $nginx->get('/status/health')->{body}, "ok\n", 'all is well' );
+    longest_turn( $nginx, 'a file is taken over' );
     $nginx->stop;
 }
 

@@ -1,229 +1,172 @@
 //! A page for each name. By the master, under the header lock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::mem;
 use std::ops::Range;
-use std::time::Duration;
+use std::vec;
 
-use crate::os::file::metadata;
+use crate::os::file::{metadata, sync};
 use crate::schedule::UnixMs;
 use crate::state::record::claim_part::ClaimPart;
-use crate::state::record::control::{Control, Presence};
+use crate::state::record::control::Control;
 use crate::state::record::format::{
     CLAIM, CONTROL, MOST_PAGES, PAGE_BYTES, Part, RING_AT, RING_BYTES, name_hash,
 };
+use crate::state::record::header::Identity;
 use crate::state::worker::locked::Locked;
 use crate::state::worker::notice::{Action, Notice};
 use crate::state::worker::paged_file::{PagedFile, read_identity};
-use crate::state::worker::store::Record;
 
-use super::convert::is_text;
 use super::file::{Opener, grow};
+use super::quota::Quota;
+use super::scan::{Again, Damage, Scan, ScannedPage};
 
-/// How long a timer that is no longer configured keeps its record.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// How often pages that read as damaged are read again: they may be under somebody's hands.
-struct Again(u32);
-
-impl Again {
-    /// Each page so often,
-    const EACH: u32 = 64;
-
-    /// and all pages of a file together so often.
-    fn new() -> Self {
-        Self(4096)
-    }
-}
-
-/// A page as a scan sees it.
-enum ScannedPage {
-    Free,
-    Record {
-        claim: Option<Box<ClaimPart>>,
-        control: Option<Box<(Box<str>, Control)>>,
-    },
-    /// Of a text: whatever is wrong with it, it is no record.
-    Text,
-    /// Neither part is whole.
-    Damaged,
-}
-
-impl ScannedPage {
-    fn read(pages: &PagedFile, page: u32, again: &mut Again) -> io::Result<Self> {
-        let mut seen = Self::read_once(pages, page)?;
-        for _ in 0..Again::EACH.min(again.0) {
-            if !matches!(
-                seen,
-                Self::Damaged
-                    | Self::Record { claim: None, .. }
-                    | Self::Record { control: None, .. }
-            ) {
-                break;
-            }
-            again.0 -= 1;
-            match Self::read_once(pages, page)? {
-                // One part of a record is better than none.
-                Self::Damaged => {}
-                better => seen = better,
-            }
-        }
-        Ok(seen)
-    }
-
-    fn read_once(pages: &PagedFile, page: u32) -> io::Result<Self> {
-        let bytes = pages.read_record(page)?;
-        if bytes == [0; PAGE_BYTES] {
-            return Ok(Self::Free);
-        }
-        let claim = ClaimPart::decode(CLAIM.of(&bytes)).map(Box::new);
-        let control = CONTROL.of(&bytes);
-        let control = Control::name_in(control)
-            .map(|name| Box::new((name.into(), Control::decode_whole(control))));
-        Ok(match (claim, control) {
-            (None, None) if is_text(&bytes) => Self::Text,
-            (None, None) => Self::Damaged,
-            (claim, control) => Self::Record { claim, control },
-        })
-    }
-
-    /// Whose record it is, by the hash of the name.
-    fn name_hash(&self) -> Option<u64> {
-        match self {
-            Self::Record { control: Some(control), .. } => Some(name_hash(&control.0)),
-            Self::Record { claim: Some(claim), .. } => Some(claim.name_hash),
-            _ => None,
-        }
-    }
-
-    /// Whether the page may be given to another name.
-    fn is_reusable(&self, now: UnixMs) -> bool {
-        match self {
-            Self::Free | Self::Damaged => true,
-            Self::Record { control: Some(control), .. } => {
-                let (_, control) = &**control;
-                matches!(control.presence, Presence::Absent | Presence::Unloaded)
-                    && control.last_seen_at.is_some_and(|seen| seen.plus(KEPT) < now)
-            }
-            Self::Record { .. } | Self::Text => false,
-        }
-    }
-}
-
-/// Finds the record of each name, or allocates one; a name that finds no room has a place without
-/// a page.
+/// The page of each name: found, or given to it; none for one that finds no room.
 pub(in crate::state) fn allocate(
     pages: &PagedFile,
     names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
-) -> Vec<Record> {
-    let mut found = match scan(pages, names, opener.now) {
-        Ok(found) => found,
+) -> Vec<Option<u32>> {
+    match Scan::all(pages, names, opener.now) {
+        Ok(scan) if scan.is_complete() => scan.found,
+        Ok(scan) => add(pages, names, opener, notices).unwrap_or(scan.found),
         Err(error) => {
             notices.push(Notice::Failed { action: Action::Read, error });
-            return names.iter().map(|name| Record::nowhere(name)).collect();
-        }
-    };
-    if found.pages.len() < names.len() {
-        add(pages, names, &mut found, opener, notices);
-    }
-    let record =
-        |name: &&str| Record { page: found.pages.get(*name).copied(), ..Record::nowhere(name) };
-    names.iter().map(record).collect()
-}
-
-/// What a file has. However many records that are, no more is kept of them than there are names.
-struct Found<'a> {
-    /// The page of each name.
-    pages: HashMap<&'a str, u32>,
-    /// Pages that may be given to names without one.
-    reusable: Vec<u32>,
-    /// Whether there are records whose name is lost: then nothing is "never seen".
-    damage: Damage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Damage {
-    None,
-    Some,
-}
-
-fn scan<'a>(pages: &PagedFile, names: &[&'a str], now: UnixMs) -> io::Result<Found<'a>> {
-    let mut wanted = HashMap::new();
-    let mut found = Found { pages: HashMap::new(), reusable: Vec::new(), damage: Damage::None };
-    wanted.try_reserve(names.len())?;
-    found.pages.try_reserve(names.len())?;
-    found.reusable.try_reserve_exact(names.len())?;
-    wanted.extend(names.iter().map(|name| (name_hash(name), *name)));
-
-    let Ok(identity) = read_identity(pages)? else { return Ok(found) };
-    let mut again = Again::new();
-    for number in 1..identity.pages {
-        let page = ScannedPage::read(pages, number, &mut again)?;
-        if matches!(page, ScannedPage::Damaged) {
-            found.damage = Damage::Some;
-        }
-        if let Some(name) = page.name_hash().and_then(|hash| wanted.get(&hash)) {
-            // Of two records of one name, which only a fault can make, the first one counts.
-            found.pages.entry(name).or_insert(number);
-        } else if found.reusable.len() < names.len() && page.is_reusable(now) {
-            found.reusable.push(number);
+            vec![None; names.len()]
         }
     }
-    Ok(found)
 }
 
-fn add<'a>(
+/// Gives a page to each name that has none; `None`: nothing could be done.
+fn add(
     pages: &PagedFile,
-    names: &[&'a str],
-    found: &mut Found<'a>,
+    names: &[&str],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
-) {
+) -> Option<Vec<Option<u32>>> {
     let failed = |error| Notice::Failed { action: Action::Lock, error };
     let _locked = match opener.lock_header(pages) {
         Ok(Some(locked)) => locked,
-        Ok(None) => return notices.push(Notice::HeaderLocked),
-        Err(error) => return notices.push(failed(error)),
+        Ok(None) => {
+            notices.push(Notice::HeaderLocked);
+            return None;
+        }
+        Err(error) => {
+            notices.push(failed(error));
+            return None;
+        }
     };
     // Another master may have added names before it let go of the lock.
-    let (Ok(Ok(mut identity)), Ok(now_found)) =
-        (read_identity(pages), scan(pages, names, opener.now))
-    else {
-        return;
-    };
-    *found = now_found;
-    let mut missing = names.len() - found.pages.len();
-    let mut free = mem::take(&mut found.reusable).into_iter();
-    let mut grown = None;
-    for name in names {
-        if found.pages.contains_key(name) {
-            continue;
+    let mut addition = Scan::all(pages, names, opener.now).ok()?.add();
+    addition.go_on(pages, names, opener.now, &mut Quota::All, notices);
+    if addition.has_grown {
+        let synced = sync(pages.file());
+        notices.extend(synced.err().map(|error| Notice::Failed { action: Action::Sync, error }));
+    }
+    Some(addition.found)
+}
+
+/// Pages for names that have none; who goes on with it holds the header lock.
+#[derive(Debug)]
+pub(in crate::state) struct Addition {
+    /// The page of each name.
+    pub(super) found: Vec<Option<u32>>,
+    free: vec::IntoIter<u32>,
+    grown: Range<u32>,
+    /// Whether the file is longer now, which is on the disk once it was synced.
+    has_grown: bool,
+    /// By how many pages the file may grow still, once others have run out: by no more than there are
+    /// names, whatever others keep locked.
+    growth: Option<usize>,
+    damage: Damage,
+    next: usize,
+}
+
+impl Scan {
+    /// What comes next, if there are names without a page.
+    pub(in crate::state) fn add(&mut self) -> Addition {
+        Addition::new(self)
+    }
+}
+
+impl Addition {
+    fn new(scan: &mut Scan) -> Self {
+        Self {
+            found: mem::take(&mut scan.found),
+            free: mem::take(&mut scan.reusable).into_iter(),
+            grown: 0..0,
+            has_grown: false,
+            growth: None,
+            damage: scan.damage,
+            next: 0,
         }
-        let given = loop {
-            let more = || grown.as_mut().and_then(Range::next);
-            let Some(page) = free.next().or_else(more) else {
-                if grown.is_some() {
-                    break None;
+    }
+
+    /// The page of each name.
+    pub(in crate::state) fn pages(&self) -> &[Option<u32>] {
+        &self.found
+    }
+
+    /// Gives away as many pages as `quota` says; answers whether all names have one that can have.
+    pub(in crate::state) fn go_on(
+        &mut self,
+        pages: &PagedFile,
+        names: &[&str],
+        now: UnixMs,
+        quota: &mut Quota,
+        notices: &mut Vec<Notice>,
+    ) -> bool {
+        let Ok(Ok(mut identity)) = read_identity(pages) else { return true };
+        while let (Some(name), Some(found)) = (names.get(self.next), self.found.get(self.next)) {
+            if found.is_some() {
+                self.next += 1;
+                continue;
+            }
+            if !quota.take() {
+                return false;
+            }
+            let Some(page) = self.free.next().or_else(|| self.grown.next()) else {
+                if !self.grow(pages, &mut identity, quota.left(), notices) {
+                    return true;
                 }
-                let first = identity.pages;
-                let more = u32::try_from(missing).unwrap_or(u32::MAX);
-                notices.extend(grow(pages, &mut identity, more).err());
-                grown = Some(first..identity.pages);
                 continue;
             };
-            if give(pages, page, name, found.damage, opener.now).is_some() {
-                break Some(page);
+            if give(pages, page, name, self.damage, now).is_none() {
+                continue;
             }
-        };
-        let Some(page) = given else { break };
-        if found.damage == Damage::Some {
-            notices.push(Notice::Damaged { name: (*name).into() });
+            if self.damage == Damage::Some {
+                notices.push(Notice::Damaged { name: (*name).into() });
+            }
+            if let Some(found) = self.found.get_mut(self.next) {
+                *found = Some(page);
+            }
         }
-        found.pages.insert(name, page);
-        missing -= 1;
+        true
+    }
+
+    /// Makes the file longer; `false` if it is to grow no more.
+    fn grow(
+        &mut self,
+        pages: &PagedFile,
+        identity: &mut Identity,
+        at_most: usize,
+        notices: &mut Vec<Notice>,
+    ) -> bool {
+        let missing = || self.found.iter().skip(self.next).filter(|page| page.is_none()).count();
+        let growth = self.growth.unwrap_or_else(missing);
+        if growth == 0 {
+            return false;
+        }
+        let (first, more) = (identity.pages, growth.min(at_most).max(1));
+        let grown = grow(pages, identity, u32::try_from(more).unwrap_or(u32::MAX));
+        self.grown = first..identity.pages;
+        self.growth =
+            Some(if grown.is_err() { 0 } else { growth.saturating_sub(self.grown.len()) });
+        self.has_grown = true;
+        notices.extend(grown.err());
+        true
     }
 }
 
@@ -275,10 +218,10 @@ pub(in crate::state) fn transplant(
         Err(error) => return fail(Action::Read, error),
     };
     let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
-    let records = allocate(to, &names, opener, notices);
+    let given = allocate(to, &names, opener, notices);
     let mut fail = |action, error| notices.push(Notice::Failed { action, error });
-    for ((name, at), record) in found.iter().zip(records) {
-        let Some(page) = record.page else { continue };
+    for ((name, at), page) in found.iter().zip(given) {
+        let Some(page) = page else { continue };
         let Ok(ScannedPage::Record { claim: Some(claim), control: Some(control) }) =
             ScannedPage::read(from, *at, &mut Again::new())
         else {

@@ -16,6 +16,8 @@ use crate::state::record::header::{HeaderControl, Identity, Records};
 use crate::state::record::version1;
 use crate::state::worker::paged_file::PagedFile;
 
+use super::quota::Quota;
+
 /// Whether the file may be converted now, as far as others than masters go. Workers whose master was
 /// killed go on; while one of them is at a record, its run is in progress.
 ///
@@ -26,28 +28,68 @@ pub(in crate::state) fn may_convert(pages: &PagedFile) -> io::Result<bool> {
     Ok(pages.any_record_held()? == Held::Nowhere)
 }
 
-/// Converts what is still in format 1, but for the mark in the header that something is: see
-/// [`end`]. The caller has the file alone.
+/// The conversion of what is still in format 1, but for the mark in the header that something is: see
+/// [`end`]. Who goes on with it has the file alone.
+#[derive(Debug)]
+pub(in crate::state) struct Conversion {
+    next: u32,
+    pages: u32,
+}
+
+impl Conversion {
+    /// Begins with the header.
+    ///
+    /// # Errors
+    ///
+    /// What a system call reports.
+    pub(in crate::state) fn begin(
+        pages: &PagedFile,
+        identity: &mut Identity,
+        now: UnixMs,
+    ) -> io::Result<Self> {
+        if identity.records == Records::Old {
+            convert_header(pages, identity, now)?;
+        }
+        Ok(Self { next: 1, pages: identity.pages })
+    }
+
+    /// Converts as many records as `quota` says; answers whether all are.
+    ///
+    /// # Errors
+    ///
+    /// What a system call reports; what was converted until then is not converted again.
+    pub(in crate::state) fn go_on(
+        &mut self,
+        pages: &PagedFile,
+        quota: &mut Quota,
+    ) -> io::Result<bool> {
+        while self.next < self.pages {
+            if !quota.take() {
+                return Ok(false);
+            }
+            let bytes = pages.read_record(self.next)?;
+            if !is_current(&bytes)
+                && let Some(converted) = version1::convert_record(&bytes)
+            {
+                pages.write(&converted, CLAIM.offset(self.next))?;
+            }
+            self.next += 1;
+        }
+        Ok(true)
+    }
+}
+
+/// Converts all of it at once.
 ///
 /// # Errors
 ///
-/// What a system call reports; what was converted until then is not converted again.
+/// As above.
 pub(in crate::state) fn convert(
     pages: &PagedFile,
     identity: &mut Identity,
     now: UnixMs,
 ) -> io::Result<()> {
-    if identity.records == Records::Old {
-        convert_header(pages, identity, now)?;
-    }
-    for page in 1..identity.pages {
-        let bytes = pages.read_record(page)?;
-        if !is_current(&bytes)
-            && let Some(converted) = version1::convert_record(&bytes)
-        {
-            pages.write(&converted, CLAIM.offset(page))?;
-        }
-    }
+    Conversion::begin(pages, identity, now)?.go_on(pages, &mut Quota::All)?;
     // On the disk before anything says so.
     sync(pages.file())
 }

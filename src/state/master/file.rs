@@ -271,7 +271,7 @@ fn unlock_use(pages: &PagedFile) -> Result<(), Failure> {
     pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())
 }
 
-/// Makes room for `more` further records; the caller holds the header lock.
+/// Makes room for `more` further records; the caller holds the header lock, and has it synced.
 ///
 /// # Errors
 ///
@@ -297,8 +297,7 @@ pub(in crate::state) fn grow(
     }
     let failed = |action| move |error| Notice::Failed { action, error };
     pages.write(&identity.encode_part(), 0).map_err(failed(Action::Write))?;
-    grown.map_err(failed(Action::Write))?;
-    sync(pages.file()).map_err(failed(Action::Sync))
+    grown.map_err(failed(Action::Write))
 }
 
 /// The file grows by this many pages at a time.

@@ -2,12 +2,13 @@
 //! any more.
 
 use std::collections::HashSet;
+use std::mem;
 
 use crate::schedule::UnixMs;
 use crate::state::policy::decide::Scheduled;
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::{Control, NotIts, Presence};
-use crate::state::record::format::{CLAIM, CONTROL, HEADER_CONTROL, Part};
+use crate::state::record::format::{CLAIM, CONTROL, HEADER_CONTROL, Part, name_hash};
 use crate::state::record::header::{HeaderControl, Newness};
 use crate::state::worker::locked::Locked;
 use crate::state::worker::notice::{Action, Notice};
@@ -16,6 +17,7 @@ use crate::state::worker::store::{Record, Steps};
 
 use super::allocate::try_lock;
 use super::file::Opener;
+use super::quota::Quota;
 use super::state::State;
 
 /// `first=`.
@@ -49,43 +51,115 @@ pub enum Before {
     Out,
 }
 
+/// A load in progress, with one instant for all: its opener's. Never fails; what could not be written is a
+/// notice.
+#[derive(Debug)]
+pub(in crate::state) struct Loading {
+    newness: Newness,
+    before: Before,
+    /// The hashes of the names of all timers.
+    names: HashSet<u64>,
+    next: usize,
+    /// The next page that is looked at for a record that is absent now.
+    page: u32,
+    pages: u32,
+    notices: Vec<Notice>,
+}
+
+impl Loading {
+    pub(in crate::state) fn new(pages: &PagedFile, before: Before) -> Self {
+        let identity = read_identity(pages).ok().and_then(Result::ok);
+        let newness = identity.as_ref().map_or(Newness::Recovered, |seen| seen.newness);
+        let pages = identity.map_or(0, |identity| identity.pages);
+        Self {
+            newness,
+            before,
+            names: HashSet::new(),
+            next: 0,
+            page: 1,
+            pages,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Writes as many records as `quota` says; answers whether all are written. `timer` answers the timers
+    /// by their numbers.
+    pub(in crate::state) fn go_on<'a>(
+        &mut self,
+        pages: &PagedFile,
+        timer: &dyn Fn(usize) -> Option<Loaded<'a>>,
+        opener: &mut Opener<'_>,
+        quota: &mut Quota,
+    ) -> bool {
+        while let Some(timer) = timer(self.next) {
+            if !quota.take() {
+                return false;
+            }
+            load(pages, &timer, self.newness, self.before, opener, &mut self.notices);
+            if self.names.try_reserve(1).is_ok() {
+                self.names.insert(timer.record.name_hash);
+            } else {
+                // Without all names nothing is known to be absent.
+                self.page = self.pages;
+            }
+            self.next += 1;
+        }
+        while self.page < self.pages {
+            if !quota.take() {
+                return false;
+            }
+            mark_absent(pages, self.page, &self.names, opener);
+            self.page += 1;
+        }
+        true
+    }
+
+    /// What there is to log. `names` are those of all timers.
+    pub(in crate::state) fn end(
+        &mut self,
+        state: &State,
+        pages: &PagedFile,
+        names: &HashSet<&str>,
+        opener: &mut Opener<'_>,
+    ) -> Vec<Notice> {
+        if self.newness == Newness::Recovered {
+            end_recovery(pages, opener, &mut self.notices);
+        }
+        let header = pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0);
+        let header = header.ok().and_then(|bytes| HeaderControl::decode(&bytes));
+        if let Some(paused) = header.and_then(|header| header.paused)
+            && paused.holds(opener.now)
+        {
+            self.notices.push(Notice::IsPaused { name: None, since: paused.since });
+        }
+        let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
+        state.note_load(names, self.notices.iter().any(failed));
+        mem::take(&mut self.notices)
+    }
+}
+
 impl State {
-    /// Writes into the records what this configuration says, with one instant for all: `opener`'s.
-    /// Never fails; what could not be written is a notice.
+    /// Writes into the records what this configuration says. Never fails; what could not be written is a
+    /// notice.
     pub fn load(
         &self,
         timers: &[Loaded<'_>],
         before: Before,
         opener: &mut Opener<'_>,
     ) -> Vec<Notice> {
-        let mut notices = Vec::new();
         if self.waits() {
-            return notices;
+            return Vec::new();
         }
-        self.with_pages(|pages| {
-            let identity = read_identity(pages).ok().and_then(Result::ok);
-            let newness = identity.as_ref().map_or(Newness::Recovered, |seen| seen.newness);
-            for timer in timers {
-                load(pages, timer, newness, before, opener, &mut notices);
-            }
-            if let Some(identity) = &identity {
-                mark_absent(pages, identity.pages, timers, opener);
-            }
-            if newness == Newness::Recovered {
-                end_recovery(pages, opener, &mut notices);
-            }
-            let header = pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0);
-            let header = header.ok().and_then(|bytes| HeaderControl::decode(&bytes));
-            if let Some(paused) = header.and_then(|header| header.paused)
-                && paused.holds(opener.now)
-            {
-                notices.push(Notice::IsPaused { name: None, since: paused.since });
-            }
-        });
-        let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
         let names = timers.iter().map(|timer| timer.record.name()).collect();
-        self.note_load(&names, notices.iter().any(failed));
-        notices
+        let loaded = self.with_pages(|pages| {
+            let mut loading = Loading::new(pages, before);
+            loading.go_on(pages, &|number| timers.get(number).copied(), opener, &mut Quota::All);
+            loading.end(self, pages, &names, opener)
+        });
+        loaded.unwrap_or_else(|| {
+            self.note_load(&names, false);
+            Vec::new()
+        })
     }
 
     /// Writes into the records that this instance has no timers here any more.
@@ -95,7 +169,9 @@ impl State {
         }
         self.with_pages(|pages| {
             if let Ok(Ok(identity)) = read_identity(pages) {
-                mark_absent(pages, identity.pages, &[], opener);
+                for page in 1..identity.pages {
+                    mark_absent(pages, page, &HashSet::new(), opener);
+                }
             }
         });
     }
@@ -169,34 +245,26 @@ fn load(
     write(pages, page, timer.record.name(), &mut control, notices);
 }
 
-/// Marks the records as absent that this instance loaded last and now no longer has. What cannot be
-/// read or locked stays as it is.
-fn mark_absent(pages: &PagedFile, count: u32, timers: &[Loaded<'_>], opener: &mut Opener<'_>) {
-    let mut names = HashSet::new();
-    if names.try_reserve(timers.len()).is_err() {
-        return;
-    }
-    names.extend(timers.iter().map(|timer| timer.record.name()));
+/// Marks a record as absent that this instance loaded last and now no longer has. What cannot be read or
+/// locked stays as it is.
+fn mark_absent(pages: &PagedFile, page: u32, names: &HashSet<u64>, opener: &mut Opener<'_>) {
     let by = opener.pid_file.hash();
-    let read = |page| pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
+    let read = || pages.read_part::<{ CONTROL.bytes }>(CONTROL, page);
     let gone = |bytes: &[u8]| {
-        let name: Box<str> =
-            Control::name_in(bytes).filter(|name| !names.contains(name)).map(Box::from)?;
+        let name = Control::name_in(bytes).filter(|name| !names.contains(&name_hash(name)))?;
         let control = Control::decode_whole(bytes);
         let is_gone = matches!(control.presence, Presence::Enabled | Presence::Disabled)
             && control.seen_by == by;
-        is_gone.then_some((name, control))
+        is_gone.then(|| (Box::<str>::from(name), control))
     };
-    for page in 1..count {
-        if read(page).is_ok_and(|bytes| gone(&bytes).is_some())
-            && let Some(_edit) = lock(pages, CONTROL, page, opener)
-            && let Ok(bytes) = read(page)
-            && let Some((name, mut control)) = gone(&bytes)
-        {
-            control.presence = Presence::Absent;
-            control.last_seen_at = Some(opener.now);
-            write(pages, page, &name, &mut control, &mut Vec::new());
-        }
+    if read().is_ok_and(|bytes| gone(&bytes).is_some())
+        && let Some(_edit) = lock(pages, CONTROL, page, opener)
+        && let Ok(bytes) = read()
+        && let Some((name, mut control)) = gone(&bytes)
+    {
+        control.presence = Presence::Absent;
+        control.last_seen_at = Some(opener.now);
+        write(pages, page, &name, &mut control, &mut Vec::new());
     }
 }
 

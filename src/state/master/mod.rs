@@ -8,6 +8,8 @@ pub(in crate::state) mod file;
 pub(in crate::state) mod judge;
 pub(in crate::state) mod load;
 pub(in crate::state) mod path;
+pub(in crate::state) mod quota;
 pub(in crate::state) mod rewrite;
+pub(in crate::state) mod scan;
 pub(in crate::state) mod state;
 pub(in crate::state) mod take_over;

@@ -286,14 +286,22 @@ impl State {
         let usable = !self.waits();
         let records =
             usable.then(|| self.with_pages(|pages| allocate(pages, names, opener, notices)));
-        let mut records: Vec<Record> = records
-            .flatten()
-            .unwrap_or_else(|| names.iter().map(|name| Record::nowhere(name)).collect());
-        for (number, record) in records.iter_mut().enumerate() {
-            record.number = number;
-            record.claims = self.claims.borrow().of(&record.name);
+        match records.flatten() {
+            Some(pages) => self.at(&pages, names),
+            None => self.at(&vec![None; names.len()], names),
         }
-        Rc::new(records)
+    }
+
+    /// The records of `names` at these pages.
+    pub(in crate::state) fn at(&self, pages: &[Option<u32>], names: &[&str]) -> Rc<Vec<Record>> {
+        let claims = self.claims.borrow();
+        let record = |(number, (name, page)): (usize, (&&str, &Option<u32>))| Record {
+            number,
+            page: *page,
+            claims: claims.of(name),
+            ..Record::nowhere(name)
+        };
+        Rc::new(names.iter().zip(pages).enumerate().map(record).collect())
     }
 
     /// Whether the state can be relied on, as far as opening it has shown.

@@ -4,55 +4,125 @@
 //! Such masters hold the use lock for as long as they live. The master of the waiting workers does not,
 //! so that they can see that; they take it for their master in the end, on the description that they
 //! have from it.
+//!
+//! ```text
+//!   the first worker, which has the file alone until the end     the others, once the header says so
+//!   Convert ──> Find ──> Add ──> Load ──> Sync ──> end           Find ──> end
+//! ```
+//!
+//! Each of these takes many turns of the event loop, a few records in each. Who is killed in between
+//! leaves a file of which the header says that records are still to be converted: the next one goes
+//! through all of it once more, and what was done is not done again.
 
-use crate::os::file::reopen;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::os::Syncing;
+use crate::os::file::{reopen, sync};
 use crate::os::lock::{Holder, LockKind, Tried};
+use crate::schedule::UnixMs;
 use crate::state::record::format::USE_LOCK;
 use crate::state::record::header::{Identity, Records};
 use crate::state::worker::notice::{Action, Failure, Notice};
 use crate::state::worker::paged_file::{PagedFile, read_identity};
 use crate::state::worker::store::{Health, Record};
 
-use super::convert::{self, convert, may_convert};
+use super::allocate::Addition;
+use super::convert::{self, Conversion, may_convert};
 use super::file::Opener;
+use super::load::{Before, Loaded, Loading};
+use super::quota::Quota;
+use super::scan::Scan;
 use super::state::{Opened, State};
 
 /// What came of trying to take a file over.
 #[derive(Debug)]
 pub enum TakenOver {
-    /// It is ours: what opening it would have given.
-    Yes(Opened),
+    /// It is ours: what opening it would have given, and what loading it.
+    Yes(Opened, Vec<Notice>),
+    /// It is being done: to be called again after this time.
+    GoesOn(Duration),
     /// It is in use still.
     NotYet,
     /// A call has failed. What was done is not done again.
     Failed(Notice),
 }
 
+/// After this time a worker goes on: what waits for it has its turn between.
+const NEXT_TURN: Duration = Duration::from_millis(1);
+/// Who is waited for is looked at after this time.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A file that is being taken over; it is let go when this is dropped.
+#[derive(Debug)]
+pub struct TakeOver {
+    /// The state by a description of this worker alone.
+    own: State,
+    role: Role,
+    /// One instant for all that is written.
+    now: UnixMs,
+    phase: Phase,
+    notices: Vec<Notice>,
+    /// What there is to log of the load.
+    loaded: Vec<Notice>,
+}
+
+/// Whether this worker converts, or another one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    First,
+    Other,
+}
+
+/// What is done next.
+#[derive(Debug)]
+enum Phase {
+    Convert(Conversion),
+    Find(Scan),
+    Add(Addition),
+    Load(Loading, Rc<Vec<Record>>),
+    Sync(Option<Syncing>, Rc<Vec<Record>>),
+    End(Rc<Vec<Record>>),
+}
+
+/// What the configuration says of a timer: by its number, with its record.
+pub type LoadedBy<'a> = dyn for<'r> Fn(usize, &'r Record) -> Option<Loaded<'r>> + 'a;
+
 impl State {
     /// Takes over the file that this state [waits](State::waits) for. To be called once a second by
-    /// workers, with an opener that does not wait; who finds the file left converts it, and has `load`
-    /// write into the records what the configuration says.
+    /// workers, with an opener that does not wait; who finds the file left converts it, and writes into
+    /// the records what the configuration says. `taking` keeps what was done until the next call.
     pub fn take_over(
         &self,
+        taking: &mut Option<TakeOver>,
         names: &[&str],
         opener: &mut Opener<'_>,
-        load: impl FnOnce(&Opened, &mut Opener<'_>),
+        loaded: &LoadedBy<'_>,
     ) -> TakenOver {
-        let taken = self.with_pages(|shared| self.try_take_over(shared, names, opener, load));
-        match taken.unwrap_or(Ok(None)) {
-            Ok(Some(taken)) => TakenOver::Yes(taken),
-            Ok(None) => TakenOver::NotYet,
-            Err(failure) => TakenOver::Failed(failure.into()),
-        }
+        let taken = self.with_pages(|shared| {
+            let begun = match taking.take() {
+                None => self.begin_to_take(shared, names, opener)?,
+                begun => begun,
+            };
+            let Some(mut current) = begun else { return Ok(TakenOver::NotYet) };
+            opener.now = current.now;
+            if let Some(after) = current.go_on(names, opener, loaded)? {
+                *taking = Some(current);
+                return Ok(TakenOver::GoesOn(after));
+            }
+            current.end(self, shared)
+        });
+        let failed = |failure: Failure| TakenOver::Failed(failure.into());
+        taken.unwrap_or(Ok(TakenOver::NotYet)).unwrap_or_else(failed)
     }
 
-    fn try_take_over(
+    /// `None`: it is in use still.
+    fn begin_to_take(
         &self,
         shared: &PagedFile,
         names: &[&str],
-        opener: &mut Opener<'_>,
-        load: impl FnOnce(&Opened, &mut Opener<'_>),
-    ) -> Result<Option<Opened>, Failure> {
+        opener: &Opener<'_>,
+    ) -> Result<Option<TakeOver>, Failure> {
         // Workers of one master exclude each other only with descriptions of their own.
         let pages = match self.own_description(shared, reopen) {
             Ok(file) => PagedFile::new(file),
@@ -61,69 +131,149 @@ impl State {
                 shared.file().try_clone().map_err(Action::Open.failed())?,
             ),
         };
-        let own = self.by(pages);
-        let taken = own.with_pages(|pages| {
-            if identity(pages)?.is_some_and(|it| it.records == Records::Current) {
-                return lock(shared, LockKind::Shared);
-            }
-            if !lock(pages, LockKind::Exclusive)? {
-                return Ok(false);
-            }
-            let converted = own.convert(pages, names, opener, load);
-            // Shared by both before it is let go by one: no other may find it free.
-            let taken = lock(pages, LockKind::Shared).and_then(|_| {
-                if matches!(converted, Ok(true)) {
-                    lock(shared, LockKind::Shared)
-                } else {
-                    Ok(false)
-                }
-            });
-            pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())?;
-            converted.and(taken)
-        });
-        if !taken.unwrap_or(Ok(false))? {
-            return Ok(None);
-        }
-        let Some(identity) = own.with_pages(identity).transpose()?.flatten() else {
-            return Ok(None);
+        let begin = |role, phase, own| {
+            let (notices, loaded) = (Vec::new(), Vec::new());
+            TakeOver { own, role, now: opener.now, phase, notices, loaded }
         };
-        let mut notices = Vec::new();
-        let records = own.records(names, opener, &mut notices);
-        if notices.iter().any(|notice| matches!(notice, Notice::HeaderLocked)) {
-            // Somebody is adding records, for whom this one does not wait.
+        if identity(&pages)?.is_some_and(|it| it.records == Records::Current) {
+            if !lock(shared, LockKind::Shared)? {
+                return Ok(None);
+            }
+            let find = Phase::Find(find(&pages, names)?);
+            return Ok(Some(begin(Role::Other, find, self.by(pages))));
+        }
+        if !lock(&pages, LockKind::Exclusive)? {
             return Ok(None);
         }
-        let lacking = records.iter().any(Record::is_lacking);
-        let health = if lacking { Health::Degraded } else { Health::of(identity.newness) };
-        Ok(Some(Opened { state: self.taken_over(health), records, notices }))
-    }
-
-    /// Converts the file and loads the configuration; the caller has it alone. `false` if it is not to be
-    /// converted yet.
-    fn convert(
-        &self,
-        pages: &PagedFile,
-        names: &[&str],
-        opener: &mut Opener<'_>,
-        load: impl FnOnce(&Opened, &mut Opener<'_>),
-    ) -> Result<bool, Failure> {
-        let Some(mut old) = identity(pages)? else { return Ok(false) };
-        if old.records == Records::Current {
-            return Ok(true);
-        }
-        if !may_convert(pages).map_err(Action::Lock.failed())? {
-            return Ok(false);
+        let old = identity(&pages)?.filter(|it| it.records != Records::Current);
+        let Some(mut old) = old else { return Ok(None) };
+        if !may_convert(&pages).map_err(Action::Lock.failed())? {
+            return Ok(None);
         }
         old.pid_file = opener.pid_file.clone();
-        convert(pages, &mut old, opener.now).map_err(Action::Write.failed())?;
-        let mut notices = Vec::new();
-        let records = self.records(names, opener, &mut notices);
-        load(&Opened { state: self.clone(), records, notices }, opener);
-        // Records may have been added.
-        let Some(mut grown) = identity(pages)? else { return Ok(false) };
-        convert::end(pages, &mut grown).map_err(Action::Write.failed())?;
-        Ok(true)
+        let conversion = Conversion::begin(&pages, &mut old, opener.now);
+        let convert = Phase::Convert(conversion.map_err(Action::Write.failed())?);
+        Ok(Some(begin(Role::First, convert, self.by(pages))))
     }
+}
+
+impl TakeOver {
+    /// Does a part of what is left; `None` if nothing is, else after which time to go on.
+    fn go_on(
+        &mut self,
+        names: &[&str],
+        opener: &mut Opener<'_>,
+        loaded: &LoadedBy<'_>,
+    ) -> Result<Option<Duration>, Failure> {
+        let own = self.own.clone();
+        let gone_on = own.with_pages(|pages| {
+            // A lock of the process goes with any descriptor of the file that the process closes: it is
+            // held in one turn only.
+            let at_once = pages.holder() == Holder::Process;
+            loop {
+                let mut quota = if at_once { Quota::All } else { Quota::of_a_turn() };
+                let after = self.step(pages, names, &mut quota, opener, loaded)?;
+                if !at_once || after.is_none() {
+                    return Ok(after);
+                }
+            }
+        });
+        gone_on.unwrap_or(Ok(None))
+    }
+
+    fn step(
+        &mut self,
+        pages: &PagedFile,
+        names: &[&str],
+        quota: &mut Quota,
+        opener: &mut Opener<'_>,
+        loaded: &LoadedBy<'_>,
+    ) -> Result<Option<Duration>, Failure> {
+        let next = match &mut self.phase {
+            Phase::Convert(conversion) => {
+                // A worker whose master was killed may have begun a run meanwhile.
+                if !may_convert(pages).map_err(Action::Lock.failed())? {
+                    return Ok(Some(LOOK_AGAIN));
+                }
+                let done = conversion.go_on(pages, quota).map_err(Action::Write.failed())?;
+                if done { Some(Phase::Find(find(pages, names)?)) } else { None }
+            }
+            Phase::Find(scan) => {
+                let done = scan.go_on(pages, self.now, quota).map_err(Action::Read.failed())?;
+                match (done, self.role) {
+                    (false, _) => None,
+                    (true, Role::First) => Some(Phase::Add(scan.add())),
+                    (true, Role::Other) => Some(Phase::End(self.own.at(scan.pages(), names))),
+                }
+            }
+            Phase::Add(addition) => {
+                let Some(_locked) = opener.lock_header(pages).map_err(Action::Lock.failed())?
+                else {
+                    return Ok(Some(LOOK_AGAIN));
+                };
+                let done = addition.go_on(pages, names, self.now, quota, &mut self.notices);
+                done.then(|| {
+                    let loading = Loading::new(pages, Before::Loaded);
+                    Phase::Load(loading, self.own.at(addition.pages(), names))
+                })
+            }
+            Phase::Load(loading, records) => {
+                let timer = |number| records.get(number).and_then(|record| loaded(number, record));
+                loading.go_on(pages, &timer, opener, quota).then(|| {
+                    let names = names.iter().copied().collect();
+                    self.loaded = loading.end(&self.own, pages, &names, opener);
+                    Phase::Sync(None, Rc::clone(records))
+                })
+            }
+            Phase::Sync(syncing @ None, records) => {
+                // Where there can be no thread it takes as long as it takes.
+                *syncing = Syncing::begin(pages.file()).ok();
+                if syncing.is_none() {
+                    sync(pages.file()).map_err(Action::Sync.failed())?;
+                    Some(Phase::End(Rc::clone(records)))
+                } else {
+                    None
+                }
+            }
+            Phase::Sync(syncing, records) => {
+                let Some(ended) = syncing.take_if(|it| it.has_ended()) else {
+                    return Ok(Some(LOOK_AGAIN));
+                };
+                ended.end().map_err(Action::Sync.failed())?;
+                Some(Phase::End(Rc::clone(records)))
+            }
+            Phase::End(_) => return Ok(None),
+        };
+        if let Some(next) = next {
+            self.phase = next;
+        }
+        Ok(Some(NEXT_TURN))
+    }
+
+    /// Says in the header that all is converted, and leaves the file to those who share it.
+    fn end(self, state: &State, shared: &PagedFile) -> Result<TakenOver, Failure> {
+        let Phase::End(records) = self.phase else { return Ok(TakenOver::NotYet) };
+        let ended = self.own.with_pages(|pages| {
+            let Some(mut identity) = identity(pages)? else { return Ok(None) };
+            if self.role == Role::First {
+                convert::end(pages, &mut identity).map_err(Action::Write.failed())?;
+                // Shared by both before it is let go by one: no other may find it free.
+                if !(lock(pages, LockKind::Shared)? && lock(shared, LockKind::Shared)?) {
+                    return Ok(None);
+                }
+                pages.unlock_at(USE_LOCK).map_err(Action::Lock.failed())?;
+            }
+            let lacking = records.iter().any(Record::is_lacking);
+            Ok(Some(if lacking { Health::Degraded } else { Health::of(identity.newness) }))
+        });
+        let Some(health) = ended.unwrap_or(Ok(None))? else { return Ok(TakenOver::NotYet) };
+        let opened = Opened { state: state.taken_over(health), records, notices: self.notices };
+        Ok(TakenOver::Yes(opened, self.loaded))
+    }
+}
+
+fn find(pages: &PagedFile, names: &[&str]) -> Result<Scan, Failure> {
+    Scan::new(pages, names).map_err(Action::Read.failed())
 }
 
 fn lock(pages: &PagedFile, kind: LockKind) -> Result<bool, Failure> {

@@ -41,7 +41,7 @@ fn claim_pages(path: &PathBuf, pages: u32) -> File {
 }
 
 /// How many calls of the system `work` needs.
-fn calls(work: impl FnOnce()) -> u32 {
+pub(super) fn calls(work: impl FnOnce()) -> u32 {
     let count = CallFault {
         call: None,
         after: 0,

@@ -1,13 +1,18 @@
 //! A file of format 1 while masters of an older module use it.
 
 use std::fs::{self, File};
+use std::time::Duration;
 
 use crate::os::file::open_existing;
 use crate::os::lock::{Holder, LockKind, Tried, try_lock, unlock};
 use crate::schedule::UnixMs;
-use crate::state::record::format::USE_LOCK;
+use crate::state::master::quota::RECORDS_OF_A_TURN;
+use crate::state::record::codec::Encoder;
+use crate::state::record::format::{Field, IDENTITY, PAGE_BYTES, USE_LOCK};
+use crate::state::record::version1;
 use crate::state::*;
 
+use super::bounded::calls;
 use super::convert::{NAMES, OLD, WRITTEN, judge, old_file, path};
 use super::fixture::*;
 
@@ -16,10 +21,14 @@ struct OldMaster(File);
 
 impl OldMaster {
     fn new(fixture: &Fixture) -> Self {
+        Self::try_new(fixture).unwrap()
+    }
+
+    /// `None` if another has it alone.
+    fn try_new(fixture: &Fixture) -> Option<Self> {
         let file = open_existing(&path(fixture)).unwrap();
         let locked = try_lock(&file, Holder::Description, USE_LOCK, LockKind::Shared).unwrap();
-        assert_eq!(locked, Tried::Taken);
-        Self(file)
+        (locked == Tried::Taken).then_some(Self(file))
     }
 
     /// As it does at its start, to see whether it has the file alone.
@@ -32,37 +41,39 @@ impl OldMaster {
     }
 }
 
-/// What a worker of the waiting master tries once a second.
-fn take_over(fixture: &mut Fixture, names: &[&str]) -> bool {
-    let loaded = |opened: &Opened, opener: &mut Opener<'_>| {
-        let timers: Vec<Loaded<'_>> = opened
-            .records
-            .iter()
-            .map(|record| Loaded {
-                record,
-                schedule_hash: 1,
-                scheduled: Scheduled::On,
-                first: First::Due,
-            })
-            .collect();
-        opened.state.load(&timers, Before::Loaded, opener);
-    };
+/// What the configuration says of a timer.
+#[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
+fn loaded_as(_number: usize, record: &Record) -> Option<Loaded<'_>> {
+    Some(Loaded { record, schedule_hash: 1, scheduled: Scheduled::On, first: First::Due })
+}
+
+/// A call of a worker of the waiting master.
+fn step(fixture: &Fixture, taking: &mut Option<TakeOver>, names: &[&str]) -> TakenOver {
     let mut opener = Opener {
         pid_file: &fixture.pid_file,
         workers: fixture.workers,
         now: UnixMs(fixture.now),
         wait: &mut |_| panic!("a worker does not wait"),
-        patience: std::time::Duration::ZERO,
+        patience: Duration::ZERO,
     };
-    match fixture.state.as_ref().unwrap().take_over(names, &mut opener, loaded) {
-        TakenOver::Yes(taken) => {
-            assert!(taken.notices.is_empty(), "{:?}", taken.notices);
-            fixture.state = Some(taken.state);
-            fixture.records = taken.records;
-            true
+    fixture.state.as_ref().unwrap().take_over(taking, names, &mut opener, &loaded_as)
+}
+
+/// What a worker of the waiting master tries once a second.
+fn take_over(fixture: &mut Fixture, names: &[&str]) -> bool {
+    let mut taking = None;
+    loop {
+        match step(fixture, &mut taking, names) {
+            TakenOver::Yes(taken, _) => {
+                assert!(taken.notices.is_empty(), "{:?}", taken.notices);
+                fixture.state = Some(taken.state);
+                fixture.records = taken.records;
+                return true;
+            }
+            TakenOver::GoesOn(after) => std::thread::sleep(after),
+            TakenOver::NotYet => return false,
+            TakenOver::Failed(notice) => panic!("{notice:?}"),
         }
-        TakenOver::NotYet => false,
-        TakenOver::Failed(notice) => panic!("{notice:?}"),
     }
 }
 
@@ -186,4 +197,111 @@ fn without_descriptions_of_their_own_workers_take_over_all_the_same() {
     fs::rename(&moved, path(&fixture)).unwrap();
     judge(&fixture);
     assert!(!OldMaster::new(&fixture).is_alone());
+}
+
+/// A file of format 1 with so many records more, and their names.
+fn many(count: usize) -> (Fixture, Vec<String>) {
+    let mut fixture = old_file();
+    let mut bytes = OLD.to_vec();
+    let names: Vec<String> = (0..count).map(|number| format!("many-{number}")).collect();
+    for name in &names {
+        let mut page = OLD[PAGE_BYTES..2 * PAGE_BYTES].to_vec();
+        for part in [version1::RUN, version1::RECORD_CONTROL] {
+            let part_bytes = &mut page[part.at..part.at + part.bytes];
+            Encoder(part_bytes).name(Field(16), name);
+            part.seal(part_bytes);
+        }
+        bytes.extend(page);
+    }
+    let pages = u32::try_from(bytes.len() / PAGE_BYTES).unwrap();
+    bytes[24..28].copy_from_slice(&pages.to_le_bytes());
+    IDENTITY.seal(&mut bytes[IDENTITY.at..IDENTITY.at + IDENTITY.bytes]);
+    fs::write(path(&fixture), bytes).unwrap();
+    let old = OldMaster::new(&fixture);
+    fixture.reload(&NAMES).unwrap();
+    drop(old);
+    (fixture, names)
+}
+
+#[test]
+fn in_no_turn_are_more_than_a_few_records_taken_over() {
+    let (fixture, old) = many(1000);
+    let new: Vec<String> = (0..1000).map(|number| format!("new-{number}")).collect();
+    let names: Vec<&str> = old.iter().chain(&new).map(String::as_str).collect();
+    let (mut taking, mut turns) = (None, 0);
+    let taken = loop {
+        let mut taken = TakenOver::NotYet;
+        let needed = calls(|| taken = step(&fixture, &mut taking, &names));
+        // Two locks are taken and released for a record, which is read and written.
+        let most = u32::try_from(RECORDS_OF_A_TURN).unwrap() * 10 + 100;
+        assert!(needed <= most, "{needed} calls in turn {turns}: {taking:?}");
+        turns += 1;
+        match taken {
+            TakenOver::GoesOn(after) => std::thread::sleep(after),
+            taken => break taken,
+        }
+    };
+    let TakenOver::Yes(taken, _) = taken else { panic!("{taken:?}") };
+    assert!(taken.records.iter().all(|record| record.page.is_some()));
+    // Converted, found, added, loaded, and looked at for those that are absent.
+    assert!(turns > (1000 + 1000 + 1000 + 2000 + 2000) / RECORDS_OF_A_TURN, "{turns} turns");
+    let store =
+        taken.state.attach(Master::This, Process { pid: 1, started: 1, boot: BOOT }, UnixMs(0));
+    for record in &taken.records[..1000] {
+        assert_eq!(store.read(record).unwrap().claim.counters.ended(), 40);
+    }
+}
+
+#[test]
+fn a_worker_that_goes_in_any_turn_leaves_a_file_that_the_next_one_takes_over() {
+    let names: Vec<&str> = NAMES.iter().copied().chain(["new"]).collect();
+    for turns in 0.. {
+        let (mut fixture, old) = waiting();
+        drop(old);
+        let mut taking = None;
+        // How many turns it takes to sync is not known.
+        let taken = (0..=turns).find_map(|_| {
+            let taken = step(&fixture, &mut taking, &names);
+            let another = OldMaster::try_new(&fixture).is_some();
+            assert_eq!(another, taking.is_none(), "it has the file alone");
+            matches!(taken, TakenOver::Yes(..)).then_some(taken)
+        });
+        if taken.is_some() {
+            assert!(turns > 4);
+            break;
+        }
+        drop(taking);
+        while !take_over(&mut fixture, &names) {
+            // The thread that syncs for the first one lets go of the file at its end.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        judge(&fixture);
+        run_once(&mut fixture, "new");
+        assert_eq!(counts(&fixture, "new"), 1);
+    }
+}
+
+#[test]
+fn a_run_that_begins_while_a_file_is_converted_is_waited_for() {
+    let (fixture, old) = many(1000);
+    let names: Vec<&str> = old.iter().map(String::as_str).collect();
+    let mut taking = None;
+    assert!(matches!(step(&fixture, &mut taking, &names), TakenOver::GoesOn(_)));
+    let orphan = open_existing(&path(&fixture)).unwrap();
+    let byte = 900 * PAGE_BYTES as u64;
+    let locked = try_lock(&orphan, Holder::Description, byte, LockKind::Exclusive);
+    assert_eq!(locked.unwrap(), Tried::Taken);
+    let before = fs::read(path(&fixture)).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(step(&fixture, &mut taking, &names), TakenOver::GoesOn(_)));
+    }
+    assert!(fs::read(path(&fixture)).unwrap() == before);
+    drop(orphan);
+    let taken = loop {
+        match step(&fixture, &mut taking, &names) {
+            TakenOver::GoesOn(after) => std::thread::sleep(after),
+            taken => break taken,
+        }
+    };
+    assert!(matches!(taken, TakenOver::Yes(..)), "{taken:?}");
 }

@@ -14,6 +14,7 @@ use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Nginx;
 use TimerTest::Series;
+use TimerTest::Servers;
 use TimerTest::Php;
 
 my $examples = File::Spec->rel2abs( dirname(__FILE__) . '/../../nginx-conf' );
@@ -68,6 +69,7 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
 {
     my ( $front, $app ) = ( free_port(), free_port() );
     my $nginx = example( 'quickstart.conf', port_change( 8090, $front ), port_change( 8091, $app ),
+        port_change( 8092, free_port() ), port_change( 8093, my $away = free_port() ),
         [ qr/every=10s/ => 'every=6s' ], [ qr/every=15s/ => 'every=3s' ] );
     $nginx->{port} = $front;
     start($nginx);
@@ -79,6 +81,8 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
         qr/timer "reindex": run succeeded: status 200, \d{4}ms/,
         qr/timer "report": run failed: timed out after 1000ms/,
         qr/timer "sync": run (?:failed: status 503|succeeded: status 204), \d+ms/,
+        qr/peer 127\.0\.0\.1:$away in upstream "shop" is unhealthy: upstream prematurely closed connection/,
+        qr/peer 127\.0\.0\.1:$away in upstream "shop" is healthy after \d+s/,
         )
     {
         ok( wait_until( sub { $terminal->() =~ $line } ), "quickstart: $line" ) or diag $terminal->();
@@ -89,6 +93,34 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
     $nginx->signal('INT');
     is( $nginx->wait_exit, 0, 'quickstart: Ctrl-C ends it' );
     $nginx->stop;
+}
+
+# health.conf: a server that is ill, and one that is away.
+{
+    my $servers = TimerTest::Servers->start(5);
+    my ( $front, $status ) = ( free_port(), free_port() );
+    my @ports = map { port_change( 9001 + $_, $servers->port($_) ) } 0 .. 4;
+    my $nginx = example( 'health.conf', @ports, port_change( 8087, $status ), [ qr/\b8086\b/ => "127.0.0.1:$front" ],
+        [ qr/interval=2s/ => 'interval=200ms' ], [ qr/interval=1s/ => 'interval=200ms' ] );
+    $nginx->{port} = $front;
+    start($nginx);
+    my $peer = sub { 'peer 127\.0\.0\.1:' . $servers->port( $_[0] ) };
+    $servers->set( 0, 503 );
+    $servers->set( 3, 'close' );
+    $nginx->wait_log(qr/${\ $peer->(0) } in upstream "shop" is unhealthy: status 503, 3 failures/);
+    $nginx->wait_log(qr/${\ $peer->(3) } in upstream "accounts" is unhealthy: upstream prematurely closed/);
+    like( $nginx->get('/')->{body}, qr/\Aok ${\ $servers->port(1) }$/, 'health.conf: the other server answers' ) for 1 .. 4;
+    like( $nginx->get('/accounts/')->{body}, qr/\Aok ${\ $servers->port(4) }$/, 'health.conf: the other server answers' ) for 1 .. 4;
+    $servers->set( 1, 503 );
+    $nginx->wait_log(qr/${\ $peer->(1) } in upstream "shop" is unhealthy/);
+    like( $nginx->get('/')->{body}, qr/\Aok ${\ $servers->port(2) }$/, 'health.conf: the backup server answers' );
+    $servers->set( 4, 503 );
+    $nginx->wait_log(qr/\[crit\].* 0 of 2 servers in upstream "accounts" are healthy/);
+    like( $nginx->get('/status/text', port => $status )->{body}, qr/127\.0\.0\.1:${\ $servers->port(0) }/, 'health.conf: the text tells of the servers' );
+    $servers->up($_) for 0 .. 4;
+    $nginx->wait_log(qr/${\ $peer->($_) } in upstream "\w+" is healthy after \d+s/) for 0, 1, 3, 4;
+    $nginx->stop;
+    $servers->stop;
 }
 
 # README.md: the whole file that it begins with, and the first timer, of which the table tells.

@@ -109,6 +109,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_connection_t, buffer),
     FIELD(ngx_connection_t, number),
     FIELD(ngx_connection_t, start_time),
+    FIELD(ngx_connection_t, requests),
     FIELD(ngx_event_t, data),
     FIELD(ngx_event_t, handler),
     FIELD(ngx_event_t, log),
@@ -328,3 +329,17 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
 };
 
 const size_t  ngx_http_timer_request_size = sizeof(ngx_http_request_t);
+
+
+/* the bit-fields of a TLS connection follow a character, too (BITS-1) */
+
+void
+ngx_http_timer_end_quietly(ngx_connection_t *c)
+{
+#if (NGX_HTTP_SSL)
+    if (c->ssl) {
+        c->ssl->no_wait_shutdown = 1;
+        c->ssl->no_send_shutdown = 1;
+    }
+#endif
+}

@@ -144,7 +144,7 @@ offsets! {
     fields {
         ngx_connection_t: data, read, write, fd, recv, send, recv_chain, send_chain, sent, log,
             pool, sockaddr, socklen, addr_text, local_sockaddr, local_socklen, buffer, number,
-            start_time;
+            start_time, requests;
         ngx_event_t: data, handler, log, timer, queue;
         ngx_http_request_t: connection, ctx, main_conf, srv_conf, loc_conf, read_event_handler,
             write_event_handler, pool, headers_in, headers_out, method, http_version,

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
-use super::pin::{Pin, Server};
+use super::kept::Key;
+use super::pin::Pin;
 use super::response::Response;
+use super::server::Server;
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::event::{EventTimer, Hold, Next, Posted};
 use crate::nginx::core::process;
@@ -68,8 +70,15 @@ pub fn check(
     judge: impl FnOnce(&Response<'_>) -> Result<(), String> + 'static,
     on_end: impl FnOnce(CheckEnd) + 'static,
 ) -> Result<InProgress, StartError> {
-    let pin =
-        Pin::new(request.group, request.server, request.uri, request.body_limit, Box::new(judge));
+    let key = Key::new(request.group, location, request.server.address);
+    let pin = Pin::new(
+        request.group,
+        request.server,
+        request.uri,
+        request.body_limit,
+        request.keepalive.map(|lasts| (key, lasts)),
+        Box::new(judge),
+    );
     let agent = format!("nginx/{} (health check)", process::nginx_version());
     let mut headers = vec![(b"User-Agent".as_slice(), agent.as_bytes())];
     headers.extend_from_slice(request.headers);

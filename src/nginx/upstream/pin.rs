@@ -11,96 +11,25 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ngx::core::Pool;
 use ngx::ffi::{
     ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
-    ngx_peer_connection_t, ngx_pool_t, ngx_str_t, ngx_uint_t, sockaddr, socklen_t,
+    ngx_peer_connection_t, ngx_uint_t,
 };
 
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
+use super::kept::{self, Key};
 use super::response::Judge;
+use super::server::{Peer, Server};
 use super::uri;
 use crate::nginx::core::guard::guard;
-use crate::nginx::core::{bits, pool, rc};
+use crate::nginx::core::{bits, rc};
 use crate::nginx::run::connect::has_free_connection;
 use crate::nginx::run::{Flow, Inside, Receiver, ResponseHead, RunConnection, Then};
 use crate::os::memory::{self, NoMemory};
-
-/// The address of a server, as nginx has it.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub struct SocketAddress {
-    bytes: [u8; Self::ROOM],
-    len: usize,
-}
-
-impl SocketAddress {
-    /// The size of `struct sockaddr_storage`.
-    const ROOM: usize = 128;
-
-    /// From the bytes of a `sockaddr`; `None` if they are none.
-    pub fn new(address: &[u8]) -> Option<Self> {
-        let mut bytes = [0; Self::ROOM];
-        if address.len() < size_of::<u16>() {
-            return None;
-        }
-        bytes.get_mut(..address.len())?.copy_from_slice(address);
-        Some(Self { bytes, len: address.len() })
-    }
-
-    /// The same with another port; the same as it is where there is none (`unix:`).
-    #[must_use]
-    pub fn with_port(mut self, port: u16) -> Self {
-        // Both `sockaddr_in` and `sockaddr_in6` begin so: the family, and the port.
-        if let [a, b, high, low, ..] = &mut self.bytes
-            && [libc::AF_INET, libc::AF_INET6].contains(&i32::from(u16::from_ne_bytes([*a, *b])))
-        {
-            [*high, *low] = port.to_be_bytes();
-        }
-        self
-    }
-
-    /// The bytes of the `sockaddr`.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// A server of a group.
-#[derive(Clone)]
-pub struct Server {
-    /// Its address.
-    pub address: SocketAddress,
-    /// Its name, as nginx shows it: `10.0.0.1:8080`.
-    pub name: Vec<u8>,
-}
-
-/// What nginx is shown of it.
-#[derive(Clone, Copy)]
-struct Peer {
-    address: SocketAddress,
-    name: ngx_str_t,
-}
-
-impl Server {
-    /// # Safety
-    ///
-    /// A pool that is there.
-    unsafe fn place_in(&self, pool: *mut ngx_pool_t) -> Option<*mut Peer> {
-        // SAFETY: the caller's promise.
-        let name = unsafe { pool::concat(pool, &[&self.name]) }?;
-        // SAFETY: as above; HOST-13: may be null.
-        let peer = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<Peer>();
-        if peer.is_null() {
-            return None;
-        }
-        // SAFETY: just made, and nobody else has it.
-        unsafe { peer.write(Peer { address: self.address, name }) };
-        Some(peer)
-    }
-}
 
 pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
 
@@ -119,6 +48,8 @@ pub(super) struct Pin {
     rewritten: Cell<bool>,
     peer: Cell<*mut Peer>,
     body_limit: usize,
+    /// How long a connection may serve checks, and whose.
+    kept: Option<(Key, Duration)>,
     /// What the module did at the end of its request.
     pub(super) finalize: Cell<Option<Finalize>>,
     pub(super) judge: Cell<Option<Judge>>,
@@ -129,6 +60,7 @@ pub(super) struct Pin {
     /// The status with which the location has answered by itself.
     pub(super) own_status: Cell<Option<u16>>,
     entered: Cell<bool>,
+    is_tried: Cell<bool>,
     has_conf: Cell<bool>,
     /// Whether nginx has given the server up.
     pub(super) failed: Cell<bool>,
@@ -147,6 +79,7 @@ impl Pin {
         server: &Server,
         uri: &[u8],
         body_limit: usize,
+        kept: Option<(Key, Duration)>,
         judge: Judge,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -157,6 +90,7 @@ impl Pin {
             // INVARIANT: none yet.
             peer: Cell::new(ptr::null_mut()),
             body_limit,
+            kept,
             finalize: Cell::new(None),
             judge: Cell::new(Some(judge)),
             end: Cell::new(None),
@@ -164,6 +98,7 @@ impl Pin {
             why_not: Cell::new(None),
             own_status: Cell::new(None),
             entered: Cell::new(false),
+            is_tried: Cell::new(false),
             has_conf: Cell::new(false),
             failed: Cell::new(false),
             invalid: Cell::new(false),
@@ -210,17 +145,10 @@ impl Pin {
             return rc::ERROR;
         }
         // SAFETY: as above.
-        if unsafe { self.set_conf(r) }.is_none() {
+        let Some(place) = (unsafe { self.prepare(r) }) else {
+            self.why_not.set(Some("no memory"));
             return rc::ERROR;
-        }
-        // SAFETY: as above.
-        let pool = unsafe { (*r).pool };
-        // SAFETY: an open request has its pool.
-        let Some(place) = (unsafe { self.server.place_in(pool) }) else { return rc::ERROR };
-        // SAFETY: as above; its request was made before it has come to a group.
-        if !self.rewritten.get() && unsafe { uri::ask_for(r, &self.uri) }.is_none() {
-            return rc::ERROR;
-        }
+        };
         // INVARIANT: made just now.
         self.peer.set(place);
         // SAFETY: as above.
@@ -243,6 +171,24 @@ impl Pin {
         rc::OK
     }
 
+    /// What needs memory; `None` without it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Self::enter).
+    unsafe fn prepare(&self, r: *mut ngx_http_request_t) -> Option<*mut Peer> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_conf(r) }?;
+        if !self.rewritten.get() {
+            // SAFETY: as above: its request was made before it has come to a group.
+            unsafe { uri::ask_for(r, &self.uri) }?;
+        }
+        // SAFETY: as above.
+        let pool = unsafe { (*r).pool };
+        // SAFETY: an open request has its pool.
+        unsafe { self.server.place_in(pool) }
+    }
+
     /// Gives the request settings of its own, with which it makes no other request, and of which
     /// nothing is stored; once.
     ///
@@ -253,6 +199,12 @@ impl Pin {
         const IGNORED: ngx_uint_t = (ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_REDIRECT
             | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_LIMIT_RATE
             | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_BUFFERING)
+            as ngx_uint_t;
+
+        const NEVER: ngx_uint_t = ngx::ffi::NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
+        /// Over another connection where one that was kept has broken; else no try is left.
+        const ONCE_MORE: ngx_uint_t = (ngx::ffi::NGX_HTTP_UPSTREAM_FT_ERROR
+            | ngx::ffi::NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT)
             as ngx_uint_t;
 
         if self.has_conf.get() {
@@ -278,7 +230,7 @@ impl Pin {
             conf.set_intercept_404(0);
             conf.set_change_buffering(0);
             conf.intercept_errors = 0;
-            conf.next_upstream = ngx::ffi::NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
+            conf.next_upstream = if self.kept.is_some() { ONCE_MORE } else { NEVER };
             conf.ignore_headers |= IGNORED;
             forget_cache(conf);
             forget_session(conf);
@@ -402,31 +354,51 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, r: *mut c_void) -> ng
     guard(rc::ERROR, || {
         // SAFETY: `enter` has set it; the peer is that of the open request.
         let Some(pin) = (unsafe { Pin::of(r.cast()) }) else { return rc::ERROR };
-        // SAFETY: as above; ends here.
+        let was_tried = pin.is_tried.replace(true);
+        // What a connection that was kept has come to does not count.
+        pin.failed.set(false);
+        pin.line.borrow_mut().clear();
+        // SAFETY: as above; ends before nginx is called.
         let peer = unsafe { &mut *peer };
+        // SAFETY: the invariant: `enter` has made it, in the pool of the open request.
+        peer.sockaddr = unsafe { Peer::sockaddr(pin.peer.get()) };
+        peer.socklen = pin.server.address.size();
+        peer.connection = ptr::null_mut();
+        peer.set_cached(0);
+        if let Some((key, _)) = &pin.kept
+            && !was_tried
+            // SAFETY: as above.
+            && unsafe { kept::take(peer, key) }
+        {
+            return rc::DONE;
+        }
         if !has_free_connection() {
             // `ngx_get_connection` would write an alert (RUN-1).
             pin.why_not.set(Some("no free connection"));
+            peer.sockaddr = ptr::null_mut();
             return rc::BUSY;
         }
-        // SAFETY: the invariant: `enter` has made it, in the pool of the open request.
-        peer.sockaddr = unsafe { &raw mut (*pin.peer.get()).address }.cast::<sockaddr>();
-        peer.socklen = socklen_t::try_from(pin.server.address.len).unwrap_or(0);
-        peer.connection = ptr::null_mut();
-        peer.set_cached(0);
         rc::OK
     })
 }
 
 unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, r: *mut c_void, state: ngx_uint_t) {
+    const FAILED: ngx_uint_t = ngx::ffi::NGX_PEER_FAILED as ngx_uint_t;
+
     guard((), || {
-        // SAFETY: as for `get`; ends here.
-        unsafe { (*peer).tries = 0 };
-        if state & ngx::ffi::NGX_PEER_FAILED as ngx_uint_t != 0
-            // SAFETY: as for `get`.
-            && let Some(pin) = unsafe { Pin::of(r.cast()) }
-        {
+        let r = r.cast::<ngx_http_request_t>();
+        // SAFETY: as for `get`.
+        let Some(pin) = (unsafe { Pin::of(r) }) else { return };
+        // SAFETY: as above; ends before nginx is called.
+        let peer = unsafe { &mut *peer };
+        peer.tries = 0;
+        if state & FAILED != 0 {
             pin.failed.set(true);
+        } else if let Some((key, lasts)) = &pin.kept {
+            // SAFETY: as above.
+            let upstream = unsafe { (*r).upstream };
+            // SAFETY: as above: its upstream.
+            unsafe { kept::keep(peer, upstream, key, *lasts) };
         }
     });
 }

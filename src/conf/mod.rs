@@ -125,7 +125,7 @@ impl Drop for AtEnd {
 /// The state that was opened for a configuration, and by whom.
 #[derive(Debug)]
 pub struct OpenedState {
-    /// The state, and a place for each timer, in the order of [`MainConf::timers`].
+    /// The state, and a record for each timer, in the order of [`MainConf::timers`].
     pub state: Opened,
     /// The instance.
     pub pid_file: PidFile,

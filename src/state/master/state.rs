@@ -62,7 +62,7 @@ pub(crate) enum Backing {
 pub struct Opened {
     /// The state.
     pub state: State,
-    /// One place for each name, in their order.
+    /// One record for each name, in their order.
     pub records: Rc<Vec<Record>>,
     /// What there is to log.
     pub notices: Vec<Notice>,

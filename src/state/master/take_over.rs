@@ -58,7 +58,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct TakeOver {
     /// The state by a description of this worker alone.
     own: State,
-    role: Role,
+    converted_by: ConvertedBy,
     /// One instant for all that is written.
     now: UnixMs,
     phase: Phase,
@@ -67,10 +67,10 @@ pub struct TakeOver {
     loaded: Vec<Notice>,
 }
 
-/// Whether this worker converts, or another one has.
+/// Which worker converts the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    First,
+enum ConvertedBy {
+    This,
     Other,
 }
 
@@ -131,16 +131,16 @@ impl State {
                 shared.file().try_clone().map_err(Action::Open.failed())?,
             ),
         };
-        let begin = |role, phase, own| {
+        let begin = |converted_by, phase, own| {
             let (notices, loaded) = (Vec::new(), Vec::new());
-            TakeOver { own, role, now: opener.now, phase, notices, loaded }
+            TakeOver { own, converted_by, now: opener.now, phase, notices, loaded }
         };
         if identity(&pages)?.is_some_and(|it| it.records == Records::Current) {
             if !lock(shared, LockKind::Shared)? {
                 return Ok(None);
             }
             let find = Phase::Find(find(&pages, names)?);
-            return Ok(Some(begin(Role::Other, find, self.by(pages))));
+            return Ok(Some(begin(ConvertedBy::Other, find, self.by(pages))));
         }
         if !lock(&pages, LockKind::Exclusive)? {
             return Ok(None);
@@ -153,7 +153,7 @@ impl State {
         old.pid_file = opener.pid_file.clone();
         let conversion = Conversion::begin(&pages, &mut old, opener.now);
         let convert = Phase::Convert(conversion.map_err(Action::Write.failed())?);
-        Ok(Some(begin(Role::First, convert, self.by(pages))))
+        Ok(Some(begin(ConvertedBy::This, convert, self.by(pages))))
     }
 }
 
@@ -200,10 +200,12 @@ impl TakeOver {
             }
             Phase::Find(scan) => {
                 let done = scan.go_on(pages, self.now, quota).map_err(Action::Read.failed())?;
-                match (done, self.role) {
+                match (done, self.converted_by) {
                     (false, _) => None,
-                    (true, Role::First) => Some(Phase::Add(scan.add())),
-                    (true, Role::Other) => Some(Phase::End(self.own.at(scan.pages(), names))),
+                    (true, ConvertedBy::This) => Some(Phase::Add(scan.add())),
+                    (true, ConvertedBy::Other) => {
+                        Some(Phase::End(self.own.at(scan.pages(), names)))
+                    }
                 }
             }
             Phase::Add(addition) => {
@@ -255,7 +257,7 @@ impl TakeOver {
         let Phase::End(records) = self.phase else { return Ok(TakenOver::NotYet) };
         let ended = self.own.with_pages(|pages| {
             let Some(mut identity) = identity(pages)? else { return Ok(None) };
-            if self.role == Role::First {
+            if self.converted_by == ConvertedBy::This {
                 convert::end(pages, &mut identity).map_err(Action::Write.failed())?;
                 // Shared by both before it is let go by one: no other may find it free.
                 if !(lock(pages, LockKind::Shared)? && lock(shared, LockKind::Shared)?) {

@@ -1,4 +1,4 @@
-//! Numbers and names at fixed places of a part.
+//! Numbers and names at fixed offsets of a part.
 //!
 //! What lies beyond the bytes at hand reads as zero and is not written: the layout's constants
 //! keep within their part, and no file content can turn an offset into a panic.

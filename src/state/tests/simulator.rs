@@ -32,7 +32,8 @@ pub(in crate::state) enum BrokenPromise {
     Reload,
 }
 
-pub(in crate::state) type Verdict = Result<(), (BrokenPromise, String)>;
+/// Whether all promises were kept.
+pub(in crate::state) type Kept = Result<(), (BrokenPromise, String)>;
 
 fn broken(promise: BrokenPromise, what: impl fmt::Display) -> (BrokenPromise, String) {
     (promise, what.to_string())
@@ -79,7 +80,7 @@ pub(in crate::state) struct Simulator {
     paused: bool,
     all_paused: bool,
     reloaded_at: i64,
-    pub(in crate::state) verdict: Verdict,
+    pub(in crate::state) verdict: Kept,
 }
 
 impl Simulator {
@@ -389,7 +390,7 @@ impl Simulator {
 
     /// Calm: somebody lives, nothing is paused, runs are short. Three periods after the last step
     /// of the clock at the latest the timer runs on time again.
-    pub(in crate::state) fn calm(&mut self) -> Verdict {
+    pub(in crate::state) fn calm(&mut self) -> Kept {
         for slot in 0..self.workers.len() {
             self.end(slot);
             if self.workers[slot].is_none() {
@@ -430,7 +431,7 @@ impl Simulator {
     }
 
     /// Due times = runs - unscheduled + overlaps + missed.
-    fn account(&self, reading: &Reading) -> Verdict {
+    fn account(&self, reading: &Reading) -> Kept {
         let (claim, control) = (&reading.claim, &reading.control);
         assert!(!control.has_uncounted(), "{control:?}");
         let handled = i128::from(claim.runs()) - i128::from(claim.counters.unscheduled)

@@ -7,9 +7,9 @@
 
 use crate::state::worker::broken_rules::{Rule, without};
 
-use super::simulator::{BrokenPromise, Simulator, Verdict};
+use super::simulator::{BrokenPromise, Kept, Simulator};
 
-fn run(seed: u64) -> Verdict {
+fn run(seed: u64) -> Kept {
     let mut simulator = Simulator::new(seed);
     for _ in 0..250 {
         simulator.happen();

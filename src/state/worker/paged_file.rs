@@ -1,4 +1,4 @@
-//! The file below the store: whole parts of pages, read and written at their places, and the
+//! The file below the store: whole parts of pages, read and written at their offsets, and the
 //! lock bytes. A call that fails is made once more at once.
 
 use std::fs::File;

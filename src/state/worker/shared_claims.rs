@@ -75,7 +75,7 @@ impl SharedClaims {
         Ok(Self { tables: Vec::new(), names: HashMap::new(), health: SharedHealth::new()? })
     }
 
-    /// Gives a place to each of `names` that has none. Others keep theirs: the configuration may still
+    /// Gives words to each of `names` that has none. Others keep theirs: the configuration may still
     /// be refused.
     pub(in crate::state) fn give(&mut self, names: &[&str]) -> io::Result<()> {
         let missing: Vec<&&str> =

@@ -47,7 +47,7 @@ impl Record {
         Self { page: None, ..self.clone() }
     }
 
-    /// A place that no file has.
+    /// A record that no file has a page for.
     pub(in crate::state) fn nowhere(name: &str) -> Self {
         let name_hash = name_hash(name);
         Self { number: 0, page: None, name: name.into(), name_hash, claims: None }

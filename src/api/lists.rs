@@ -115,7 +115,7 @@ pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
 /// The metrics of all timers.
 pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
     let (mut snapshot, mut metrics) = (Snapshot::now(registry), Metrics::new());
-    let (groups, mut of_groups) = (Groups::now(), upstreams::Metrics::default());
+    let (groups, mut of_groups) = (Groups::now(), upstreams::GroupMetrics::default());
     let mut timers_left = true;
     let body = body_by(move |piece| {
         if !timers_left {

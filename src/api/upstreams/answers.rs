@@ -10,7 +10,7 @@ use crate::nginx::http::response::Answer;
 
 /// The JSON of one group.
 pub(in crate::api) fn one(groups: &Groups, number: usize) -> Answer {
-    let mut list = List { view: groups.view(number), next: None };
+    let mut list = GroupWriter { view: groups.view(number), next: None };
     let body = body_by(move |piece| {
         if list.write(piece) {
             return Then::More;
@@ -36,7 +36,7 @@ pub(in crate::api) fn write_all(groups: Groups) -> Answer {
             piece.extend_from_slice(if number == 0 { b"\n" } else { b",\n" });
             json::write(&view.name, piece);
             piece.push(b':');
-            list = Some(List { view: Some(view), next: None });
+            list = Some(GroupWriter { view: Some(view), next: None });
         }
         if list.as_mut().is_none_or(|list| !list.write(piece)) {
             (number, list) = (number + 1, None);
@@ -47,12 +47,12 @@ pub(in crate::api) fn write_all(groups: Groups) -> Answer {
 }
 
 /// A group that is being written, and the next of its servers.
-struct List {
+struct GroupWriter {
     view: Option<GroupView>,
     next: Option<usize>,
 }
 
-impl List {
+impl GroupWriter {
     /// Appends what comes next; answers whether there is more.
     fn write(&mut self, piece: &mut Vec<u8>) -> bool {
         let Some(view) = &self.view else { return false };

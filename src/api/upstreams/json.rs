@@ -2,27 +2,27 @@
 
 use serde::Serialize;
 
-use super::view::{Check, GroupView, Recorded, ServerView, State};
+use super::view::{CheckView, GroupView, Recorded, ServerState, ServerView};
 use crate::api::json::{self, some_instant};
 use crate::health::records::{Last, Strip};
 use crate::health::verdict::{Outcome, Standing};
 use crate::schedule::UnixMs;
 
 #[derive(Serialize)]
-struct Group<'a> {
-    checks: &'a [Check],
+struct GroupJson<'a> {
+    checks: &'a [CheckView],
     healthy: usize,
     fail_open: bool,
 }
 
 #[derive(Serialize)]
-struct Peer<'a> {
+struct PeerJson<'a> {
     id: usize,
     server: &'a str,
     name: &'a str,
     backup: bool,
     weight: u64,
-    state: State,
+    state: ServerState,
     active: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_conns: Option<u64>,
@@ -73,7 +73,7 @@ struct CheckOfPeer<'a> {
 /// Appends a group up to the list of its servers.
 pub(super) fn begin_group(group: &GroupView, out: &mut Vec<u8>) {
     let (healthy, _) = group.share();
-    json::write(&Group { checks: &group.checks, healthy, fail_open: group.fails_open }, out);
+    json::write(&GroupJson { checks: &group.checks, healthy, fail_open: group.fails_open }, out);
     if out.last() == Some(&b'}') {
         out.pop();
     }
@@ -84,7 +84,7 @@ pub(super) fn begin_group(group: &GroupView, out: &mut Vec<u8>) {
 pub(super) fn write_server(group: &GroupView, server: &ServerView, out: &mut Vec<u8>) {
     let (counters, downtime) = (server.counters(), server.downtime());
     let worst = |of: fn(&Recorded) -> u32| server.recorded().map(of).max().unwrap_or(0);
-    let peer = Peer {
+    let peer = PeerJson {
         id: server.id,
         server: &server.server,
         name: &server.name,
@@ -112,7 +112,7 @@ pub(super) fn write_server(group: &GroupView, server: &ServerView, out: &mut Vec
     json::write(&peer, out);
 }
 
-fn of_peer<'a>((check, recorded): (&'a Check, &'a Option<Recorded>)) -> CheckOfPeer<'a> {
+fn of_peer<'a>((check, recorded): (&'a CheckView, &'a Option<Recorded>)) -> CheckOfPeer<'a> {
     let it = recorded.as_ref();
     let count = |of: fn(&Recorded) -> u64| it.map_or(0, of);
     CheckOfPeer {

@@ -1,7 +1,7 @@
 //! The groups of this process' configuration, as an answer sees them.
 
 use super::Upstreams;
-use super::view::{Check, GroupView, Recorded, ServerView, is_unavailable};
+use super::view::{CheckView, GroupView, Recorded, ServerView, is_unavailable};
 use crate::TimerModule;
 use crate::checker::group::CheckedGroup;
 use crate::conf::{HealthCheck, Mandatory};
@@ -53,9 +53,9 @@ fn view(group: &CheckedGroup) -> GroupView {
     view.with(servers.collect())
 }
 
-fn configured(check: &HealthCheck) -> Check {
+fn configured(check: &HealthCheck) -> CheckView {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Check {
+    CheckView {
         asks: check.identity.to_string(),
         location: String::from_utf8_lossy(&check.location.name()).into_owned(),
         config: check.position.to_string(),

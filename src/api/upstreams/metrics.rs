@@ -2,21 +2,21 @@
 
 use std::io::Write as _;
 
-use super::view::{GroupView, ServerView, State};
+use super::view::{GroupView, ServerState, ServerView};
 use super::{Then, Upstreams};
 use crate::api::metrics::{escape, head, seconds};
 use crate::schedule::UnixMs;
 
 /// A family of samples.
-struct Family {
+struct GroupFamily {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
-    write: Lines,
+    write: GroupLines,
 }
 
 #[derive(Clone, Copy)]
-enum Lines {
+enum GroupLines {
     /// One sample of each server.
     Server(fn(&GroupView, &ServerView) -> Option<String>),
     /// Several samples of each server: what is behind the family's name, further labels, and the value.
@@ -25,32 +25,36 @@ enum Lines {
     Group(fn(&GroupView) -> String),
 }
 
-const FAMILIES: &[Family] = &[
-    Family {
+const FAMILIES: &[GroupFamily] = &[
+    GroupFamily {
         name: "nginx_upstream_peer_up",
         kind: "gauge",
         help: "Whether no health check has found the server unhealthy, and it is not configured down.",
-        write: Lines::Server(|_, server| {
-            let up = !matches!(server.state(), State::Down | State::Unhealthy | State::Checking);
+        write: GroupLines::Server(|_, server| {
+            let up = !matches!(
+                server.state(),
+                ServerState::Down | ServerState::Unhealthy | ServerState::Checking
+            );
             Some(u8::from(up).to_string())
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_peer_state",
         kind: "gauge",
         help: "Whether the server is in this state.",
-        write: Lines::Servers(|server| {
+        write: GroupLines::Servers(|server| {
             let state = server.state();
-            let sample =
-                |it: State| ("", format!(",state=\"{it}\""), u8::from(it == state).to_string());
-            State::ALL.into_iter().map(sample).collect()
+            let sample = |it: ServerState| {
+                ("", format!(",state=\"{it}\""), u8::from(it == state).to_string())
+            };
+            ServerState::ALL.into_iter().map(sample).collect()
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_checks_total",
         kind: "counter",
         help: "Health checks that have ended, by their result.",
-        write: Lines::Servers(|server| {
+        write: GroupLines::Servers(|server| {
             let counters = server.counters();
             let sample = |name, count: u64| ("", format!(",result=\"{name}\""), count.to_string());
             vec![
@@ -60,31 +64,31 @@ const FAMILIES: &[Family] = &[
             ]
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_check_last_timestamp_seconds",
         kind: "gauge",
         help: "Start of the last health check, of the check that is most behind; since when the \
                server is known before the first.",
-        write: Lines::Server(|group, server| {
+        write: GroupLines::Server(|group, server| {
             let (_, recorded) = group.latest(server)?;
             Some(UnixMs(group.now.0.saturating_sub(millis(recorded.since))).to_string())
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_check_interval_seconds",
         kind: "gauge",
         help: "From the start of one health check to the start of the next, of the check that is \
                most behind.",
-        write: Lines::Server(|group, server| {
+        write: GroupLines::Server(|group, server| {
             let (check, _) = group.latest(server)?;
             Some(seconds(check.interval()).to_string())
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_check_duration_seconds",
         kind: "summary",
         help: "Durations of health checks.",
-        write: Lines::Servers(|server| {
+        write: GroupLines::Servers(|server| {
             let counters = server.counters();
             let count = counters.passed + counters.failed + counters.inconclusive;
             vec![
@@ -93,32 +97,32 @@ const FAMILIES: &[Family] = &[
             ]
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_state_changes_total",
         kind: "counter",
         help: "How often health checks have changed the state of the server.",
-        write: Lines::Server(|_, server| Some(server.counters().changes.to_string())),
+        write: GroupLines::Server(|_, server| Some(server.counters().changes.to_string())),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_peers_unchecked",
         kind: "gauge",
         help: "Servers that are not checked, since there is no room for their records.",
-        write: Lines::Group(|group| {
+        write: GroupLines::Group(|group| {
             let unchecked = group.servers.iter().filter(|server| server.is_unchecked());
             unchecked.count().to_string()
         }),
     },
-    Family {
+    GroupFamily {
         name: "nginx_upstream_fail_open",
         kind: "gauge",
         help: "Whether requests are passed to all servers, since too few are healthy.",
-        write: Lines::Group(|group| u8::from(group.fails_open).to_string()),
+        write: GroupLines::Group(|group| u8::from(group.fails_open).to_string()),
     },
 ];
 
 /// The metrics, one family after the other.
 #[derive(Debug, Default)]
-pub(in crate::api) struct Metrics {
+pub(in crate::api) struct GroupMetrics {
     family: usize,
     /// The group that is next, and the first of its servers that was not written.
     next: (usize, usize),
@@ -128,7 +132,7 @@ pub(in crate::api) struct Metrics {
 /// So many servers are written at a time.
 const SERVERS: usize = 16;
 
-impl Metrics {
+impl GroupMetrics {
     /// Appends what comes next.
     pub(in crate::api) fn write(&mut self, groups: &impl Upstreams, out: &mut Vec<u8>) -> Then {
         let Some(family) = FAMILIES.get(self.family).filter(|_| groups.count() > 0) else {
@@ -160,16 +164,16 @@ impl Metrics {
     }
 }
 
-impl Family {
+impl GroupFamily {
     fn write_server(&self, group: &GroupView, server: &ServerView, out: &mut Vec<u8>) {
         let (name, upstream, peer) = (self.name, escape(&group.name), escape(&server.server));
         let backup = server.backup;
         let samples = match self.write {
-            Lines::Server(value) => {
+            GroupLines::Server(value) => {
                 value(group, server).map(|value| vec![("", String::new(), value)])
             }
-            Lines::Servers(samples) => Some(samples(server)),
-            Lines::Group(_) => None,
+            GroupLines::Servers(samples) => Some(samples(server)),
+            GroupLines::Group(_) => None,
         };
         for (behind, more, value) in samples.into_iter().flatten() {
             // Writing to memory cannot fail.
@@ -181,7 +185,7 @@ impl Family {
     }
 
     fn write_group(&self, group: &GroupView, out: &mut Vec<u8>) {
-        if let Lines::Group(value) = self.write {
+        if let GroupLines::Group(value) = self.write {
             let (name, upstream, value) = (self.name, escape(&group.name), value(group));
             let _ = writeln!(out, "{name}{{upstream=\"{upstream}\"}} {value}");
         }
@@ -211,7 +215,7 @@ mod tests {
     }
 
     fn written(groups: Vec<GroupView>) -> String {
-        let (mut metrics, mut out, groups) = (Metrics::default(), Vec::new(), These(groups));
+        let (mut metrics, mut out, groups) = (GroupMetrics::default(), Vec::new(), These(groups));
         while metrics.write(&groups, &mut out) == Then::More {}
         String::from_utf8(out).unwrap()
     }

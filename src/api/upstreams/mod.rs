@@ -18,7 +18,7 @@ pub(super) use complaint::complaints;
 #[cfg(feature = "nginx")]
 pub(super) use look::Groups;
 #[cfg(feature = "nginx")]
-pub(super) use metrics::Metrics;
+pub(super) use metrics::GroupMetrics;
 #[cfg(feature = "nginx")]
 pub(super) use table::write_table;
 

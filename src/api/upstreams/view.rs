@@ -14,7 +14,7 @@ use crate::schedule::UnixMs;
 #[derive(Clone, Debug, Default)]
 pub(in crate::api) struct GroupView {
     pub(in crate::api) name: String,
-    pub(in crate::api) checks: Vec<Check>,
+    pub(in crate::api) checks: Vec<CheckView>,
     pub(in crate::api) servers: Vec<ServerView>,
     /// Whether too few servers are healthy, so that all get requests.
     pub(in crate::api) fails_open: bool,
@@ -26,7 +26,7 @@ pub(in crate::api) struct GroupView {
 
 /// A check of a group, as configured.
 #[derive(Clone, Debug, Serialize)]
-pub(in crate::api) struct Check {
+pub(in crate::api) struct CheckView {
     #[serde(rename = "check")]
     pub(in crate::api) asks: String,
     pub(in crate::api) location: String,
@@ -81,7 +81,7 @@ pub(in crate::api) struct Recorded {
 /// How a server is, the first that fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(in crate::api) enum State {
+pub(in crate::api) enum ServerState {
     /// By the configuration, or by another module.
     Down,
     /// Its checks fail.
@@ -96,7 +96,7 @@ pub(in crate::api) enum State {
     Up,
 }
 
-impl State {
+impl ServerState {
     pub(in crate::api) const ALL: [Self; 6] =
         [Self::Up, Self::Draining, Self::Down, Self::Unavail, Self::Checking, Self::Unhealthy];
 }
@@ -132,8 +132,8 @@ impl GroupView {
     pub(in crate::api) fn latest<'a>(
         &'a self,
         server: &'a ServerView,
-    ) -> Option<(&'a Check, &'a Recorded)> {
-        let recorded = |(check, recorded): (&'a Check, &'a Option<Recorded>)| {
+    ) -> Option<(&'a CheckView, &'a Recorded)> {
+        let recorded = |(check, recorded): (&'a CheckView, &'a Option<Recorded>)| {
             recorded.as_ref().map(|recorded| (check, recorded))
         };
         let made = self.checks.iter().zip(&server.checks).filter_map(recorded);
@@ -141,7 +141,7 @@ impl GroupView {
     }
 }
 
-impl Check {
+impl CheckView {
     pub(in crate::api) fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
     }
@@ -149,7 +149,7 @@ impl Check {
 
 impl Recorded {
     /// For how long the check was not made, if that is too long.
-    pub(in crate::api) fn overdue(&self, check: &Check) -> Option<Duration> {
+    pub(in crate::api) fn overdue(&self, check: &CheckView) -> Option<Duration> {
         // A check that takes its time makes the next one wait; and a moment belongs to any.
         let limit = check.interval().saturating_mul(INTERVALS);
         let limit = limit.max(Duration::from_millis(check.timeout_ms)) + Duration::from_secs(1);
@@ -184,14 +184,14 @@ impl ServerView {
     }
 
     /// How it is.
-    pub(in crate::api) fn state(&self) -> State {
+    pub(in crate::api) fn state(&self) -> ServerState {
         match self.standing() {
-            _ if self.is_configured_down || self.is_down => State::Down,
-            Standing::Unhealthy => State::Unhealthy,
-            Standing::Checking => State::Checking,
-            Standing::Healthy if self.is_draining => State::Draining,
-            Standing::Healthy if self.is_unavailable => State::Unavail,
-            Standing::Healthy => State::Up,
+            _ if self.is_configured_down || self.is_down => ServerState::Down,
+            Standing::Unhealthy => ServerState::Unhealthy,
+            Standing::Checking => ServerState::Checking,
+            Standing::Healthy if self.is_draining => ServerState::Draining,
+            Standing::Healthy if self.is_unavailable => ServerState::Unavail,
+            Standing::Healthy => ServerState::Up,
         }
     }
 
@@ -241,7 +241,7 @@ pub(in crate::api) fn is_unavailable(
     max_fails > 0 && fails >= max_fails && since <= fail_timeout
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ServerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Down => "down",
@@ -261,7 +261,7 @@ pub(in crate::api) mod samples {
 
     /// A group of one check, at intervals of 5 s, whose servers stand so.
     pub(in crate::api) fn group(standings: &[Standing]) -> GroupView {
-        let check = Check {
+        let check = CheckView {
             asks: "uri=/".to_owned(),
             location: "/".to_owned(),
             config: "nginx.conf:7".to_owned(),
@@ -332,16 +332,16 @@ mod tests {
     #[test]
     fn the_first_state_that_fits_is_told() {
         let mut it = server(0, Standing::Healthy);
-        assert_eq!(it.state(), State::Up);
+        assert_eq!(it.state(), ServerState::Up);
         it.is_unavailable = true;
-        assert_eq!(it.state(), State::Unavail);
+        assert_eq!(it.state(), ServerState::Unavail);
         it.is_draining = true;
-        assert_eq!(it.state(), State::Draining);
+        assert_eq!(it.state(), ServerState::Draining);
         let unhealthy = server(1, Standing::Unhealthy);
         it.checks.extend(unhealthy.checks);
-        assert_eq!(it.state(), State::Unhealthy);
+        assert_eq!(it.state(), ServerState::Unhealthy);
         it.is_down = true;
-        assert_eq!(it.state(), State::Down);
+        assert_eq!(it.state(), ServerState::Down);
     }
 
     #[test]

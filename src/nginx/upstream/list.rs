@@ -44,17 +44,17 @@ struct Memory {
 ///
 /// `head` is one of nginx's in `memory`, which is there for `'a`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct List<'a> {
+pub(super) struct PeerList<'a> {
     head: NonNull<ngx_http_upstream_rr_peers_t>,
     memory: Memory,
     group: std::marker::PhantomData<&'a ()>,
 }
 
 /// A list whose lock this process has.
-pub(super) struct Locked<'a>(List<'a>);
+pub(super) struct LockedPeers<'a>(PeerList<'a>);
 
 /// A list that nobody else reads or writes.
-pub(super) struct Exclusive<'a>(Locked<'a>);
+pub(super) struct Exclusive<'a>(LockedPeers<'a>);
 
 /// More servers than any zone has room for: a list that goes on in a circle.
 const MOST: usize = 1 << 24;
@@ -79,7 +79,7 @@ impl Memory {
     }
 }
 
-impl<'a> List<'a> {
+impl<'a> PeerList<'a> {
     /// The first list of a group.
     ///
     /// # Safety
@@ -134,21 +134,21 @@ impl<'a> List<'a> {
     }
 
     /// For reading.
-    pub(super) fn read(self) -> Locked<'a> {
+    pub(super) fn read(self) -> LockedPeers<'a> {
         // SAFETY: the invariant.
         unsafe { ngx_http_timer_peers_rlock(self.head.as_ptr()) };
-        Locked(self)
+        LockedPeers(self)
     }
 
     /// For writing.
     pub(super) fn write(self) -> Exclusive<'a> {
         // SAFETY: the invariant.
         unsafe { ngx_http_timer_peers_wlock(self.head.as_ptr()) };
-        Exclusive(Locked(self))
+        Exclusive(LockedPeers(self))
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for LockedPeers<'_> {
     fn drop(&mut self) {
         // SAFETY: this process has the lock.
         unsafe { ngx_http_timer_peers_unlock(self.0.head.as_ptr()) };
@@ -157,19 +157,22 @@ impl Drop for Locked<'_> {
 
 /// A server of a list, while that is locked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct PeerEntry<'a> {
     peer: NonNull<ngx_http_upstream_rr_peer_t>,
     memory: Memory,
     list: std::marker::PhantomData<&'a ()>,
 }
 
-impl Locked<'_> {
+impl LockedPeers<'_> {
     /// Calls `look` with each server, until it answers `false`.
     ///
     /// # Errors
     ///
     /// The list is not as long as it says, or leads elsewhere.
-    pub(super) fn each(&self, look: impl FnMut(Entry<'_>) -> bool) -> Result<(), UnknownLayout> {
+    pub(super) fn each(
+        &self,
+        look: impl FnMut(PeerEntry<'_>) -> bool,
+    ) -> Result<(), UnknownLayout> {
         // SAFETY: the invariant of the list.
         let first = unsafe { (*self.0.head.as_ptr()).peer };
         self.walk(first, Some(self.0.len()), look)
@@ -182,7 +185,7 @@ impl Locked<'_> {
     /// As above.
     pub(super) fn each_template(
         &self,
-        mut look: impl FnMut(Entry<'_>),
+        mut look: impl FnMut(PeerEntry<'_>),
     ) -> Result<(), UnknownLayout> {
         // SAFETY: the invariant of the list.
         let first = unsafe { ngx_http_timer_peers_resolve(self.0.head.as_ptr()) };
@@ -196,13 +199,13 @@ impl Locked<'_> {
         &self,
         first: *mut ngx_http_upstream_rr_peer_t,
         len: Option<usize>,
-        mut look: impl FnMut(Entry<'_>) -> bool,
+        mut look: impl FnMut(PeerEntry<'_>) -> bool,
     ) -> Result<(), UnknownLayout> {
         let memory = self.0.memory;
         let (mut next, mut count) = (first, 0_usize);
         while !next.is_null() {
             let peer = memory.hold(next).ok_or(UnknownLayout)?;
-            let entry = Entry { peer, memory, list: std::marker::PhantomData };
+            let entry = PeerEntry { peer, memory, list: std::marker::PhantomData };
             count += 1;
             if !entry.is_plausible() || count > len.unwrap_or(MOST) {
                 return Err(UnknownLayout);
@@ -220,7 +223,7 @@ impl Locked<'_> {
 /// A field of a server.
 macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
-        impl Entry<'_> {
+        impl PeerEntry<'_> {
             $($(#[$doc])* pub(super) fn $name(&self) -> $type {
                 // SAFETY: a server of a list that is locked.
                 let field = unsafe { &raw const (*self.peer.as_ptr()).$name };
@@ -250,7 +253,7 @@ fields! {
     checked: i64;
 }
 
-impl Entry<'_> {
+impl PeerEntry<'_> {
     /// Its name, as nginx prints the address.
     pub(super) fn name(&self) -> &[u8] {
         // SAFETY: as for the other fields.
@@ -287,12 +290,12 @@ impl Entry<'_> {
 
 /// What is set and cleared in `down`: bits of ours, and never another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct DownBits {
     pub(super) of: usize,
     pub(super) bits: usize,
 }
 
-impl Wanted {
+impl DownBits {
     /// `down` with our bits as they are wanted.
     pub(super) fn in_place(self, down: usize) -> usize {
         down & !self.of | self.bits & self.of
@@ -300,9 +303,9 @@ impl Wanted {
 }
 
 impl<'a> std::ops::Deref for Exclusive<'a> {
-    type Target = Locked<'a>;
+    type Target = LockedPeers<'a>;
 
-    fn deref(&self) -> &Locked<'a> {
+    fn deref(&self) -> &LockedPeers<'a> {
         &self.0
     }
 }
@@ -316,7 +319,7 @@ impl Exclusive<'_> {
     /// The list is not as long as it says, or leads elsewhere.
     pub(super) fn put(
         &self,
-        mut wanted: impl FnMut(&Entry<'_>, usize) -> Option<Wanted>,
+        mut wanted: impl FnMut(&PeerEntry<'_>, usize) -> Option<DownBits>,
     ) -> Result<usize, UnknownLayout> {
         let (mut at, mut changed, mut more, mut fewer) = (0, 0, 0_usize, 0_usize);
         let walked = self.each(|entry| {
@@ -352,7 +355,7 @@ impl Exclusive<'_> {
     /// # Errors
     ///
     /// As above.
-    pub(super) fn put_into_templates(&self, wanted: Wanted) -> Result<(), UnknownLayout> {
+    pub(super) fn put_into_templates(&self, wanted: DownBits) -> Result<(), UnknownLayout> {
         self.each_template(|entry| {
             let after = wanted.in_place(entry.down());
             // SAFETY: as above.

@@ -4,7 +4,7 @@ use ngx::ffi::ngx_http_upstream_srv_conf_t;
 
 use super::group::Group;
 pub use super::list::UnknownLayout;
-use super::list::{Entry, List, Wanted};
+use super::list::{DownBits, PeerEntry, PeerList};
 use crate::os::memory::{NoMemory, fallible};
 
 /// Why a server of ours gets no requests: a bit for each reason, in a field in which nginx and other
@@ -29,13 +29,13 @@ const CONFIGURED: usize = 1;
 const DRAINING: usize = 8;
 
 impl Mark {
-    fn wanted(self) -> Wanted {
+    fn wanted(self) -> DownBits {
         let bits = match self {
             Self::Nothing => 0,
             Self::Unhealthy => UNHEALTHY,
             Self::Checking => CHECKING,
         };
-        Wanted { of: OURS, bits }
+        DownBits { of: OURS, bits }
     }
 }
 
@@ -96,7 +96,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn of(entry: &Entry<'_>, backup: bool) -> Self {
+    fn of(entry: &PeerEntry<'_>, backup: bool) -> Self {
         Self {
             name: Short::of(entry.name()),
             server: Short::of(entry.server()),
@@ -206,7 +206,7 @@ impl Group {
     pub fn peers(self) -> Result<Peers, Unreadable> {
         let (first, backup) = self.lists()?;
         loop {
-            let expected = first.len() + backup.map_or(0, List::len);
+            let expected = first.len() + backup.map_or(0, PeerList::len);
             let mut room = Vec::new();
             fallible(|| room.try_reserve_exact(expected))?;
             let mut peers = Peers { peers: room, ..Peers::default() };
@@ -234,7 +234,7 @@ impl Group {
     /// Whether servers have come or gone since; takes no lock.
     pub fn has_changed(self, membership: Membership) -> bool {
         self.lists().is_ok_and(|(first, backup)| {
-            [Some(first), backup].map(|list| list.map(List::membership)) != membership.0
+            [Some(first), backup].map(|list| list.map(PeerList::membership)) != membership.0
         })
     }
 
@@ -321,13 +321,13 @@ impl Group {
         Ok(count)
     }
 
-    fn lists<'a>(self) -> Result<(List<'a>, Option<List<'a>>), Unreadable> {
+    fn lists<'a>(self) -> Result<(PeerList<'a>, Option<PeerList<'a>>), Unreadable> {
         let conf: std::ptr::NonNull<ngx_http_upstream_srv_conf_t> =
             self.conf().ok_or(Unreadable::Gone)?;
         // The lists are used within one call into this module, in which no configuration goes.
         // SAFETY: a group that is there; before its zone was made its list is in no shared memory,
         // which is found out.
-        let first = unsafe { List::first(conf) }?;
+        let first = unsafe { PeerList::first(conf) }?;
         Ok((first, first.backup()?))
     }
 }

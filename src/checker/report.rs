@@ -7,6 +7,7 @@ use crate::health::records::Ended;
 use crate::health::verdict::{Change, Outcome, Standing, Verdict};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
+use crate::nginx::process;
 
 /// Tells what came of a check.
 pub(super) fn end(target: &Target, outcome: Outcome, reason: &str, ended: &Ended) {
@@ -21,7 +22,9 @@ pub(super) fn end(target: &Target, outcome: Outcome, reason: &str, ended: &Ended
             write(target, Level::Notice, format_args!("is healthy after {seconds}s"));
         }
         Change::Inconclusive => {
-            write(target, Level::Warn, format_args!("was not checked: {reason}"));
+            // Each reload interrupts what is in progress.
+            let level = if process::is_leaving() { Level::Info } else { Level::Warn };
+            write(target, level, format_args!("was not checked: {reason}"));
         }
         Change::StillChecking => {
             let count = verdict.inconclusive;

@@ -8,7 +8,7 @@ use crate::health::shared;
 use crate::health::verdict::{Share, Standing, of_all};
 use crate::nginx::escaped;
 use crate::nginx::log::{Level, Log};
-use crate::nginx::upstream::{Group, Mark, Marked, Membership, Peer, Unreadable};
+use crate::nginx::upstream::{Group, Mark, Marked, Membership, Peer, PeersUnreadable};
 use crate::nth::Nth;
 use crate::os::{monotonic, wall_clock};
 
@@ -117,14 +117,16 @@ impl CheckedGroup {
             });
             match refreshed {
                 Ok(Marked::OtherServers) => self.membership = None,
-                Ok(Marked::Changed(_)) | Err(Unreadable::Gone | Unreadable::NoMemory) => return,
-                Err(Unreadable::UnknownLayout) => return self.tell_of_layout(),
+                Ok(Marked::Changed(_)) | Err(PeersUnreadable::Gone | PeersUnreadable::NoMemory) => {
+                    return;
+                }
+                Err(PeersUnreadable::UnknownLayout) => return self.tell_of_layout(),
             }
         }
     }
 
     /// Reads the servers, if they are others than before.
-    fn read(&mut self) -> Result<(), Unreadable> {
+    fn read(&mut self) -> Result<(), PeersUnreadable> {
         if !self.has_changed() {
             return Ok(());
         }
@@ -182,7 +184,7 @@ impl CheckedGroup {
         }
     }
 
-    fn mark(&mut self, records: Records<'static>, makes: Makes) -> Result<Marked, Unreadable> {
+    fn mark(&mut self, records: Records<'static>, makes: Makes) -> Result<Marked, PeersUnreadable> {
         let Some(membership) = self.membership else { return Ok(Marked::OtherServers) };
         let lifted = self.are_marks_lifted(records, makes);
         let no_slot = self.slot(records).is_some_and(|slot| slot.flag(Flag::NoSlot));

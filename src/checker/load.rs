@@ -10,7 +10,7 @@ use crate::health::shared;
 use crate::health::verdict::Standing;
 use crate::nginx::conf::{Opening, Purpose, Unusable};
 use crate::nginx::process::is_reload;
-use crate::nginx::upstream::Unreadable;
+use crate::nginx::upstream::PeersUnreadable;
 use crate::os::wall_clock;
 
 /// So many servers a name may have at a time.
@@ -26,10 +26,10 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     let mut slots = 0_usize;
     for group in CheckedGroup::all(main) {
         let count = count(&group).map_err(|why| match why {
-            Unreadable::UnknownLayout | Unreadable::Gone => {
+            PeersUnreadable::UnknownLayout | PeersUnreadable::Gone => {
                 unusable("\"health_check\" is not supported by this nginx: unknown upstream layout")
             }
-            Unreadable::NoMemory => unusable("timer: no memory"),
+            PeersUnreadable::NoMemory => unusable("timer: no memory"),
         })?;
         slots = slots.saturating_add(count.saturating_mul(group.checks().len())).saturating_add(1);
     }
@@ -42,7 +42,7 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     })
 }
 
-fn count(group: &CheckedGroup) -> Result<usize, Unreadable> {
+fn count(group: &CheckedGroup) -> Result<usize, PeersUnreadable> {
     let servers = group.group().peers()?.peers.len();
     let names = group.group().templates()?;
     Ok(servers.saturating_add(names.saturating_mul(RESOLVED)))

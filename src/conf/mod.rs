@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use api::{TimerApi, WriteAccess};
 pub use health::{
-    HealthCheck, HealthCheckDirective, Identity, Kind, Mandatory, Match, MatchDirective,
+    CheckIdentity, HealthCheck, HealthCheckDirective, Kind, Mandatory, Match, MatchDirective,
     tell_of_timeouts,
 };
 pub use limits::{TimerMaxRunning, TimerTimeout};
@@ -102,7 +102,7 @@ pub struct MainConf {
     api: Option<WriteAccess>,
     notifiers: RefCell<Rc<Vec<EventFd>>>,
     at_end: RefCell<AtEnd>,
-    health_definitions: Vec<health::Definition>,
+    health_definitions: Vec<health::CheckDefinition>,
     matches: Vec<(Vec<u8>, Rc<Match>)>,
     health_checks: Rc<Vec<HealthCheck>>,
 }
@@ -217,7 +217,7 @@ pub struct LocationConf {
     success: Option<Success>,
     api: Option<WriteAccess>,
     /// What the health checks of the block ask; never inherited.
-    health_checks: Vec<Identity>,
+    health_checks: Vec<CheckIdentity>,
 }
 
 impl LocationConf {

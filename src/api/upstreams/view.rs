@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::health::records::{Counters, Downtime, Last, Strip};
+use crate::health::records::{CheckCounters, Downtime, Last, Strip};
 use crate::health::verdict::{Standing, Verdict, of_all};
 use crate::schedule::UnixMs;
 
@@ -70,7 +70,7 @@ pub(in crate::api) struct ServerView {
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Recorded {
     pub(in crate::api) verdict: Verdict,
-    pub(in crate::api) counters: Counters,
+    pub(in crate::api) counters: CheckCounters,
     pub(in crate::api) downtime: Downtime,
     pub(in crate::api) last: Option<Last>,
     pub(in crate::api) strip: Strip,
@@ -196,8 +196,8 @@ impl ServerView {
     }
 
     /// What all of its checks count.
-    pub(in crate::api) fn counters(&self) -> Counters {
-        self.recorded().fold(Counters::default(), |sum, it| Counters {
+    pub(in crate::api) fn counters(&self) -> CheckCounters {
+        self.recorded().fold(CheckCounters::default(), |sum, it| CheckCounters {
             passed: sum.passed + it.counters.passed,
             failed: sum.failed + it.counters.failed,
             inconclusive: sum.inconclusive + it.counters.inconclusive,
@@ -290,13 +290,13 @@ pub(in crate::api) mod samples {
         let in_a_row = u32::from(known);
         let recorded = Recorded {
             verdict: Verdict { standing, failing, in_a_row, inconclusive: 0 },
-            counters: Counters {
+            counters: CheckCounters {
                 passed: u64::from(!failing && known),
                 failed: u64::from(failing),
                 became_unhealthy: u64::from(failing),
                 changes: u64::from(failing),
                 duration: Duration::from_millis(3),
-                ..Counters::default()
+                ..CheckCounters::default()
             },
             downtime: Downtime {
                 since: (standing != Standing::Healthy).then_some(UnixMs(1_800_000_000_000)),

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Identity, Kind, Mandatory};
+use super::{CheckIdentity, Kind, Mandatory};
 use crate::TimerModule;
 use crate::conf::parameters::Parameters;
 use crate::conf::{LocationConf, MainConf};
@@ -19,7 +19,7 @@ pub struct HealthCheckDirective;
 
 /// A health check as its directive says, before the rest of the configuration is known.
 #[derive(Debug)]
-pub(in crate::conf) struct Definition {
+pub(in crate::conf) struct CheckDefinition {
     pub(super) location: Location,
     pub(super) interval: Duration,
     pub(super) jitter: Duration,
@@ -32,7 +32,7 @@ pub(in crate::conf) struct Definition {
     pub(super) upstream: Option<Vec<u8>>,
     pub(super) fail_open: u8,
     pub(super) keepalive_time: Option<Duration>,
-    pub(super) identity: Identity,
+    pub(super) identity: CheckIdentity,
     pub(super) position: ConfPosition,
 }
 
@@ -87,7 +87,7 @@ impl LocationDirective for HealthCheckDirective {
         })?;
         let jitter = parameters.get("jitter", "a time", time)?;
         let above_0 = |word| time(word).filter(|time| !time.is_zero());
-        let identity = Identity {
+        let identity = CheckIdentity {
             uri: uri(&parameters, location, parsing)?,
             port: parameters.get("port", "between 1 and 65535", |word| {
                 number(word).filter(|port: &u16| *port > 0)
@@ -96,7 +96,7 @@ impl LocationDirective for HealthCheckDirective {
             kind,
             number: 0,
         };
-        let definition = Definition {
+        let definition = CheckDefinition {
             location,
             interval: interval.unwrap_or(INTERVAL),
             jitter: jitter.unwrap_or_default(),

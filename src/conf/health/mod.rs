@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub(super) use directive::Definition;
+pub(super) use directive::CheckDefinition;
 pub use directive::HealthCheckDirective;
 pub use match_block::MatchDirective;
 pub(super) use resolve::resolve;
@@ -64,7 +64,7 @@ pub struct HealthCheck {
     /// What is asked.
     pub kind: Kind,
     /// What tells it apart from the other checks of its group, at a reload too.
-    pub identity: Identity,
+    pub identity: CheckIdentity,
     /// Where it is defined.
     pub position: ConfPosition,
 }
@@ -98,7 +98,7 @@ pub enum Kind {
 /// What tells a check apart from the other checks of its group: what it asks, of which port, and by
 /// which tests; and its number among those that ask the same of it in other locations.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct CheckIdentity {
     uri: Vec<u8>,
     port: Option<u16>,
     matching: Option<Vec<u8>>,
@@ -106,7 +106,7 @@ pub struct Identity {
     number: usize,
 }
 
-impl Identity {
+impl CheckIdentity {
     /// The same as bytes, which no other identity has.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -140,7 +140,7 @@ impl Identity {
 }
 
 /// As people tell checks of one group apart: `uri=/health port=8081 match=ok`.
-impl fmt::Display for Identity {
+impl fmt::Display for CheckIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Http => write!(f, "uri={}", String::from_utf8_lossy(&self.uri))?,

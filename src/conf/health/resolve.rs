@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Definition, HealthCheck, Match};
+use super::{CheckDefinition, HealthCheck, Match};
 use crate::conf::MainConf;
 use crate::nginx::conf::{Opening, Purpose, Refused, WhollyRead};
 use crate::nginx::escaped;
@@ -38,7 +38,7 @@ pub(in crate::conf) fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Re
 }
 
 fn check(
-    definition: Definition,
+    definition: CheckDefinition,
     matches: &[(Vec<u8>, Rc<Match>)],
     others: &[HealthCheck],
     read: &WhollyRead<'_>,
@@ -103,7 +103,7 @@ fn check(
 
 /// The group, with the longest of the location's timeouts if the location names it.
 fn group(
-    definition: &Definition,
+    definition: &CheckDefinition,
     read: &WhollyRead<'_>,
 ) -> Result<(Group, Option<Duration>), String> {
     let none = "\"health_check\" requires an upstream group";

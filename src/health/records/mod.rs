@@ -26,5 +26,5 @@ mod tests;
 pub use claim::{Ask, Claim, Ended, NotClaimed, Result};
 pub use key::Key;
 pub use last::{Last, REASON_BYTES};
-pub use slot::{Counters, Downtime, Flag, Slot, Strip};
+pub use slot::{CheckCounters, Downtime, Flag, Slot, Strip};
 pub use table::{NoSlot, Records};

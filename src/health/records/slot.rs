@@ -105,7 +105,7 @@ pub enum Flag {
 
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct CheckCounters {
     /// Checks that passed.
     pub passed: u64,
     /// Checks that failed.
@@ -160,9 +160,9 @@ impl<'a> Slot<'a> {
     }
 
     /// How often what happened.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> CheckCounters {
         let count = |at| self.word(at).load();
-        Counters {
+        CheckCounters {
             passed: count(At::Passed),
             failed: count(At::Failed),
             inconclusive: count(At::Inconclusive),

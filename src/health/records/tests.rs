@@ -134,7 +134,7 @@ fn a_result_is_told_whole() {
     assert_eq!(ended.was_down_for, Some(Duration::from_secs(2)));
     let inconclusive = result(Outcome::Inconclusive, 2030, "no descriptor");
     claim(&slot, 40, 100).unwrap().end(&inconclusive).unwrap();
-    let Counters { passed, failed, inconclusive, became_unhealthy, changes, duration } =
+    let CheckCounters { passed, failed, inconclusive, became_unhealthy, changes, duration } =
         slot.counters();
     assert_eq!((passed, failed, inconclusive, became_unhealthy, changes), (1, 1, 1, 1, 2));
     assert_eq!(duration, Duration::from_millis(21));
@@ -170,7 +170,7 @@ fn a_slot_is_another_s_once_its_server_was_long_in_no_list() {
     assert!(!first.is_current() && second.is_current());
     assert_eq!(claim(&first, 700_000, 100).err(), Some(NotClaimed::Gone));
     assert_eq!((third.verdict().standing, third.last()), (Standing::Healthy, None));
-    assert_eq!((third.counters(), third.strip().outcomes().count()), (Counters::default(), 0));
+    assert_eq!((third.counters(), third.strip().outcomes().count()), (CheckCounters::default(), 0));
     // Not while it is being checked.
     let held = claim(&second, 601_000, 100).unwrap();
     assert_eq!(make(&records, 4, 1_200_500).err(), Some(NoSlot::Full));

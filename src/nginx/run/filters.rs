@@ -12,7 +12,7 @@ use ngx::ffi::{
 };
 
 use super::connection::RunConnection;
-use super::receiver::{Flow, Receiver, ResponseHead, Then};
+use super::receiver::{Flow, NextFilter, Receiver, ResponseHead};
 use super::state::RunState;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{bits, rc};
@@ -94,7 +94,7 @@ unsafe fn take_head(r: *mut ngx_http_request_t, state: &RunState) -> Option<ngx_
         // SAFETY: the caller's promise.
         return Some(unsafe { end(r, state) });
     }
-    if receiver.then() == Then::Goes {
+    if receiver.then() == NextFilter::Called {
         return None;
     }
     // SAFETY: the caller's promise; ends before nginx is called.
@@ -132,7 +132,7 @@ unsafe fn take_body(
     state: &RunState,
 ) -> Option<ngx_int_t> {
     let receiver = state.receiver()?;
-    let ends = receiver.then() == Then::Ends;
+    let ends = receiver.then() == NextFilter::Skipped;
     while !chain.is_null() {
         // SAFETY: the caller's promise.
         let link = unsafe { chain.read() };

@@ -14,7 +14,7 @@ mod state;
 pub mod trial;
 pub mod variable;
 
-pub use receiver::{Flow, Receiver, ResponseHead, Then};
+pub use receiver::{Flow, NextFilter, Receiver, ResponseHead};
 pub use request::{Access, Method, Place, Request, StartError, Uri};
 pub use start::{InProgress, Started, start, start_receiving};
 pub use state::{Origin, RequestEnd};

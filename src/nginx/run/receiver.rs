@@ -22,18 +22,18 @@ pub trait Receiver {
     fn body(&self, piece: &[u8]) -> Flow;
 
     /// What becomes of the response then.
-    fn then(&self) -> Then {
-        Then::Goes
+    fn then(&self) -> NextFilter {
+        NextFilter::Called
     }
 }
 
 /// What becomes of a response once its receiver has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum NextFilter {
     /// It goes on through the filters of all other modules.
-    Goes,
+    Called,
     /// No other filter sees it.
-    Ends,
+    Skipped,
 }
 
 /// The header of a response.

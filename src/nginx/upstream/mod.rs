@@ -19,7 +19,7 @@ pub use check::{CheckRequest, InProgress, check};
 pub use end::{CheckEnd, Cut};
 pub use group::Group;
 pub use passed::Passed;
-pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, UnknownLayout, Unreadable};
+pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, PeersUnreadable, UnknownLayout};
 pub use response::Response;
 pub use server::{Server, SocketAddress};
 pub use uri::proxy_uri;

@@ -167,7 +167,7 @@ pub struct Peers {
 
 /// Why the servers of a group could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub enum PeersUnreadable {
     /// Its configuration is gone.
     Gone,
     /// Its lists are not as the headers have them.
@@ -176,13 +176,13 @@ pub enum Unreadable {
     NoMemory,
 }
 
-impl From<UnknownLayout> for Unreadable {
+impl From<UnknownLayout> for PeersUnreadable {
     fn from(_: UnknownLayout) -> Self {
         Self::UnknownLayout
     }
 }
 
-impl From<NoMemory> for Unreadable {
+impl From<NoMemory> for PeersUnreadable {
     fn from(_: NoMemory) -> Self {
         Self::NoMemory
     }
@@ -203,7 +203,7 @@ impl Group {
     /// # Errors
     ///
     /// Why there are none.
-    pub fn peers(self) -> Result<Peers, Unreadable> {
+    pub fn peers(self) -> Result<Peers, PeersUnreadable> {
         let (first, backup) = self.lists()?;
         loop {
             let expected = first.len() + backup.map_or(0, PeerList::len);
@@ -243,7 +243,7 @@ impl Group {
         self,
         membership: Membership,
         wanted: &[Mark],
-    ) -> Result<Option<bool>, Unreadable> {
+    ) -> Result<Option<bool>, PeersUnreadable> {
         let (first, backup) = self.lists()?;
         let mut wanted = wanted.iter();
         let mut same = true;
@@ -267,7 +267,7 @@ impl Group {
     /// # Errors
     ///
     /// Why not.
-    pub fn mark(self, membership: Membership, wanted: &[Mark]) -> Result<Marked, Unreadable> {
+    pub fn mark(self, membership: Membership, wanted: &[Mark]) -> Result<Marked, PeersUnreadable> {
         match self.is_marked(membership, wanted)? {
             None => return Ok(Marked::OtherServers),
             Some(true) => return Ok(Marked::Changed(0)),
@@ -292,7 +292,7 @@ impl Group {
     /// # Errors
     ///
     /// Why not.
-    pub fn mark_new(self, mark: Mark) -> Result<(), Unreadable> {
+    pub fn mark_new(self, mark: Mark) -> Result<(), PeersUnreadable> {
         let (first, backup) = self.lists()?;
         for list in [Some(first), backup].into_iter().flatten() {
             let wanted = mark.wanted();
@@ -312,7 +312,7 @@ impl Group {
     /// # Errors
     ///
     /// Why they cannot be counted.
-    pub fn templates(self) -> Result<usize, Unreadable> {
+    pub fn templates(self) -> Result<usize, PeersUnreadable> {
         let (first, backup) = self.lists()?;
         let mut count = 0;
         for list in [Some(first), backup].into_iter().flatten() {
@@ -321,9 +321,9 @@ impl Group {
         Ok(count)
     }
 
-    fn lists<'a>(self) -> Result<(PeerList<'a>, Option<PeerList<'a>>), Unreadable> {
+    fn lists<'a>(self) -> Result<(PeerList<'a>, Option<PeerList<'a>>), PeersUnreadable> {
         let conf: std::ptr::NonNull<ngx_http_upstream_srv_conf_t> =
-            self.conf().ok_or(Unreadable::Gone)?;
+            self.conf().ok_or(PeersUnreadable::Gone)?;
         // The lists are used within one call into this module, in which no configuration goes.
         // SAFETY: a group that is there; before its zone was made its list is in no shared memory,
         // which is found out.

@@ -28,7 +28,7 @@ use super::uri;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{bits, rc};
 use crate::nginx::run::connect::has_free_connection;
-use crate::nginx::run::{Flow, Inside, Receiver, ResponseHead, RunConnection, Then};
+use crate::nginx::run::{Flow, Inside, NextFilter, Receiver, ResponseHead, RunConnection};
 use crate::os::memory::{self, NoMemory};
 
 pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
@@ -345,8 +345,8 @@ impl Receiver for Pin {
         Flow::More
     }
 
-    fn then(&self) -> Then {
-        Then::Ends
+    fn then(&self) -> NextFilter {
+        NextFilter::Skipped
     }
 }
 

@@ -12,7 +12,7 @@ use crate::os::file::sync;
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
 use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT_MARK, TEXT_MARK_AT};
-use crate::state::record::header::{HeaderControl, Identity, Records};
+use crate::state::record::header::{HeaderControl, Identity, RecordsFormat};
 use crate::state::record::version1;
 use crate::state::worker::paged_file::PagedFile;
 
@@ -47,7 +47,7 @@ impl Conversion {
         identity: &mut Identity,
         now: UnixMs,
     ) -> io::Result<Self> {
-        if identity.records == Records::Old {
+        if identity.records == RecordsFormat::Old {
             convert_header(pages, identity, now)?;
         }
         Ok(Self { next: 1, pages: identity.pages })
@@ -100,7 +100,7 @@ pub(in crate::state) fn convert(
 ///
 /// What a system call reports.
 pub(in crate::state) fn end(pages: &PagedFile, identity: &mut Identity) -> io::Result<()> {
-    identity.records = Records::Current;
+    identity.records = RecordsFormat::Current;
     pages.write(&identity.encode_part(), 0)
 }
 
@@ -110,7 +110,7 @@ fn convert_header(pages: &PagedFile, identity: &mut Identity, now: UnixMs) -> io
     // What holds for all timers is lost with a damaged part: what came due until now is none of theirs.
     let control = control
         .unwrap_or_else(|| HeaderControl { not_before: Some(now), ..HeaderControl::default() });
-    identity.records = Records::Mixed;
+    identity.records = RecordsFormat::Mixed;
     pages.write(&identity.encode_with(&control, order_number), 0)
 }
 

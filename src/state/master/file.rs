@@ -12,7 +12,7 @@ use crate::os::lock::{Holder, LockKind, Tried, is_unsupported};
 use crate::os::memory_file::{create_memory_file, create_unlinked_file};
 use crate::schedule::UnixMs;
 use crate::state::record::format::{HEADER_LOCK, MOST_PAGES, PAGE_BYTES, USE_LOCK};
-use crate::state::record::header::{Bad, Identity, Newness, PidFile, Records};
+use crate::state::record::header::{Bad, Identity, Newness, PidFile, RecordsFormat};
 use crate::state::worker::locked::Locked;
 use crate::state::worker::notice::{Action, Failure, Notice};
 use crate::state::worker::paged_file::{PagedFile, probe, read_identity};
@@ -123,7 +123,7 @@ impl Opener<'_> {
             let _locked = self.lock_header(pages).map_err(Action::Lock.failed())?;
             identity = read()?;
         }
-        if identity.as_ref().is_ok_and(|identity| identity.records != Records::Current) {
+        if identity.as_ref().is_ok_and(|identity| identity.records != RecordsFormat::Current) {
             // Its workers are to see whether masters of the old format use it.
             unlock_use(pages)?;
         }
@@ -142,7 +142,7 @@ impl Opener<'_> {
             (Ok(mut identity), _) => {
                 let is_ours = identity.pid_file == *self.pid_file;
                 identity.pid_file = self.pid_file.clone();
-                if identity.records != Records::Current {
+                if identity.records != RecordsFormat::Current {
                     if !may_convert(pages).map_err(Action::Lock.failed())? {
                         return Ok((Ok(identity), IsNew::No));
                     }
@@ -167,7 +167,7 @@ impl Opener<'_> {
         Identity {
             pages: 1,
             newness,
-            records: Records::Current,
+            records: RecordsFormat::Current,
             created_at: self.now,
             pid_file: self.pid_file.clone(),
         }
@@ -264,7 +264,7 @@ impl Opener<'_> {
 
 /// Whether something of the file is still in format 1.
 fn is_old(pages: &PagedFile) -> bool {
-    matches!(read_identity(pages), Ok(Ok(identity)) if identity.records != Records::Current)
+    matches!(read_identity(pages), Ok(Ok(identity)) if identity.records != RecordsFormat::Current)
 }
 
 fn unlock_use(pages: &PagedFile) -> Result<(), Failure> {

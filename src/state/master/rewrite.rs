@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::os::file::{create_new_as, metadata, sync, unlink, write_at};
 use crate::state::record::format::{HEADER_CONTROL, MOST_PAGES, PAGE_BYTES};
-use crate::state::record::header::{Bad, HeaderControl, Identity, Newness, Records};
+use crate::state::record::header::{Bad, HeaderControl, Identity, Newness, RecordsFormat};
 use crate::state::record::version1;
 use crate::state::worker::paged_file::{PagedFile, read_identity};
 
@@ -38,7 +38,7 @@ impl Opener<'_> {
         let whole = u32::try_from(bytes / PAGE_BYTES as u64).unwrap_or(MOST_PAGES);
         let count = if keeps_records { whole.clamp(1, MOST_PAGES) } else { 1 };
         // What they were written by is not known any more.
-        let records = if keeps_records { Records::Mixed } else { Records::Current };
+        let records = if keeps_records { RecordsFormat::Mixed } else { RecordsFormat::Current };
         let identity = Identity { pages: count, records, ..self.identity(Newness::Recovered) };
         let page = pages.read_page(0)?;
         if keeps_records && HeaderControl::decode(HEADER_CONTROL.of(&page)).is_some() {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::os::file::FileId;
 use crate::os::lock::is_unsupported;
-use crate::state::record::header::{Bad, Newness, Records};
+use crate::state::record::header::{Bad, Newness, RecordsFormat};
 use crate::state::worker::notice::{Action, Failure, Notice};
 use crate::state::worker::paged_file::{PagedFile, probe};
 use crate::state::worker::shared_claims::SharedClaims;
@@ -358,7 +358,7 @@ impl State {
                 {
                     return Ok(Err(PathError::in_use(path, identity.pid_file)));
                 }
-                Ok(identity) if identity.records != Records::Current => {
+                Ok(identity) if identity.records != RecordsFormat::Current => {
                     return Ok(Ok(Adopted::Waits));
                 }
                 Ok(identity) => {

@@ -22,7 +22,7 @@ use crate::os::file::{reopen, sync};
 use crate::os::lock::{Holder, LockKind, Tried};
 use crate::schedule::UnixMs;
 use crate::state::record::format::USE_LOCK;
-use crate::state::record::header::{Identity, Records};
+use crate::state::record::header::{Identity, RecordsFormat};
 use crate::state::worker::notice::{Action, Failure, Notice};
 use crate::state::worker::paged_file::{PagedFile, read_identity};
 use crate::state::worker::store::{Health, Record};
@@ -135,7 +135,7 @@ impl State {
             let (notices, loaded) = (Vec::new(), Vec::new());
             TakeOver { own, converted_by, now: opener.now, phase, notices, loaded }
         };
-        if identity(&pages)?.is_some_and(|it| it.records == Records::Current) {
+        if identity(&pages)?.is_some_and(|it| it.records == RecordsFormat::Current) {
             if !lock(shared, LockKind::Shared)? {
                 return Ok(None);
             }
@@ -145,7 +145,7 @@ impl State {
         if !lock(&pages, LockKind::Exclusive)? {
             return Ok(None);
         }
-        let old = identity(&pages)?.filter(|it| it.records != Records::Current);
+        let old = identity(&pages)?.filter(|it| it.records != RecordsFormat::Current);
         let Some(mut old) = old else { return Ok(None) };
         if !may_convert(&pages).map_err(Action::Lock.failed())? {
             return Ok(None);

@@ -17,14 +17,14 @@ pub(in crate::state) struct Identity {
     /// How many pages the file has, this one included.
     pub(in crate::state) pages: u32,
     pub(in crate::state) newness: Newness,
-    pub(in crate::state) records: Records,
+    pub(in crate::state) records: RecordsFormat,
     pub(in crate::state) created_at: UnixMs,
     pub(in crate::state) pid_file: PidFile,
 }
 
 /// In which format the records of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::state) enum Records {
+pub(in crate::state) enum RecordsFormat {
     /// This one.
     Current,
     /// Some may still be in format 1; the header is in this one.
@@ -121,7 +121,7 @@ impl Identity {
         to.count(at::PAGE_BYTES, PAGE_BYTES);
         to.u32(at::PAGES, self.pages);
         let recovered = if self.newness == Newness::Recovered { RECOVERED } else { 0 };
-        let mixed = if self.records == Records::Current { 0 } else { MIXED };
+        let mixed = if self.records == RecordsFormat::Current { 0 } else { MIXED };
         to.u32(at::BITS, recovered | mixed);
         to.instant(at::CREATED_AT, self.created_at);
         to.u64(at::PID_FILE_HASH, self.pid_file.hash);
@@ -185,9 +185,9 @@ impl Identity {
             pages,
             newness: if bits & RECOVERED == 0 { Newness::Ordinary } else { Newness::Recovered },
             records: match version {
-                VERSION if bits & MIXED == 0 => Records::Current,
-                VERSION => Records::Mixed,
-                _ => Records::Old,
+                VERSION if bits & MIXED == 0 => RecordsFormat::Current,
+                VERSION => RecordsFormat::Mixed,
+                _ => RecordsFormat::Old,
             },
             created_at: from.instant(at::CREATED_AT),
             pid_file: PidFile {
@@ -241,7 +241,7 @@ mod tests {
         Identity {
             pages: 1,
             newness: Newness::Recovered,
-            records: Records::Mixed,
+            records: RecordsFormat::Mixed,
             created_at: UnixMs(7),
             pid_file: PidFile::new(b"/run/nginx.pid"),
         }

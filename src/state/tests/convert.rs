@@ -11,7 +11,7 @@ use crate::schedule::UnixMs;
 use crate::state::master::convert::{self, convert};
 use crate::state::record::control::{Gap, Order, Paused};
 use crate::state::record::format::{PAGE_BYTES, TEXT, TEXT_MARK, TEXT_MARK_AT};
-use crate::state::record::header::Records;
+use crate::state::record::header::RecordsFormat;
 use crate::state::worker::paged_file::read_identity;
 use crate::state::worker::paged_file::{PagedFile, WriteFault};
 use crate::state::*;
@@ -153,7 +153,7 @@ fn a_kill_at_any_write_leaves_a_file_with_which_the_next_start_goes_on() {
         let pages = PagedFile::new(open_existing(&path(&fixture)).unwrap());
         pages.set_fault(WriteFault::KilledAfter(writes));
         let mut identity = read_identity(&pages).unwrap().unwrap();
-        assert_eq!(identity.records, Records::Old);
+        assert_eq!(identity.records, RecordsFormat::Old);
         convert(&pages, &mut identity, UnixMs(fixture.now)).unwrap();
         convert::end(&pages, &mut identity).unwrap();
         let was_killed = pages.fault() == WriteFault::Killed;

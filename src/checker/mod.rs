@@ -28,6 +28,7 @@ use crate::nginx::event::{EventTimer, Hold, Next};
 use crate::nginx::hooks::{InitProcess, with_main};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process::{self, Role};
+use crate::nginx::run::trial::{self, Trial};
 use crate::os::memory;
 use worker::Worker;
 
@@ -55,6 +56,19 @@ pub fn begin(main: &MainConf, process: InitProcess) {
     HAS_BEGUN.set(true);
     if process.role.slot().is_none() || main.health_checks().is_empty() {
         return;
+    }
+    let trial = main.health_checks().first().map(|check| trial::make(check.location));
+    if let Some(Trial::Failed(what)) = trial {
+        let message = format_args!(
+            "timer: a run is not possible in this nginx ({what}), no server is checked, build the \
+             module with the sources of this nginx"
+        );
+        return Log::cycle().write(Level::Emerg, message);
+    }
+    if trial == Some(Trial::NotMade) {
+        Log::cycle()
+            .write(Level::Error, format_args!("timer: no free connection, health checks wait"));
+        return LATER.set(Some(begin_later(process)));
     }
     let enough = memory::enough_for(main.health_checks().len().saturating_mul(EACH));
     if let Ok(worker) = enough.and_then(|()| Worker::begin(main, process)) {

@@ -111,6 +111,26 @@ mod tests {
     }
 
     #[test]
+    fn checks_of_a_group_are_spread_over_the_interval() {
+        for interval in [1000, 5000, 60_000] {
+            let mut slices = [0; 20];
+            let mut first = [0; 20];
+            for server in 0..200_u32 {
+                let seed = stable_hash(&[b"backend", format!("10.0.0.{server}:8080").as_bytes()]);
+                let grid = Grid::new(ms(interval), ms(0), seed);
+                let due = grid.after(ms(interval * 10), ms(interval * 10)).as_millis();
+                let within = usize::try_from(due).unwrap() % usize::try_from(interval).unwrap();
+                slices[within * 20 / usize::try_from(interval).unwrap()] += 1;
+                let due = grid.first(ms(5000)).as_millis();
+                first[(usize::try_from(due).unwrap() - 5000) / 50] += 1;
+            }
+            // Ten on the average.
+            assert!(slices.iter().all(|count| (1..=24).contains(count)), "{interval}: {slices:?}");
+            assert!(first.iter().all(|count| (1..=24).contains(count)), "{interval}: {first:?}");
+        }
+    }
+
+    #[test]
     fn jitter_is_below_its_bound_and_not_cumulative() {
         let grid = Grid::new(ms(1000), ms(200), 42);
         let mut due = grid.first(ms(1000));

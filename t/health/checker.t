@@ -94,5 +94,31 @@ $servers->up(1);
 $nginx->wait_log( qr/$peer is healthy/, 2 );
 
 $nginx->stop;
+
+# Two checks of one group: any of them decides. A server that is configured "down" is not checked, one that is
+# "backup" is. One that answers nothing is still "checking", and told of after three checks without a result.
+$nginx = TimerTest::Nginx->new(
+    http => "upstream b { zone b 64k; server 127.0.0.1:${\ $servers->port(0) }; server 127.0.0.1:${\ $servers->port(1) } backup;"
+        . " server 127.0.0.1:${\ $servers->port(2) } down; }",
+    server => <<'CONF',
+    location /a { proxy_pass http://b; health_check interval=100ms uri=/a; health_check interval=50ms uri=/b; }
+    location /b { proxy_pass http://b; health_check interval=100ms uri=/a; }
+    location /c { set $by_itself 1; if ($by_itself) { return 200; } proxy_pass http://b;
+        health_check mandatory interval=50ms uri=/c; }
+CONF
+);
+my $down = $servers->checks(2);
+$nginx->start;
+$servers->wait_checks( $_, 20 ) for 0, 1;
+is( $servers->checks(2), $down, 'a server that is configured "down" is not checked' );
+my %asked;
+$asked{ $_->{uri} }++ for ( $servers->checks(1) )[ -15 .. -1 ];
+cmp_ok( $asked{'/b'} // 0, '>', 1, 'one of two checks is made' );
+cmp_ok( $asked{'/a'} // 0, '>', 1, 'and so is the other' );
+is( $asked{'/c'}, undef, 'what the location answers by itself is asked of no server' );
+$nginx->wait_log(qr/\[warn\].* peer \S+ in upstream "b" was not checked: the location answers by itself/);
+$nginx->wait_log(qr/\[error\].* peer \S+ in upstream "b" gets no requests: the location answers.*, 3 checks without a result/);
+is( $nginx->get('/a')->{status}, 502, 'no client is passed to a server that has not been checked' );
+$nginx->stop;
 $servers->stop;
 done_testing();

@@ -19,7 +19,7 @@ use TimerTest::Nginx;
 my $here     = File::Spec->rel2abs( dirname(__FILE__) );
 my $examples = "$here/../../nginx-conf";
 my $rules    = slurp("$examples/alerts.yml");
-my @tests    = ( "$here/alerts-test.yml", "$here/alerts-slow-test.yml" );
+my @tests    = map {"$here/alerts-$_.yml"} qw( test slow-test upstream-test );
 my $cases    = join '', map { slurp($_) } @tests;
 my ($promtool) = grep {-x} map {"$_/promtool"} split( /:/, $ENV{PATH} ), '/usr/bin';
 
@@ -27,6 +27,10 @@ my ($promtool) = grep {-x} map {"$_/promtool"} split( /:/, $ENV{PATH} ), '/usr/b
 my @alerts = $rules =~ /^\s*- alert: (\w+)$/mg;
 for my $what (qw( Late Failing Vanished PausedForADay NearTimeout StateDegraded )) {
     ok( ( grep { $_ eq "NginxTimer$what" } @alerts ), "there is a rule NginxTimer$what" );
+}
+
+for my $what (qw( NoHealthyPeer PeerUnhealthy PeerNotChecked PeersUnchecked FailOpen )) {
+    ok( ( grep { $_ eq "NginxUpstream$what" } @alerts ), "there is a rule NginxUpstream$what" );
 }
 
 SKIP: {

@@ -40,7 +40,7 @@ sub parse_metrics {
         if ( $line =~ /\A# HELP (\w+) \S/ ) { return if $help{$1}++; next }
         if ( $line =~ /\A# TYPE (\w+) (?:counter|gauge|summary)\z/ ) { return if $type{$1}++; next }
         my ( $name, $labels, $number )
-            = $line =~ /\A(nginx_timer_\w+)((?:\{\w+="(?:[^"\\\n]|\\[\\"n])*"(?:,\w+="(?:[^"\\\n]|\\[\\"n])*")*\})?) (-?[0-9.]+)\z/
+            = $line =~ /\A(nginx_(?:timer|upstream)_\w+)((?:\{\w+="(?:[^"\\\n]|\\[\\"n])*"(?:,\w+="(?:[^"\\\n]|\\[\\"n])*")*\})?) (-?[0-9.]+)\z/
             or return Test::More::diag("not a sample: $line");
         my ($family) = grep { $type{$_} && $help{$_} } $name, $name =~ /\A(\w+)_(?:sum|count)\z/
             or return Test::More::diag("no family: $line");

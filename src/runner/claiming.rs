@@ -107,7 +107,7 @@ impl Job {
                 NextStep::LookAgain
             }
             Step::Overlap(running) => {
-                self.note(|last| last.watched = true);
+                self.watch(true);
                 self.leave_out_overlap(wanted, wall_clock().since(running.started_at))
             }
             Step::Again { after } => {
@@ -126,7 +126,7 @@ impl Job {
 
     /// The attempt in progress here is in the way.
     fn overlap(&self, wanted: Wanted, running: &Rc<Running>) -> NextStep {
-        self.note(|last| last.watched = false);
+        self.watch(false);
         self.leave_out_overlap(wanted, running.since())
     }
 

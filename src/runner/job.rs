@@ -17,7 +17,7 @@ use crate::nth::Nth;
 use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
-use crate::state::{self, Around, Look, Record, Scheduled, Steps, Wanted};
+use crate::state::{self, Around, Look, Owner, Record, Scheduled, Steps, Wanted};
 
 /// A timer in a worker that may run it.
 ///
@@ -31,9 +31,12 @@ pub(super) struct Job {
     pub(super) worker: Rc<Worker>,
     pub(super) index: JobIndex,
     pub(super) me: Weak<Self>,
+    owner: Owner,
     pub(super) report: Report,
     state: RefCell<JobState>,
     last_look: RefCell<LastLook>,
+    /// Whether the record needs a look each second: something is in progress elsewhere.
+    is_watched: Cell<bool>,
     /// The short waits for a lock or a torn read that are left.
     pub(super) waits: Cell<Steps>,
     over: Cell<bool>,
@@ -70,8 +73,6 @@ pub(super) struct LastLook {
     pub(super) plain_up_to: Option<UnixMs>,
     /// When the run that makes up for missed due times may start.
     pub(super) catch_up_at: Option<UnixMs>,
-    /// Whether the record needs a look each second: something is in progress elsewhere.
-    pub(super) watched: bool,
     /// Whether due times that were left out are still to be counted.
     pub(super) uncounted: bool,
     /// Whether one run made up for them, of which the log tells once their number is known.
@@ -95,7 +96,9 @@ impl Job {
         worker: Rc<Worker>,
     ) -> Result<Rc<Self>, NoMemory> {
         let index = worker.queue.reserve()?;
+        let owner = worker.owner(&conf);
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
+            owner,
             conf,
             record,
             worker,
@@ -104,6 +107,7 @@ impl Job {
             report: Report::default(),
             state: RefCell::new(JobState::Idle),
             last_look: RefCell::default(),
+            is_watched: Cell::new(false),
             waits: Cell::default(),
             over: Cell::new(false),
         });
@@ -142,6 +146,13 @@ impl Job {
         change(&mut self.last_look.borrow_mut());
     }
 
+    /// Whether the record needs a look each second from now on.
+    pub(super) fn watch(&self, watched: bool) {
+        if self.is_watched.replace(watched) != watched {
+            self.worker.count_watched(watched);
+        }
+    }
+
     /// Answers the state before.
     pub(super) fn enter(&self, state: JobState) -> JobState {
         self.state.replace(state)
@@ -177,13 +188,14 @@ impl Job {
         }
     }
 
-    /// Once a second: looks at the record if another process may have changed it.
+    /// Once a second: writes what could not be written before, and looks at the record if another process
+    /// may have changed it.
     pub(super) fn tick(&self, news: bool) {
         if news {
             self.follow_cancel();
         }
         self.write_again();
-        if news || self.last_look().watched {
+        if news || self.is_watched.get() {
             self.worker.queue.post_news(self.index);
         }
     }
@@ -242,7 +254,7 @@ impl Job {
         state::TimerRef {
             record: &self.record,
             due_times: &self.conf.due_times,
-            owner: self.worker.owner(&self.conf),
+            owner: self.owner,
             timeout: self.conf.timeout,
         }
     }

@@ -93,8 +93,8 @@ impl Job {
             Err(Unread::Lost) => return NextStep::Rest,
         };
         let elsewhere = !self.is_running();
+        self.watch(elsewhere && reading.claim.progress != Progress::Nothing);
         self.note(|last| {
-            last.watched = elsewhere && reading.claim.progress != Progress::Nothing;
             last.uncounted = reading.control.has_uncounted();
             last.plain_up_to = reading.is_plain().then(|| reading.handled_up_to(look.now));
         });

@@ -265,6 +265,11 @@ fn look(reason: LookReason) {
         LookReason::Tick => None,
     };
     let news = worker.has_news() || matches!(reason, LookReason::Notified(_));
+    let leaving =
+        RUNNER.with_borrow(|runner| runner.as_ref().is_some_and(|it| !it.leaving.is_empty()));
+    if !news && !leaving && !worker.needs_tick() {
+        return worker.report();
+    }
     let job = |number| RUNNER.with_borrow(|runner| runner.as_ref()?.job(number).map(Rc::clone));
     for job in (0..).map_while(job) {
         if notified == Some(job.conf.number()) {

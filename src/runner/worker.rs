@@ -24,6 +24,8 @@ pub(super) struct Worker {
     path: Option<PathBuf>,
     /// The state's order number, as last seen.
     seen: Cell<u64>,
+    /// How many timers need a look each second.
+    watched: Cell<usize>,
     /// Whether something was left behind that another worker is to take up.
     leaves_work: Cell<bool>,
     timers: Rc<Vec<TimerConf>>,
@@ -50,6 +52,7 @@ impl Worker {
             workers,
             path: path.map(Path::to_owned),
             seen,
+            watched: Cell::new(0),
             leaves_work: Cell::new(false),
             timers: main.shared_timers(),
             throttles: RefCell::default(),
@@ -82,6 +85,17 @@ impl Worker {
         self.seen.replace(number) != number
     }
 
+    /// One timer more, or less, needs a look each second.
+    pub(super) fn count_watched(&self, more: bool) {
+        let watched = self.watched.get();
+        self.watched.set(if more { watched + 1 } else { watched.saturating_sub(1) });
+    }
+
+    /// Whether any timer needs what is done each second.
+    pub(super) fn needs_tick(&self) -> bool {
+        self.watched.get() > 0 || self.store.has_any_unwritten()
+    }
+
     /// A run that waits was left behind by this worker, which is leaving.
     pub(super) fn leave_work(&self) {
         self.leaves_work.set(true);
@@ -98,13 +112,19 @@ impl Worker {
 
     /// Writes what the store has to tell.
     pub(super) fn report(&self) {
-        self.write(self.store.take_notices());
+        let notices = self.store.take_notices();
+        if !notices.is_empty() {
+            self.write(notices);
+        }
     }
 
     /// The same but for due times that were left out; answers how many.
     pub(super) fn report_but_left_out(&self) -> Counted {
         let mut left_out = Counted::default();
         let mut others = self.store.take_notices();
+        if others.is_empty() {
+            return left_out;
+        }
         others.retain(|notice| {
             let Notice::LeftOut { counted, .. } = notice else { return true };
             left_out.missed += counted.missed;

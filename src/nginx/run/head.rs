@@ -60,12 +60,11 @@ pub(super) unsafe fn fill(
         // SAFETY: as above.
         unsafe { set_body(r, body) }?;
     }
-    // SAFETY: as above.
-    unsafe { set_line(r, request.method, &[]) }?;
-
     let uri = match request.uri {
         Uri::Constant(uri) => uri.as_slice(),
         Uri::Variable(template) => {
+            // SAFETY: as above.
+            unsafe { set_line(r, request.method, &[]) }?;
             let mut value = borrowed(&[]);
             let template = template.as_ptr().ok_or(StartError::ConfigurationGone)?;
             // SAFETY: a compiled value; the request has all that variables look at.
@@ -139,7 +138,7 @@ unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(),
     let headers = unsafe { &raw mut (*r).headers_in.headers };
     let size = size_of::<ngx_table_elt_t>();
     // SAFETY: the list is that of the request; as `ngx_http_process_request_line` makes it.
-    if unsafe { ngx::ffi::ngx_list_init(headers, pool, 4, size) } != rc::OK {
+    if unsafe { ngx::ffi::ngx_list_init(headers, pool, 1, size) } != rc::OK {
         return Err(StartError::NoMemory);
     }
     let Some(host) = host else { return Ok(()) };
@@ -149,11 +148,12 @@ unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(),
         return Err(StartError::NoMemory);
     };
     let header = header.cast::<ngx_table_elt_t>();
-    let server = host.to_ascii_lowercase();
     // SAFETY: the caller's promise.
     let value = unsafe { concat(r, &[host.as_bytes()]) }?;
     // SAFETY: as above.
-    let server = unsafe { concat(r, &[without_port(&server).as_bytes()]) }?;
+    let server = unsafe { concat(r, &[without_port(host.as_bytes())]) }?;
+    // SAFETY: bytes of the pool that nobody else has yet.
+    unsafe { ngx::ffi::ngx_strlow(server.data, server.data, server.len) };
     // SAFETY: room for one element of this type, which all zero bytes are valid for.
     unsafe { header.write_bytes(0, 1) };
     // SAFETY: as above; nobody else has it.
@@ -265,9 +265,9 @@ unsafe fn set_body(r: *mut ngx_http_request_t, body: &[u8]) -> Result<(), StartE
 }
 
 /// A host as in `$host`: `name:port` without the port.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|byte| !byte.is_ascii_digit()) {
+        Some(colon) if host.get(colon) == Some(&b':') => host.get(..colon).unwrap_or(host),
         _ => host,
     }
 }

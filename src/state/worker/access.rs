@@ -226,6 +226,7 @@ impl Inner {
             local.results = results;
             local.claim = (written == Written::No).then(|| Box::new(claim.clone()));
         });
+        self.note_unwritten(written);
         written
     }
 
@@ -260,6 +261,13 @@ impl Inner {
         self.local_record(record, |local| {
             local.control = (written == Written::No).then(|| Box::new(control.clone()));
         });
+        self.note_unwritten(written);
+    }
+
+    fn note_unwritten(&self, written: Written) {
+        if written == Written::No {
+            self.unwritten.set(true);
+        }
     }
 
     /// Writes the header's control part; the caller holds its lock.

@@ -143,7 +143,16 @@ impl Inner {
 impl Store {
     /// Whether this worker has something of the timer that could not be written.
     pub fn has_unwritten(&self, record: &Record) -> bool {
-        self.inner.local_record(record, |local| local.claim.is_some() || local.control.is_some())
+        self.inner.local_record(record, |local| local.has_unwritten())
+    }
+
+    /// The same of any timer.
+    pub fn has_any_unwritten(&self) -> bool {
+        let Inner { timers, unwritten, .. } = &*self.inner;
+        if unwritten.get() {
+            unwritten.set(timers.borrow().iter().any(LocalRecord::has_unwritten));
+        }
+        unwritten.get()
     }
 
     /// Gives up what could not be written; for a worker that leaves, whose successor is not to wait.
@@ -202,6 +211,10 @@ fn add_shared(record: &Record, claim: &mut ClaimPart) {
 }
 
 impl LocalRecord {
+    fn has_unwritten(&self) -> bool {
+        self.claim.is_some() || self.control.is_some()
+    }
+
     /// Forgets a claim part that could not be written, and its results.
     fn forget_claim(&mut self) {
         if self.claim.take().is_some() {

@@ -140,6 +140,8 @@ pub(in crate::state) struct Inner {
     pub(in crate::state) attached_at: UnixMs,
     /// By the numbers of their [`Record`]s.
     pub(in crate::state) timers: RefCell<Vec<LocalRecord>>,
+    /// Whether one of them may have what could not be written.
+    pub(in crate::state) unwritten: Cell<bool>,
     pub(in crate::state) notices: RefCell<Vec<Notice>>,
     /// What holds for all timers, where that could not be written.
     pub(in crate::state) header: Cell<Option<HeaderControl>>,
@@ -246,6 +248,7 @@ impl Store {
             process,
             attached_at: now,
             timers: RefCell::default(),
+            unwritten: Cell::new(false),
             notices: RefCell::default(),
             header: Cell::default(),
             known_header: Cell::default(),

@@ -4,6 +4,9 @@ package TimerTest::Dns;
 #
 #     my $dns = TimerTest::Dns->start( 'app.test' => '127.0.0.1', 'slow.test' => '' );
 #
+#     $dns->set( 'app.test' => '127.0.0.1 127.0.0.2' );      # from the next question on
+#     $dns->set( 'app.test' => undef );                      # does not exist any more
+#
 # A name with an empty address is never answered; one that is not in the table does not exist.
 
 use strict;
@@ -23,11 +26,17 @@ sub start {
 
     my $socket = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => 0, Proto => 'udp' )
         or croak "udp: $!";
-    my $self = bless { port => $socket->sockport, record => spew( scratch_dir() . '/dns.log', '' ) }, $class;
+    my $dir  = scratch_dir();
+    my $self = bless {
+        port    => $socket->sockport,
+        record  => spew( "$dir/dns.log", '' ),
+        changes => "$dir/changes",
+        changed => {},
+    }, $class;
 
     my $pid = fork // croak "fork: $!";
     if ( !$pid ) {
-        eval { _serve( $socket, \%table, $self->{record} ) };
+        eval { _serve( $socket, \%table, @$self{qw( record changes )} ) };
         POSIX::_exit(1);
     }
     $self->{pid} = $pid;
@@ -37,11 +46,20 @@ sub start {
 
 sub port { return $_[0]{port} }
 
+# Another answer, from now on.
+sub set {
+    my ( $self, $name, $addresses ) = @_;
+    $self->{changed}{$name} = $addresses // 'none';
+    my $new = spew( "$self->{changes}.new", join '', map {"$_ $self->{changed}{$_}\n"} sort keys %{ $self->{changed} } );
+    rename $new, $self->{changes} or croak "rename: $!";
+    return $self;
+}
+
 # The names asked for, in order.
 sub queries { my ($self) = @_; return split /\n/, slurp( $self->{record} ) }
 
 sub _serve {
-    my ( $socket, $table, $record ) = @_;
+    my ( $socket, $table, $record, $changes ) = @_;
 
     my $parent = getppid;
     while ( getppid == $parent ) {
@@ -65,13 +83,15 @@ sub _serve {
         syswrite $log, "$name\n";
         close $log;
 
-        my $address = $table->{$name};
+        my %changed = -e $changes ? map { split / /, $_, 2 } split /\n/, slurp($changes) : ();
+        my $address = $changed{$name} // $table->{$name};
+        $address = undef if defined $address && $address eq 'none';
         next if defined $address && $address eq '';
 
-        my $found = defined $address && $type == 1;
+        my @found = defined $address && $type == 1 ? split / /, $address : ();
         my $flags = 0x8580 | ( defined $address ? 0 : 3 );
-        my $reply = pack( 'n6', $id, $flags, 1, $found ? 1 : 0, 0, 0 ) . $question;
-        $reply .= pack( 'nnnNna4', 0xc00c, 1, 1, 60, 4, inet_aton($address) ) if $found;
+        my $reply = pack( 'n6', $id, $flags, 1, scalar @found, 0, 0 ) . $question;
+        $reply .= pack( 'nnnNna4', 0xc00c, 1, 1, 60, 4, inet_aton($_) ) for @found;
         $socket->send($reply);
     }
     return;

@@ -1,0 +1,236 @@
+#!/usr/bin/perl
+
+# Every balancer honours the marks, and goes on counting its servers right: after many changes a server's own
+# error is still what the client gets. What others write into the lists is not touched, and what they
+# overwrite is put right.
+
+use strict;
+use warnings;
+
+use Fcntl qw( SEEK_SET );
+use Test::More;
+use TimerTest;
+use TimerTest::Api qw( json );
+use TimerTest::Nginx;
+use TimerTest::Servers;
+
+my $servers = TimerTest::Servers->start(3);
+my ( $one, $two, $three ) = map { '127.0.0.1:' . $servers->port($_) } 0 .. 2;
+
+my %balancer = (
+    weighted   => [ '', 'weight=3 max_fails=0' ],
+    least_conn => ['least_conn;'],
+    ip_hash    => ['ip_hash;'],
+    hash       => ['hash $arg_k;'],
+    consistent => ['hash $arg_k consistent;'],
+    random     => ['random;'],
+    random_two => ['random two least_conn;'],
+    keepalive  => ['keepalive 4;'],
+);
+$balancer{least_time} = ['least_time header;'] if nginx_version() >= 1031000;
+$balancer{sticky}     = ['sticky cookie s;']   if nginx_version() >= 1029006;
+my @names = sort keys %balancer;
+
+my $upstreams = join "\n", map {
+    my ( $by, $parameters ) = @{ $balancer{$_} };
+    "upstream $_ { zone $_ 64k; $by " . $servers->list($parameters) . ' }'
+} @names;
+my $locations = join "\n", map {"location /$_ { proxy_pass http://$_; health_check interval=50ms; }"} @names;
+
+my $nginx = TimerTest::Nginx->new(
+    workers => 2,
+    http    => <<"CONF",
+    $upstreams
+    upstream two { zone shared 128k; server $one max_fails=0; server $two max_fails=0; }
+    upstream twice { zone shared; server $one max_fails=0; server $two max_fails=0; server $two max_fails=0; server $three down; }
+    upstream alone { zone alone 64k; server $two max_fails=0; }
+    upstream spare { zone spare 64k; server $two max_fails=0; server $one backup max_fails=0; }
+    upstream mixed { zone mixed 64k; server $one max_fails=0; server $two max_fails=0; }
+CONF
+    server => <<"CONF",
+    $locations
+    location /two { proxy_pass http://two; proxy_next_upstream http_503; health_check interval=10ms uri=/two; }
+    location /twice { proxy_pass http://twice; health_check interval=50ms uri=/twice; }
+    location /alone { proxy_pass http://alone; health_check interval=50ms uri=/alone; }
+    location /spare { proxy_pass http://spare; health_check interval=50ms uri=/spare; }
+    location /mixed { proxy_pass http://mixed; health_check interval=50ms uri=/mixed; health_check interval=1000s uri=/mixed fails=2 port=${\ $servers->port(2) }; }
+    location /status/ { timer_api; }
+CONF
+);
+$nginx->start;
+
+sub wait_state {
+    my ( $group, $address, $state ) = @_;
+    my $seen = '';
+    my $is   = sub {
+        my $peers = json( $nginx->get("/status/upstreams/$group") )->{peers};
+        $seen = join ',', map { $_->{state} } grep { $_->{server} eq $address } @$peers;
+        return $seen =~ /\A$state(?:,$state)*\z/;
+    };
+    return poll_until($is) || in_vain( "$address in $group to be $state", $seen );
+}
+
+# Of 12 clients of each, how many the second server has seen, and whether all were served.
+sub shares {
+    my %share;
+    for my $name (@names) {
+        my $from   = $servers->clients(1);
+        my $served = grep { $nginx->get("/$name?k=$_")->{status} == 200 } 1 .. 12;
+        $share{$name} = [ $served, $servers->clients(1) - $from ];
+    }
+    return \%share;
+}
+
+wait_state( $_, $two, 'up' ) for @names;
+my $all = shares();
+is( $all->{$_}[0], 12, "$_: all are served" ) for @names;
+cmp_ok( $all->{$_}[1], '>', 0, "$_: by the second server, too" ) for qw( weighted keepalive );
+
+$servers->set( 1, 503 );
+wait_state( $_, $two, 'unhealthy' ) for @names, qw( two twice alone spare mixed );
+my $some = shares();
+is( "@{ $some->{$_} }", '12 0', "$_: all are served by the others" ) for @names;
+
+is( $nginx->get('/alone')->{status}, 502, 'a group of one server that is unhealthy has none' );
+is( $nginx->get('/spare')->{status}, 200, 'the backup server takes over' ) for 1 .. 4;
+is( $nginx->get('/twice')->{status}, 200, 'a server that is there twice is marked twice' ) for 1 .. 6;
+
+$servers->up(1);
+wait_state( $_, $two, 'up' ) for @names, qw( two twice alone spare );
+$all = shares();
+is( $all->{$_}[0], 12, "$_: all are served again" ) for @names;
+cmp_ok( $all->{$_}[1], '>', 0, "$_: by the second server, too" ) for qw( weighted keepalive );
+is( $nginx->get('/alone')->{status}, 200, 'the group of one server has it again' );
+
+# It comes and goes, and then fails like the other one: what it says is what the client gets.
+for ( 1 .. 12 ) {
+    $servers->set( 1, 503 );
+    wait_state( two => $two, 'unhealthy' );
+    $servers->up(1);
+    wait_state( two => $two, 'up' );
+}
+{
+    my $changes = json( $nginx->get('/status/upstreams/two') )->{peers}[1]{health_checks}{unhealthy};
+    cmp_ok( $changes, '>=', 12, 'so often it was unhealthy' );
+    $nginx->reload_all;
+    for ( 1 .. 3 ) {
+        $servers->set( 1, 503 );
+        wait_state( two => $two, 'unhealthy' );
+        $servers->up(1);
+        wait_state( two => $two, 'up' );
+    }
+    is( tries( two => 0 ), 2, 'both servers are counted as such that get requests' );
+    $servers->set( 1, 503 );
+    wait_state( two => $two, 'unhealthy' );
+    is( tries( two => 0 ), 1, 'one of them' );
+    is( tries( twice => 0 ), 1, 'of a group with one that is configured "down", too' );
+    $servers->up(1);
+    wait_state( $_ => $two, 'up' ) for qw( two twice );
+    is( tries( twice => 0 ), 3, 'and back' );
+}
+
+# Others overwrite a mark: it is back within a second. They set a bit of theirs: it stays.
+{
+    $servers->set( 1, 503 );
+    wait_state( mixed => $two, 'unhealthy' );
+    my $down = down('mixed', $two);
+    my $marked = $down->();
+    cmp_ok( $marked, '>', 0, 'the mark' );
+    $down->(0);
+    poll_until( sub { $down->() == $marked } ) || in_vain( 'the mark to be put back', $down->() );
+    $down->( $marked | 4 );
+    $servers->up(1);
+    poll_until( sub { $down->() == 4 } ) || in_vain( 'our mark alone to go', $down->() );
+    is( json( $nginx->get('/status/upstreams/mixed') )->{peers}[1]{state}, 'down', 'what another has set is "down"' );
+    $servers->set( 1, 503 );
+    poll_until( sub { $down->() == ( $marked | 4 ) } ) || in_vain( 'our mark beside another', $down->() );
+    $down->($marked);
+    $servers->up(1);
+    poll_until( sub { $down->() == 0 } ) || in_vain( 'no mark', $down->() );
+}
+
+$nginx->stop;
+$servers->stop;
+done_testing();
+
+# A zone of a worker: what is mapped, and where, by what is in it.
+sub zones {
+    my ($pid) = ( $nginx->workers )[0];
+    open my $mem, '+<:raw', "/proc/$pid/mem" or die "mem: $!";
+    my @zones;
+    for ( split /\n/, slurp("/proc/$pid/maps") ) {
+        my ( $from, $to ) = m{\A([0-9a-f]+)-([0-9a-f]+) rw-s .*/dev/zero} or next;
+        no warnings 'portable';
+        ( $from, $to ) = map { hex } $from, $to;
+        sysseek $mem, $from, SEEK_SET;
+        sysread $mem, my $bytes, $to - $from;
+        push @zones, { mem => $mem, from => $from, bytes => $bytes };
+    }
+    return @zones;
+}
+
+# The words of a zone that hold a value: their places in it.
+sub words {
+    my ( $zone, $value ) = @_;
+    my ( @at, $at ) = ();
+    my $word = pack 'Q', $value;
+    for ( my $at = index $zone->{bytes}, $word; $at >= 0; $at = index $zone->{bytes}, $word, $at + 1 ) {
+        push @at, $at if $at % 8 == 0;
+    }
+    return @at;
+}
+
+sub word { my ( $zone, $at ) = @_; return unpack 'Q', substr $zone->{bytes}, $at, 8 }
+
+# The list of a group: "number" is 0 words, and "name" leads to its name.
+sub list {
+    my ($group) = @_;
+    for my $zone ( zones() ) {
+        for ( my $at = index $zone->{bytes}, $group; $at >= 0; $at = index $zone->{bytes}, $group, $at + 1 ) {
+            for my $string ( grep { $_ >= 8 && word( $zone, $_ - 8 ) == length $group } words( $zone, $zone->{from} + $at ) ) {
+                # "name" of ngx_http_upstream_rr_peers_t, then "next", then "peer".
+                my ($name) = sort { $a <=> $b } words( $zone, $zone->{from} + $string - 8 );
+                return ( $zone, $name ) if defined $name;
+            }
+        }
+    }
+    die "no list of $group";
+}
+
+# "tries" is two words before "name".
+sub tries {
+    my ($group) = @_;
+    my ( $zone, $name ) = list($group);
+    return word( $zone, $name - 16 );
+}
+
+# Reads "down" of a server, or writes it.
+sub down {
+    my ( $group, $address ) = @_;
+    my ( $zone, $name ) = list($group);
+    my $peer = word( $zone, $name + 16 ) - $zone->{from};
+    for ( 1 .. 100 ) {
+        my ( $len, $data ) = map { word( $zone, $peer + $_ ) } 16, 24;
+        last if substr( $zone->{bytes}, $data - $zone->{from}, $len ) eq $address;
+        # The next one is behind "down", the session and the lock: found by where it leads to.
+        my ($next) = grep { $_ } map { word( $zone, $peer + $_ * 8 ) - $zone->{from} } grep {
+            my $to = word( $zone, $peer + $_ * 8 ) - $zone->{from};
+            $to > 0 && $to < length( $zone->{bytes} ) - 32 && is_peer( $zone, $to )
+        } 19 .. 27;
+        $peer = $next // die "no $address in $group";
+    }
+    my $place = $zone->{from} + $peer + 144;
+    return sub {
+        sysseek $zone->{mem}, $place, SEEK_SET;
+        if (@_) { syswrite $zone->{mem}, pack 'Q', $_[0] or die "mem: $!"; return }
+        sysread $zone->{mem}, my $bytes, 8;
+        return unpack 'Q', $bytes;
+    };
+}
+
+sub is_peer {
+    my ( $zone, $at ) = @_;
+    my ( $len, $data ) = map { word( $zone, $at + $_ ) } 16, 24;
+    $data -= $zone->{from};
+    return $len > 8 && $len < 32 && $data > 0 && $data < length( $zone->{bytes} ) - $len && substr( $zone->{bytes}, $data, $len ) =~ /\A127\.0\.0\.1:\d+\z/;
+}

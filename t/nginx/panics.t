@@ -17,6 +17,7 @@ use Test::More;
 use Time::HiRes qw( sleep );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Certificate;
 use TimerTest::Nginx;
 
 my $module = $ENV{TEST_NGINX_TIMER_PANICS};
@@ -37,9 +38,9 @@ for my $file ( glob dirname(__FILE__) . '/../../src/nginx/{,*/}*.rs' ) {
 }
 
 # Nothing of nginx's calls these in a run.
-my @never = qw( receive receive_chain send );
+my @never = qw( receive receive_chain send set_session save_session );
 # Called when a configuration is read or taken up, or when a process begins or ends.
-my @at_reload = qw( set_http set_location create merge hook init init_module drop_boxed forget init_process content exit_process );
+my @at_reload = qw( set_http set_location directive create merge hook init init_module drop_boxed forget init_process content exit_process );
 my %while_running = map { $_ => $guards{$_} } keys %guards;
 delete @while_running{ @never, @at_reload };
 is( scalar( grep { !$guards{$_} } @never, @at_reload ), 0, 'all functions are there' );
@@ -50,13 +51,16 @@ cmp_ok( scalar( keys %while_running ), '>', 10, 'and there are others' );
 
 my $backend = TimerTest::Backend->start;
 my $panics  = scratch_dir() . '/panics';
-my $slow    = free_port();
+my ( $slow, $tls ) = ( free_port(), free_port() );
 my $proxy   = 'proxy_pass http://127.0.0.1:' . $backend->port;
 my @names   = qw( plain proxied limited shared );
 
 # What a cleanup did not come to is lost.
 $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
 $ENV{TIMER_PANICS} = $panics;
+
+my $dir = scratch_dir();
+my ( $cert, $key ) = make_certificate( $dir, 'app.test' );
 
 my $nginx = TimerTest::Nginx->new(
     workers   => 2,
@@ -66,6 +70,11 @@ my $nginx = TimerTest::Nginx->new(
     timer_state timers.state;
     limit_req_zone \$server_name zone=z:1m rate=20r/s;
     server { listen 127.0.0.1:$slow sndbuf=4k; location /status/ { timer_api write=on; } }
+    # Closes what is kept, which is seen before the next check.
+    server { listen 127.0.0.1:$tls ssl; ssl_certificate $cert; ssl_certificate_key $key; keepalive_timeout 20ms; location / { return 200; } }
+    match ok { status 200; }
+    upstream checked { zone checked 64k; server 127.0.0.1:$tls; }
+    upstream refused { zone refused 64k; server 127.0.0.1:1; }
 CONF
     server => join( "\n", <<"CONF", map {"location \@idle$_ { timer idle$_ every=366d; return 204; }"} 1 .. 300 ),
     location \@plain { timer plain every=50ms; return 204; }
@@ -73,6 +82,13 @@ CONF
     location /limited { timer limited every=40ms access=on; limit_req zone=z burst=9; timer_timeout 300ms; $proxy; }
     location \@refused { timer refused every=100ms; proxy_pass http://127.0.0.1:1; }
     location \@shared { timer shared every=100ms; timer_worker any; return 204; }
+    location /checked/ {
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_pass https://checked;
+        health_check uri=/ready interval=100ms keepalive_time=1h match=ok;
+    }
+    location /refused/ { proxy_pass http://refused; health_check interval=100ms; }
     location /status/ { timer_api write=on; }
 CONF
     allow => [ qr/\[alert\].*: timer: caught panic: on purpose, /, qr/^thread .* panicked at src\/nginx\/core\/panics\.rs:/, qr/a run is not possible in this nginx \(content handler\)/ ],
@@ -92,7 +108,18 @@ sub goes_on {
         };
         ok( poll_until($run), "$what: $name goes on" );
     }
+    for my $group (qw( checked refused )) {
+        my $before = checks($group);
+        ok( poll_until( sub { checks($group) >= $before + 2 } ), "$what: checks of $group go on" );
+    }
     return;
+}
+
+# How many checks of a group there were.
+sub checks {
+    my ($group) = @_;
+    my ($checks) = $nginx->get("/status/upstreams/$group")->{body} =~ /"checks":\s*(\d+)/;
+    return $checks // -1;
 }
 
 # A client that takes its answer slowly.

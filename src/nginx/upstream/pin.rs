@@ -385,13 +385,14 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, r: *mut c_void) -> ng
 unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, r: *mut c_void, state: ngx_uint_t) {
     const FAILED: ngx_uint_t = ngx::ffi::NGX_PEER_FAILED as ngx_uint_t;
 
+    // SAFETY: as for `get`.
+    unsafe { (*peer).tries = 0 };
     guard((), || {
         let r = r.cast::<ngx_http_request_t>();
-        // SAFETY: as for `get`.
+        // SAFETY: as above.
         let Some(pin) = (unsafe { Pin::of(r) }) else { return };
         // SAFETY: as above; ends before nginx is called.
         let peer = unsafe { &mut *peer };
-        peer.tries = 0;
         if state & FAILED != 0 {
             pin.failed.set(true);
         } else if let Some((key, lasts)) = &pin.kept {

@@ -33,7 +33,7 @@ thread_local! {
 }
 
 /// What a group's balancer is replaced by. A static, so that there is one address.
-static INIT: Init = init;
+static INIT: Init = init_peer;
 
 /// Stands before the balancers of all groups of a configuration, those that nginx makes of host names
 /// too, so that servers can be pinned. A request that is pinned to none has its own balancer.
@@ -84,7 +84,7 @@ fn balancer_of(group: *mut ngx_http_upstream_srv_conf_t) -> ngx_http_upstream_in
     })
 }
 
-unsafe extern "C" fn init(
+unsafe extern "C" fn init_peer(
     r: *mut ngx_http_request_t,
     group: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {

@@ -15,7 +15,7 @@ const LOWEST: ngx_uint_t = ngx::ffi::NGX_LOG_ERR as ngx_uint_t;
 static WRITER: unsafe extern "C" fn(*mut ngx_log_t, ngx_uint_t, *mut u_char, usize) = write;
 
 /// Has the lines of the run's log shown to what is inside the run; to be called again when nginx has
-/// given the log another location's settings (`ngx_set_connection_log`).
+/// given the log another location's settings (RUN-17).
 ///
 /// # Safety
 ///

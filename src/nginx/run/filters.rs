@@ -1,7 +1,6 @@
 //! Where a run's bodies pass: its response's, to its receiver, and its request's.
 //!
-//! This module's filters are the first of nginx's chains: nginx puts a dynamic module that asks for
-//! no order behind all others, and the last to install its filters is the first to be called.
+//! This module's filters are the first of nginx's chains (RUN-16).
 
 use std::ptr;
 use std::rc::Rc;

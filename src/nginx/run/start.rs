@@ -87,7 +87,7 @@ pub(in crate::nginx) fn start_attached(
     let state = Rc::new(RunState::new(origin, request.access, attached));
     let c = connect(location, Rc::clone(&state))?;
     if state.inside().is_some() {
-        // nginx closes it when the worker is told to quit (`ngx_close_idle_connections`).
+        // nginx closes it when the worker is told to quit (RUN-18).
         // SAFETY: furnished just now.
         unsafe { (*c).set_idle(1) };
     }

@@ -1,6 +1,7 @@
 //! What the end of a pinned request says of the server.
 //!
-//! An upstream request ends once, whatever module it is of, before any error page or redirect.
+//! An upstream request ends once, whatever module it is of, before any error page or redirect
+//! (UPSTREAM-2).
 
 use std::ffi::CStr;
 use std::mem;

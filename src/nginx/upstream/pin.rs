@@ -125,7 +125,7 @@ impl Pin {
         inside.downcast().ok()
     }
 
-    /// Takes the place of the group's balancer; `finalize` is called at the end of the request instead
+    /// Takes the place of the group's balancer (UPSTREAM-1 to UPSTREAM-5); `finalize` is called at the end of the request instead
     /// of the module's function, which it finds in `self`.
     ///
     /// # Safety

@@ -30,19 +30,17 @@ pub fn proxy_uri(location: Location, read: &WhollyRead<'_>) -> Option<Vec<u8>> {
     host.get(uri..).map(<[u8]>::to_vec)
 }
 
-/// The argument of `proxy_pass` in a configuration of the proxy module's, which begins with that of an
-/// upstream. No header of nginx's has the rest: `location`, which is the very name of the location,
-/// comes before `url`, at most as far behind as here.
+/// The argument of `proxy_pass` in a configuration of the proxy module's: no header of nginx's has it
+/// (UPSTREAM-6).
 ///
 /// # Safety
 ///
 /// A configuration of `ngx_http_proxy_module`, that changes no more; the name of its location.
 unsafe fn url_of(conf: *const ngx_http_upstream_conf_t, name: ngx_str_t) -> Option<ngx_str_t> {
-    // Of 1.22, where it is the smallest, it has 41 words behind that of the upstream, without TLS.
     const WORDS: usize = 36;
 
     let rest = conf.wrapping_add(1).cast::<usize>();
-    // SAFETY: so large is it at least, in all versions, and aligned to words.
+    // SAFETY: UPSTREAM-6: it has more, and is aligned to words.
     let words: Vec<usize> = (0..WORDS).map(|at| unsafe { rest.wrapping_add(at).read() }).collect();
     let at = words.windows(2).position(|pair| *pair == [name.len, name.data.addr()])?;
     // SAFETY: as above: what follows is a string (`ngx_http_proxy_loc_conf_t`).

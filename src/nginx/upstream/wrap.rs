@@ -61,7 +61,7 @@ pub fn allow_pinning(read: &WhollyRead<'_>) -> Result<(), Refused> {
             all.insert(at, balancer);
             Ok::<(), Refused>(())
         })?;
-        // SAFETY: as above: nothing sets it any more.
+        // SAFETY: as above: nothing sets it any more (UPSTREAM-1).
         unsafe { (*peer).init = Some(INIT) };
     }
     Ok(())

@@ -286,6 +286,7 @@ impl Inside for Pin {
     }
 
     fn line(&self, level: ngx_uint_t, message: &[u8]) -> ngx_uint_t {
+        const ALERT: ngx_uint_t = ngx::ffi::NGX_LOG_ALERT as ngx_uint_t;
         const CRIT: ngx_uint_t = ngx::ffi::NGX_LOG_CRIT as ngx_uint_t;
         const ERROR: ngx_uint_t = ngx::ffi::NGX_LOG_ERR as ngx_uint_t;
         const INFO: ngx_uint_t = ngx::ffi::NGX_LOG_INFO as ngx_uint_t;
@@ -295,8 +296,10 @@ impl Inside for Pin {
             line.clear();
             line.push_str(&String::from_utf8_lossy(message));
         }
-        let gone = level == CRIT && is_socket_gone(message);
-        if gone || (ERROR..INFO).contains(&level) { INFO } else { level }
+        let is_result = (level == CRIT && is_socket_gone(message))
+            || (level == ALERT && has_no_descriptor(message))
+            || (ERROR..INFO).contains(&level);
+        if is_result { INFO } else { level }
     }
 }
 
@@ -306,6 +309,11 @@ fn is_socket_gone(message: &[u8]) -> bool {
 
     message.starts_with(b"connect() to unix:")
         && message.windows(NO_SUCH_FILE.len()).any(|window| window == NO_SUCH_FILE)
+}
+
+/// Whether nginx says that it has no descriptor left for a socket (EMFILE, ENFILE).
+fn has_no_descriptor(message: &[u8]) -> bool {
+    message.starts_with(b"socket() failed (24: ") || message.starts_with(b"socket() failed (23: ")
 }
 
 impl Receiver for Pin {

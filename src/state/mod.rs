@@ -15,7 +15,7 @@ pub use master::file::{Opener, PATIENCE};
 pub use master::load::{Before, First, Loaded};
 pub use master::path::{PathError, StatePath};
 pub use master::state::{Opened, State, open};
-pub use master::take_over::{LoadedBy, TakeOver, TakenOver};
+pub use master::take_over::{TakeOver, TakenOver};
 pub use policy::decide::{
     Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide,
 };

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   the first worker, which has the file alone until the end     the others, once the header says so
-//!   Convert ──> Find ──> Add ──> Load ──> Sync ──> end           Find ──> end
+//!   Convert ──> Find ──> Add ──> Sync ──> Load ──> end           Find ──> end
 //! ```
 //!
 //! Each of these takes many turns of the event loop, a few records in each. Who is killed in between
@@ -40,7 +40,7 @@ use super::state::{Opened, State};
 pub enum TakenOver {
     /// It is ours: what opening it would have given, and what loading it.
     Yes(Opened, Vec<Notice>),
-    /// It is being done: to be called again after this time.
+    /// It is being done, here or by another worker: to be called again after this time.
     GoesOn(Duration),
     /// It is in use still.
     NotYet,
@@ -59,7 +59,7 @@ pub struct TakeOver {
     /// The state by a description of this worker alone.
     own: State,
     converted_by: ConvertedBy,
-    /// One instant for all that is written.
+    /// One instant for all that is converted, and a later one for all that is loaded.
     now: UnixMs,
     phase: Phase,
     notices: Vec<Notice>,
@@ -80,13 +80,14 @@ enum Phase {
     Convert(Conversion),
     Find(Scan),
     Add(Addition),
-    Load(Loading, Rc<Vec<Record>>),
     Sync(Option<Syncing>, Rc<Vec<Record>>),
+    Load(Loading, Rc<Vec<Record>>),
     End(Rc<Vec<Record>>),
 }
 
 /// What the configuration says of a timer: by its number, with its record.
-pub type LoadedBy<'a> = dyn for<'r> Fn(usize, &'r Record) -> Option<Loaded<'r>> + 'a;
+pub(in crate::state) type LoadedBy<'a> =
+    dyn for<'r> Fn(usize, &'r Record) -> Option<Loaded<'r>> + 'a;
 
 impl State {
     /// Takes over the file that this state [waits](State::waits) for. To be called once a second by
@@ -101,11 +102,13 @@ impl State {
     ) -> TakenOver {
         let taken = self.with_pages(|shared| {
             let begun = match taking.take() {
+                Some(current) => Ok(current),
                 None => self.begin_to_take(shared, names, opener)?,
-                begun => begun,
             };
-            let Some(mut current) = begun else { return Ok(TakenOver::NotYet) };
-            opener.now = current.now;
+            let mut current = match begun {
+                Ok(current) => current,
+                Err(not_begun) => return Ok(not_begun),
+            };
             if let Some(after) = current.go_on(names, opener, loaded)? {
                 *taking = Some(current);
                 return Ok(TakenOver::GoesOn(after));
@@ -116,13 +119,13 @@ impl State {
         taken.unwrap_or(Ok(TakenOver::NotYet)).unwrap_or_else(failed)
     }
 
-    /// `None`: it is in use still.
+    /// Begins, if that can be.
     fn begin_to_take(
         &self,
         shared: &PagedFile,
         names: &[&str],
         opener: &Opener<'_>,
-    ) -> Result<Option<TakeOver>, Failure> {
+    ) -> Result<Result<TakeOver, TakenOver>, Failure> {
         // Workers of one master exclude each other only with descriptions of their own.
         let pages = match self.own_description(shared, reopen) {
             Ok(file) => PagedFile::new(file),
@@ -135,25 +138,29 @@ impl State {
             let (notices, loaded) = (Vec::new(), Vec::new());
             TakeOver { own, converted_by, now: opener.now, phase, notices, loaded }
         };
-        if identity(&pages)?.is_some_and(|it| it.records == RecordsFormat::Current) {
+        let records = identity(&pages)?.map(|identity| identity.records);
+        if records == Some(RecordsFormat::Current) {
             if !lock(shared, LockKind::Shared)? {
-                return Ok(None);
+                return Ok(Err(TakenOver::NotYet));
             }
             let find = Phase::Find(find(&pages, names)?);
-            return Ok(Some(begin(ConvertedBy::Other, find, self.by(pages))));
+            return Ok(Ok(begin(ConvertedBy::Other, find, self.by(pages))));
         }
         if !lock(&pages, LockKind::Exclusive)? {
-            return Ok(None);
+            // Who converts it now is no master of the older module, and is about to end.
+            let is_converted = records == Some(RecordsFormat::Mixed);
+            let wait = TakenOver::GoesOn(LOOK_AGAIN);
+            return Ok(Err(if is_converted { wait } else { TakenOver::NotYet }));
         }
         let old = identity(&pages)?.filter(|it| it.records != RecordsFormat::Current);
-        let Some(mut old) = old else { return Ok(None) };
+        let Some(mut old) = old else { return Ok(Err(TakenOver::NotYet)) };
         if !may_convert(&pages).map_err(Action::Lock.failed())? {
-            return Ok(None);
+            return Ok(Err(TakenOver::NotYet));
         }
         old.pid_file = opener.pid_file.clone();
         let conversion = Conversion::begin(&pages, &mut old, opener.now);
         let convert = Phase::Convert(conversion.map_err(Action::Write.failed())?);
-        Ok(Some(begin(ConvertedBy::This, convert, self.by(pages))))
+        Ok(Ok(begin(ConvertedBy::This, convert, self.by(pages))))
     }
 }
 
@@ -214,27 +221,25 @@ impl TakeOver {
                     return Ok(Some(LOOK_AGAIN));
                 };
                 let done = addition.go_on(pages, names, self.now, quota, &mut self.notices);
-                done.then(|| {
-                    let loading = Loading::new(pages, Before::Loaded);
-                    Phase::Load(loading, self.own.at(addition.pages(), names))
-                })
+                done.then(|| Phase::Sync(None, self.own.at(addition.pages(), names)))
             }
             Phase::Load(loading, records) => {
                 let timer = |number| records.get(number).and_then(|record| loaded(number, record));
+                opener.now = self.now;
                 loading.go_on(pages, &timer, opener, quota).then(|| {
                     let names = names.iter().copied().collect();
                     self.loaded = loading.end(&self.own, pages, &names, opener);
-                    Phase::Sync(None, Rc::clone(records))
+                    Phase::End(Rc::clone(records))
                 })
             }
             Phase::Sync(syncing @ None, records) => {
                 // Where there can be no thread it takes as long as it takes.
                 *syncing = Syncing::begin(pages.file()).ok();
-                if syncing.is_none() {
-                    sync(pages.file()).map_err(Action::Sync.failed())?;
-                    Some(Phase::End(Rc::clone(records)))
-                } else {
+                if syncing.is_some() {
                     None
+                } else {
+                    sync(pages.file()).map_err(Action::Sync.failed())?;
+                    Some(Phase::Load(Loading::new(pages, Before::Loaded), Rc::clone(records)))
                 }
             }
             Phase::Sync(syncing, records) => {
@@ -242,11 +247,15 @@ impl TakeOver {
                     return Ok(Some(LOOK_AGAIN));
                 };
                 ended.end().map_err(Action::Sync.failed())?;
-                Some(Phase::End(Rc::clone(records)))
+                Some(Phase::Load(Loading::new(pages, Before::Loaded), Rc::clone(records)))
             }
             Phase::End(_) => return Ok(None),
         };
         if let Some(next) = next {
+            if matches!(next, Phase::Load(..)) {
+                // What comes due from now on is the timers'.
+                self.now = opener.now;
+            }
             self.phase = next;
         }
         Ok(Some(NEXT_TURN))

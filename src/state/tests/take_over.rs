@@ -264,6 +264,8 @@ fn a_worker_that_goes_in_any_turn_leaves_a_file_that_the_next_one_takes_over() {
             let taken = step(&fixture, &mut taking, &names);
             let another = OldMaster::try_new(&fixture).is_some();
             assert_eq!(another, taking.is_none(), "it has the file alone");
+            let others = step(&fixture, &mut None, &names);
+            assert!(taking.is_none() || matches!(others, TakenOver::GoesOn(_)), "{others:?}");
             matches!(taken, TakenOver::Yes(..)).then_some(taken)
         });
         if taken.is_some() {

@@ -13,6 +13,7 @@ use Time::HiRes qw( sleep time );
 use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Bench;
+use TimerTest::BenchHealth;
 use TimerTest::BenchTable;
 use TimerTest::Nginx;
 use TimerTest::Series;
@@ -30,6 +31,10 @@ tools/bench [OPTION]...
     --list             the groups
 USAGE
 
+# How much of everything, and the same for a test that only wants to see that it works.
+my %size = ( rounds => 11, window => 1, strace => 3, instructions => 5, requests => 200, lateness => 60, counts => [ 1, 10, 100, 1000, 10_000 ], starts => 3, takeovers => 15, servers => 1000, seconds => 20, deaths => 20 );
+my %short = ( rounds => 1, window => 0.5, strace => 3, instructions => 1, requests => 50, lateness => 2, counts => [ 1, 100 ], starts => 1, takeovers => 1, servers => 50, seconds => 2, deaths => 2 );
+
 my %measure = (
     run      => \&measure_run,
     proxied  => \&measure_proxied,
@@ -37,13 +42,12 @@ my %measure = (
     lateness => \&measure_lateness,
     scale    => \&measure_scale,
     takeover => \&measure_takeover,
+    check    => sub { say_that('a health check, and the same request by a client'); measure_check( \&record, \%size ) },
+    servers  => sub { say_that("$size{servers} servers that are checked each second"); measure_servers( \&record, \%size ) },
+    death    => sub { say_that('from the death of a server to the last client'); measure_death( \&record, \%size ) },
     build    => \&measure_build,
 );
-my @groups = qw( run proxied client lateness scale takeover build );
-
-# How much of everything, and the same for a test that only wants to see that it works.
-my %size = ( rounds => 11, window => 1, strace => 3, instructions => 5, requests => 200, lateness => 60, counts => [ 1, 10, 100, 1000, 10_000 ], starts => 3, takeovers => 15 );
-my %short = ( rounds => 1, window => 0.5, strace => 3, instructions => 1, requests => 50, lateness => 2, counts => [ 1, 100 ], starts => 1, takeovers => 1 );
+my @groups = qw( run proxied client lateness scale takeover check servers death build );
 
 my ( %result, %option );
 

@@ -21,7 +21,7 @@ my $MORE = 0.01;
 plan skip_all => 'nginx is watched: its instructions and memory are not its own' if nginx_is_watched();
 
 my $file = scratch_dir() . '/benchmarks.md';
-my @groups = qw( run proxied client lateness scale takeover );
+my @groups = qw( run proxied client lateness scale takeover check servers death );
 $TimerTest::DEADLINE = 280;
 my ( $status, $out ) = run_command( $^X, dirname(__FILE__) . '/../../tools/bench.pl',
     '--short', '--only', join( ',', @groups ), '--write', '--file', $file );
@@ -35,7 +35,8 @@ my $median = sub {
 };
 
 for my $key ( qw( cpu.file cpu.memory calls.file instructions.file proxied.cpu.run proxied.cpu.client client.all.without
-    lateness.arrival.median scale.100.test.timers scale.100.start.timers scale.100.memory.private scale.100.cpu takeover.KILL takeover.HUP takeover.STOP ) )
+    lateness.arrival.median scale.100.test.timers scale.100.start.timers scale.100.memory.private scale.100.cpu takeover.KILL takeover.HUP takeover.STOP
+    check.cpu.check check.cpu.client servers.checked servers.rate.least servers.late.99th death.last_client ) )
 {
     cmp_ok( $median->($key), '>', 0, "$key is measured" );
 }

@@ -64,7 +64,7 @@ my $dir   = $nginx->prefix;
         [ qr/127\.0\.0\.1:8080/              => "127.0.0.1:$visitors" ],
         [ qr/listen(\s+)127\.0\.0\.1:8444/   => "listen 127.0.0.1:$admins" ],
         [ qr/listen(\s+)127\.0\.0\.1:9145/   => "listen 127.0.0.1:$prometheus" ],
-        [ qr{unix:/run/nginx-timers/api\.sock} => "unix:$dir/api.sock" ],
+        [ qr{unix:/var/lib/nginx-timers/api\.sock} => "unix:$dir/api.sock" ],
         [ qr/every=10s/                      => 'every=200ms' ],
         )
     {

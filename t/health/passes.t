@@ -135,6 +135,9 @@ my %address = (
     no_unix => "unix:$prefix/none.sock",
     ( map { $_ => '127.0.0.1:' . $server{$_}->port } keys %server ),
 );
+$case{http2} = [ 'health_check uri=/http2?a; proxy_http_version 2; proxy_pass http://UP/;', passes => '/http2?a', server => 'grpc' ]
+    if nginx_version() >= 1029004;
+
 my ( $groups, $locations ) = ( '', '' );
 for my $name ( sort keys %case ) {
     my ( $text, undef, undef, %more ) = @{ $case{$name} };

@@ -11,6 +11,7 @@ use Socket qw( pack_sockaddr_in INADDR_LOOPBACK );
 use Test::More;
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Canned;
 use TimerTest::Nginx;
 
 my @backend = map { TimerTest::Backend->start } 1 .. 2;
@@ -24,6 +25,19 @@ my @fill = map {
     $socket
 } 1 .. 8;
 
+# Two servers that open a session for each check.
+my @sessions = map {
+    TimerTest::Canned->start(
+        answer => sub {
+            return if $_[0] !~ /\r\n\r\n\z/;
+            my $cookie = $_[0] =~ /health check/ ? "Set-Cookie: session=a\r\n" : '';
+            return ( "HTTP/1.1 200 OK\r\n${cookie}Content-Length: 0\r\n\r\n", 'close' );
+        }
+    )
+} 1 .. 2;
+my $has_sticky = nginx_version() >= 1029006;
+my $learns     = $has_sticky ? 'sticky learn create=$upstream_cookie_session lookup=$cookie_session zone=sessions:64k;' : '';
+
 my $check = 'proxy_next_upstream error timeout http_500; health_check uri=/status/500 interval=20ms fails=1000000';
 my %balancer = (
     weighted => "server 127.0.0.1:$one weight=2 max_fails=1 fail_timeout=1h; server 127.0.0.1:$two max_fails=1 fail_timeout=1h;",
@@ -36,9 +50,11 @@ my $nginx = TimerTest::Nginx->new( workers => 1 );
 $nginx->write_conf(
     http => join( "\n", map {"upstream $_ { zone $_ 64k; $balancer{$_} }"} sort keys %balancer )
         . "\nupstream single { zone single 64k; server 127.0.0.1:$one max_conns=1; }"
+        . "\nupstream learn { zone learn 64k; $learns @{[ map { 'server 127.0.0.1:' . $_->port . ';' } @sessions ]} }"
         . "\nupstream hole { zone hole 64k; server 127.0.0.1:${\ $full->sockport }; }",
     server => join( "\n", map {"location /$_/ { proxy_set_header X-Timer $_; proxy_pass http://$_/; $check; }"} sort keys %balancer )
         . "\nlocation /single/ { proxy_set_header X-Timer single; proxy_pass http://single/; health_check interval=20ms; }"
+        . "\nlocation /learn/ { proxy_pass http://learn; health_check interval=20ms; }"
         . "\nlocation /hole/ { proxy_pass http://hole; health_check interval=50ms timeout=200ms; }"
         . "\nlocation /timers/ { timer_api; }",
 );
@@ -73,6 +89,11 @@ is( scalar( $client->getline ) =~ /200/ ? 1 : 0, 1, 'the slow one is answered' )
 wait_until { $nginx->get('/single/client')->{status} == 200 };
 is( join( ' ', map { $nginx->get("/single/client/$_")->{status} } 1 .. 20 ), join( ' ', (200) x 20 ), 'then there is room, checks or not' );
 lacks( join( "\n", $nginx->log_lines(qr/./) ), qr/in upstream "single" is unhealthy/, 'checks went on to pass' );
+
+# No session was learned of a check: clients are distributed.
+$_->wait_asked(5) for @sessions;
+$nginx->get( '/learn/client', headers => "Cookie: session=a\r\n" ) for 1 .. 10;
+is( join( ' ', map { scalar grep { $_->{asked} =~ m{/client} } $_->asked } @sessions ), '5 5', 'sticky: no session of a check' );
 
 $nginx->wait_log(qr/in upstream "hole" is unhealthy: timed out while connecting to upstream/);
 $nginx->stop;

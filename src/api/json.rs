@@ -20,6 +20,9 @@ pub(super) struct Host<'a> {
     #[serde(serialize_with = "instant")]
     pub(super) now: UnixMs,
     pub(super) paused: Option<Pause>,
+    /// How many groups with health checks there are; absent without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstreams: Option<usize>,
 }
 
 /// The API's word for it.

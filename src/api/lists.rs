@@ -62,6 +62,7 @@ fn write_host(snapshot: &Snapshot, piece: &mut Vec<u8>) {
         tzdata: &registry.zones().to_string(),
         now,
         paused: Pause::of(registry.header().paused, now),
+        upstreams: Some(Groups::now().count()).filter(|count| *count > 0),
     };
     json::write(&host, piece);
     if piece.last() == Some(&b'}') {

@@ -70,8 +70,8 @@ const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-jjfuc0D4tNZ5YKoEh3MWlJRZrRIAIB/WAn0lnMqOLxc='; \
-     style-src 'sha256-qSpva/6oWRXuwEfy3LASxyvdjpV4Bf5ixWjasyLj7pA='; \
+     script-src 'sha256-4wuoccF6+kh/WaQeZTCrLgRxVNNbomPsZQTEyVCUu6U='; \
+     style-src 'sha256-z7Qq35f9yID26LuRuE0u5rssuSl7GykSfZ5LNOZz5C0='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.

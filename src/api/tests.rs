@@ -171,6 +171,7 @@ fn the_host_comes_first() {
         tzdata: "2026b (system)",
         now: BORN,
         paused: Pause::of(Some(Paused { since: at(1), until: None }), at(2)),
+        upstreams: None,
     };
     let mut out = Vec::new();
     json::write(&host, &mut out);

@@ -87,6 +87,8 @@ is( $all->{$_}[0], 12, "$_: all are served" ) for @names;
 cmp_ok( $all->{$_}[1], '>', 0, "$_: by the second server, too" ) for qw( weighted keepalive );
 
 $servers->set( 1, 503 );
+# What the log tells is done; the records know it a moment before.
+$nginx->wait_log(qr/\[error\].* peer \Q$two\E in upstream "$_" is unhealthy/) for @names, qw( two twice alone spare mixed );
 wait_state( $_, $two, 'unhealthy' ) for @names, qw( two twice alone spare mixed );
 my $some = shares();
 is( "@{ $some->{$_} }", '12 0', "$_: all are served by the others" ) for @names;
@@ -119,14 +121,12 @@ for ( 1 .. 12 ) {
         $servers->up(1);
         wait_state( two => $two, 'up' );
     }
-    is( tries( two => 0 ), 2, 'both servers are counted as such that get requests' );
+    counts( two => 2, 'both servers are counted as such that get requests' );
     $servers->set( 1, 503 );
-    wait_state( two => $two, 'unhealthy' );
-    is( tries( two => 0 ), 1, 'one of them' );
-    is( tries( twice => 0 ), 1, 'of a group with one that is configured "down", too' );
+    counts( two   => 1, 'one of them' );
+    counts( twice => 1, 'of a group with one that is configured "down", too' );
     $servers->up(1);
-    wait_state( $_ => $two, 'up' ) for qw( two twice );
-    is( tries( twice => 0 ), 3, 'and back' );
+    counts( twice => 3, 'and back' );
 }
 
 # Others overwrite a mark: it is back within a second. They set a bit of theirs: it stays.
@@ -197,11 +197,16 @@ sub list {
     die "no list of $group";
 }
 
-# "tries" is two words before "name".
-sub tries {
-    my ($group) = @_;
-    my ( $zone, $name ) = list($group);
-    return word( $zone, $name - 16 );
+# One test: "tries", which is two words before "name".
+sub counts {
+    my ( $group, $tries, $title ) = @_;
+    my $seen;
+    my $is = sub {
+        my ( $zone, $name ) = list($group);
+        return ( $seen = word( $zone, $name - 16 ) ) == $tries;
+    };
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return ok( poll_until($is), $title ) || diag $seen;
 }
 
 # Reads "down" of a server, or writes it.

@@ -62,6 +62,8 @@ sub wait_state {
 }
 
 # The API tells by the records and the zone, whoever answers.
+# What the log tells is done; the records know it a moment before.
+$nginx->wait_log(qr/peer \Q$two\E in upstream "$_" is unhealthy/) for qw( b slow );
 wait_state( $two, 'unhealthy' );
 wait_state( $two, 'unhealthy', 'slow' );
 my $was = peer( $two, 'slow' );

@@ -111,10 +111,13 @@ sub peer  { my ( $group, $id ) = @_; return group($group)->{peers}[$id] }
 
 # A client's failed request makes a server "unavail", until that is over.
 {
+    poll_until( sub { peer( 'fails', 0 )->{health_checks}{checks} } ) || in_vain('the only check before the test is over');
     $servers->set( 0, 'close' );
     $nginx->get('/fails/');
     is( peer( 'fails', 0 )->{state}, 'unavail', 'a server that has failed clients' );
     $servers->up(0);
+    my $is_well = sub { my $peer = peer( 'b', 0 ); $peer->{state} eq 'up' && !grep { $_->{last}{result} ne 'pass' } @{ $peer->{checks} } };
+    poll_until($is_well) || in_vain('the server to be well again');
 }
 
 # Metrics: well-formed, and those that the rules speak of.

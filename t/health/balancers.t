@@ -7,12 +7,12 @@
 use strict;
 use warnings;
 
-use Fcntl qw( SEEK_SET );
 use Test::More;
 use TimerTest;
 use TimerTest::Api qw( json );
 use TimerTest::Nginx;
 use TimerTest::Servers;
+use TimerTest::Zone;
 
 my $servers = TimerTest::Servers->start(3);
 my ( $one, $two, $three ) = map { '127.0.0.1:' . $servers->port($_) } 0 .. 2;
@@ -133,7 +133,7 @@ for ( 1 .. 12 ) {
 {
     $servers->set( 1, 503 );
     wait_state( mixed => $two, 'unhealthy' );
-    my $down = down('mixed', $two);
+    my $down = zone()->down( mixed => $two );
     my $marked = $down->();
     cmp_ok( $marked, '>', 0, 'the mark' );
     $down->(0);
@@ -153,89 +153,13 @@ $nginx->stop;
 $servers->stop;
 done_testing();
 
-# A zone of a worker: what is mapped, and where, by what is in it.
-sub zones {
-    my ($pid) = ( $nginx->workers )[0];
-    open my $mem, '+<:raw', "/proc/$pid/mem" or die "mem: $!";
-    my @zones;
-    for ( split /\n/, slurp("/proc/$pid/maps") ) {
-        my ( $from, $to ) = m{\A([0-9a-f]+)-([0-9a-f]+) rw-s .*/dev/zero} or next;
-        no warnings 'portable';
-        ( $from, $to ) = map { hex } $from, $to;
-        sysseek $mem, $from, SEEK_SET;
-        sysread $mem, my $bytes, $to - $from;
-        push @zones, { mem => $mem, from => $from, bytes => $bytes };
-    }
-    return @zones;
-}
-
-# The words of a zone that hold a value: their places in it.
-sub words {
-    my ( $zone, $value ) = @_;
-    my ( @at, $at ) = ();
-    my $word = pack 'Q', $value;
-    for ( my $at = index $zone->{bytes}, $word; $at >= 0; $at = index $zone->{bytes}, $word, $at + 1 ) {
-        push @at, $at if $at % 8 == 0;
-    }
-    return @at;
-}
-
-sub word { my ( $zone, $at ) = @_; return unpack 'Q', substr $zone->{bytes}, $at, 8 }
-
-# The list of a group: "number" is 0 words, and "name" leads to its name.
-sub list {
-    my ($group) = @_;
-    for my $zone ( zones() ) {
-        for ( my $at = index $zone->{bytes}, $group; $at >= 0; $at = index $zone->{bytes}, $group, $at + 1 ) {
-            for my $string ( grep { $_ >= 8 && word( $zone, $_ - 8 ) == length $group } words( $zone, $zone->{from} + $at ) ) {
-                # "name" of ngx_http_upstream_rr_peers_t, then "next", then "peer".
-                my ($name) = sort { $a <=> $b } words( $zone, $zone->{from} + $string - 8 );
-                return ( $zone, $name ) if defined $name;
-            }
-        }
-    }
-    die "no list of $group";
-}
-
-# One test: "tries", which is two words before "name".
+# One test: so many servers of a group are counted as such that get requests.
 sub counts {
     my ( $group, $tries, $title ) = @_;
     my $seen;
-    my $is = sub {
-        my ( $zone, $name ) = list($group);
-        return ( $seen = word( $zone, $name - 16 ) ) == $tries;
-    };
+    my $is = sub { ( $seen = zone()->tries($group) ) == $tries };
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return ok( poll_until($is), $title ) || diag $seen;
 }
 
-# Reads "down" of a server, or writes it.
-sub down {
-    my ( $group, $address ) = @_;
-    my ( $zone, $name ) = list($group);
-    my $peer = word( $zone, $name + 16 ) - $zone->{from};
-    for ( 1 .. 100 ) {
-        my ( $len, $data ) = map { word( $zone, $peer + $_ ) } 16, 24;
-        last if substr( $zone->{bytes}, $data - $zone->{from}, $len ) eq $address;
-        # The next one is behind "down", the session and the lock: found by where it leads to.
-        my ($next) = grep { $_ } map { word( $zone, $peer + $_ * 8 ) - $zone->{from} } grep {
-            my $to = word( $zone, $peer + $_ * 8 ) - $zone->{from};
-            $to > 0 && $to < length( $zone->{bytes} ) - 32 && is_peer( $zone, $to )
-        } 19 .. 27;
-        $peer = $next // die "no $address in $group";
-    }
-    my $place = $zone->{from} + $peer + 144;
-    return sub {
-        sysseek $zone->{mem}, $place, SEEK_SET;
-        if (@_) { syswrite $zone->{mem}, pack 'Q', $_[0] or die "mem: $!"; return }
-        sysread $zone->{mem}, my $bytes, 8;
-        return unpack 'Q', $bytes;
-    };
-}
-
-sub is_peer {
-    my ( $zone, $at ) = @_;
-    my ( $len, $data ) = map { word( $zone, $at + $_ ) } 16, 24;
-    $data -= $zone->{from};
-    return $len > 8 && $len < 32 && $data > 0 && $data < length( $zone->{bytes} ) - $len && substr( $zone->{bytes}, $data, $len ) =~ /\A127\.0\.0\.1:\d+\z/;
-}
+sub zone { return TimerTest::Zone->of( ( $nginx->workers )[0] ) }

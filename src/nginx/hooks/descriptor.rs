@@ -19,7 +19,7 @@ use crate::nginx::core::module::{Module, main_of};
 use crate::nginx::core::process::{self, Role};
 use crate::nginx::core::{layout, pool, rc};
 use crate::nginx::http::handler::Block;
-use crate::nginx::run::{connect, filters, phases};
+use crate::nginx::run::{connect, phases};
 
 /// The http module's table of hooks.
 pub const fn context<M: HttpModule>() -> ngx_http_module_t {
@@ -150,7 +150,6 @@ unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ng
         // SAFETY: made by `create_main_conf`; no other reference to it is alive.
         let main = unsafe { main.as_mut() };
         phases::install(parsing)?;
-        filters::install();
         // SAFETY: in `postconfiguration`.
         M::after_configuration(main, &unsafe { WhollyRead::new(parsing) })?;
         zone::add::<M>(main, parsing)

@@ -16,7 +16,7 @@ pub mod variable;
 
 pub use receiver::{Flow, NextFilter, Receiver, ResponseHead};
 pub use request::{Access, Method, Place, Request, StartError, Uri};
-pub use start::{InProgress, Started, start, start_receiving};
+pub use start::{InProgress, Started, start};
 pub use state::{Origin, RequestEnd};
 
 pub(in crate::nginx) use connection::RunConnection;

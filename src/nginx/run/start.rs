@@ -24,7 +24,6 @@ use super::connect::connect;
 use super::connection::{RunConnection, cut_off};
 use super::head;
 use super::phases::engine;
-use super::receiver::Receiver;
 use super::request::{Request, StartError};
 use super::state::{Attached, Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
@@ -53,21 +52,6 @@ pub fn start(
     origin: Rc<dyn Origin>,
 ) -> Result<Started, StartError> {
     start_attached(location, request, origin, Attached::default())
-}
-
-/// The same, with its response for `receiver`.
-///
-/// # Errors
-///
-/// As for [`start`].
-pub fn start_receiving(
-    location: Location,
-    request: &Request<'_>,
-    origin: Rc<dyn Origin>,
-    receiver: Rc<dyn Receiver>,
-) -> Result<Started, StartError> {
-    let attached = Attached { receiver: Some(receiver), inside: None };
-    start_attached(location, request, origin, attached)
 }
 
 /// The same, with these who have to do with it.

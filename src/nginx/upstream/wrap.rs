@@ -15,6 +15,7 @@ use crate::nginx::conf::parsing::Refused;
 use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{pool, rc};
+use crate::nginx::run::filters;
 use crate::os::memory;
 
 type Init =
@@ -36,7 +37,9 @@ thread_local! {
 static INIT: Init = init_peer;
 
 /// Stands before the balancers of all groups of a configuration, those that nginx makes of host names
-/// too, so that servers can be pinned. A request that is pinned to none has its own balancer.
+/// too, so that servers can be pinned, and before all filters, so that what they answer is seen. A request
+/// that is pinned to none has its own balancer. Without checks there is none of it: clients' requests would
+/// pass through it for nothing.
 ///
 /// # Errors
 ///
@@ -64,6 +67,7 @@ pub fn allow_pinning(read: &WhollyRead<'_>) -> Result<(), Refused> {
         // SAFETY: as above: nothing sets it any more (UPSTREAM-1).
         unsafe { (*peer).init = Some(INIT) };
     }
+    filters::install();
     Ok(())
 }
 

@@ -150,10 +150,14 @@ unsafe fn set_host(r: *mut ngx_http_request_t, host: Option<&str>) -> Result<(),
     let header = header.cast::<ngx_table_elt_t>();
     // SAFETY: the caller's promise.
     let value = unsafe { concat(r, &[host.as_bytes()]) }?;
-    // SAFETY: as above.
-    let server = unsafe { concat(r, &[without_port(host.as_bytes())]) }?;
-    // SAFETY: bytes of the pool that nobody else has yet.
-    unsafe { ngx::ffi::ngx_strlow(server.data, server.data, server.len) };
+    let mut server = ngx_str_t { len: without_port(host.as_bytes()).len(), data: value.data };
+    // As `ngx_http_validate_host` does, which copies only what it has to change.
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        // SAFETY: the caller's promise.
+        server = unsafe { concat(r, &[without_port(host.as_bytes())]) }?;
+        // SAFETY: bytes of the pool that nobody else has yet.
+        unsafe { ngx::ffi::ngx_strlow(server.data, server.data, server.len) };
+    }
     // SAFETY: room for one element of this type, which all zero bytes are valid for.
     unsafe { header.write_bytes(0, 1) };
     // SAFETY: as above; nobody else has it.

@@ -48,7 +48,8 @@ sub new {
     );
     spew( $self->{nginx}->prefix . '/html/mark', 'x' );
     $self->{nginx}->start;
-    ( $self->{worker} ) = $self->{nginx}->workers;
+    # The master writes whom it has started when that may answer already.
+    wait_until { ( $self->{worker} ) = $self->{nginx}->workers } or croak 'no worker';
     return $self;
 }
 

@@ -13,6 +13,8 @@ mod start;
 mod state;
 pub mod trial;
 pub mod variable;
+#[cfg(feature = "panic-points")]
+mod witness;
 
 pub use receiver::{Flow, NextFilter, Receiver, ResponseHead};
 pub use request::{Access, Method, Place, Request, StartError, Uri};

@@ -51,6 +51,9 @@ pub fn start(
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
 ) -> Result<Started, StartError> {
+    #[cfg(feature = "panic-points")]
+    return start_receiving(location, request, origin, Rc::new(super::witness::Witness::default()));
+    #[cfg(not(feature = "panic-points"))]
     start_attached(location, request, origin, Attached::default())
 }
 

@@ -142,7 +142,7 @@ my ( $groups, $locations ) = ( '', '' );
 for my $name ( sort keys %case ) {
     my ( $text, undef, undef, %more ) = @{ $case{$name} };
     $text = "health_check uri=/$name; $text" if $text !~ /health_check/;
-    $text =~ s/health_check/health_check interval=150ms/;
+    $text =~ s/health_check/health_check interval=300ms/;
     $text =~ s/\bUP\b/g_$name/g;
     my $place   = $more{place}               // "/$name/";
     my $address = $address{ $more{server} // '' } // "127.0.0.1:$port";
@@ -209,11 +209,11 @@ for my $name ( sort keys %case ) {
         next;
     }
     my $checks;
-    wait_until { ( $checks = checks($name) )->{checks} >= 3 };
+    wait_until { ( $checks = checks($name) )->{checks} >= 2 };
     ok( $checks->{fails} == 0 && $checks->{last_passed}, "$name: passes" ) or diag explain( $checks, $nginx->log_lines($of) );
     next if !defined $what;
     my $protocol = $more{server} // 'http';
-    my @asked = $backend->wait_requests( 3, $protocol =~ /fastcgi|uwsgi/ ? ( protocol => $protocol, uri => qr{\A/$name\z} ) : ( timer => $name ) );
+    my @asked = $backend->wait_requests( 2, $protocol =~ /fastcgi|uwsgi/ ? ( protocol => $protocol, uri => qr{\A/$name\z} ) : ( timer => $name ) );
     is( $asked[0]{uri}, $what, "$name: the URI" );
 }
 

@@ -38,7 +38,7 @@ my @sessions = map {
 my $has_sticky = nginx_version() >= 1029006;
 my $learns     = $has_sticky ? 'sticky learn create=$upstream_cookie_session lookup=$cookie_session zone=sessions:64k;' : '';
 
-my $check = 'proxy_next_upstream error timeout http_500; health_check uri=/status/500 interval=20ms fails=1000000';
+my $check = 'proxy_next_upstream error timeout http_500; health_check uri=/status/500 interval=100ms fails=1000000';
 my %balancer = (
     weighted => "server 127.0.0.1:$one weight=2 max_fails=1 fail_timeout=1h; server 127.0.0.1:$two max_fails=1 fail_timeout=1h;",
     least    => "least_conn; server 127.0.0.1:$one max_fails=1 fail_timeout=1h; server 127.0.0.1:$two max_fails=1 fail_timeout=1h;",
@@ -53,8 +53,8 @@ $nginx->write_conf(
         . "\nupstream learn { zone learn 64k; $learns @{[ map { 'server 127.0.0.1:' . $_->port . ';' } @sessions ]} }"
         . "\nupstream hole { zone hole 64k; server 127.0.0.1:${\ $full->sockport }; }",
     server => join( "\n", map {"location /$_/ { proxy_set_header X-Timer $_; proxy_pass http://$_/; $check; }"} sort keys %balancer )
-        . "\nlocation /single/ { proxy_set_header X-Timer single; proxy_pass http://single/; health_check interval=20ms; }"
-        . "\nlocation /learn/ { proxy_pass http://learn; health_check interval=20ms; }"
+        . "\nlocation /single/ { proxy_set_header X-Timer single; proxy_pass http://single/; health_check interval=50ms; }"
+        . "\nlocation /learn/ { proxy_pass http://learn; health_check interval=50ms; }"
         . "\nlocation /hole/ { proxy_pass http://hole; health_check interval=50ms timeout=200ms; }"
         . "\nlocation /timers/ { timer_api; }",
 );
@@ -63,7 +63,7 @@ $nginx->start;
 # Each server has failed many checks; no client minds.
 for my $name ( sort keys %balancer ) {
     for my $backend (@backend) {
-        $backend->wait_requests( 5, timer => $name );
+        $backend->wait_requests( 3, timer => $name );
     }
 }
 for my $name ( sort keys %balancer ) {
@@ -82,7 +82,7 @@ my $client = IO::Socket::INET->new( PeerAddr => '127.0.0.1', PeerPort => $nginx-
 syswrite $client, "GET /single/held/it HTTP/1.0\r\n\r\n";
 $backend[0]->wait_requests( 1, uri => qr{/held/it} );
 my $before = $backend[0]->requests( timer => 'single' );
-$backend[0]->wait_requests( $before + 5, timer => 'single' );
+$backend[0]->wait_requests( $before + 3, timer => 'single' );
 is( $nginx->get('/single/client')->{status}, 502, 'max_conns: no client has room' );
 $backend[0]->let_go('it');
 is( scalar( $client->getline ) =~ /200/ ? 1 : 0, 1, 'the slow one is answered' );

@@ -42,16 +42,21 @@ struct Memory {
 ///
 /// # Invariants
 ///
-/// `head` is one of nginx's in `memory`, which is there for `'a`.
+/// `head` is one of nginx's in `memory`, which is there for `'a`; if `is_fixed`, no server comes or goes
+/// (UPSTREAM-8).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerList<'a> {
     head: NonNull<ngx_http_upstream_rr_peers_t>,
     memory: Memory,
+    is_fixed: bool,
     group: std::marker::PhantomData<&'a ()>,
 }
 
-/// A list whose lock this process has.
-pub(super) struct LockedPeers<'a>(PeerList<'a>);
+/// A list in which no server comes or goes: one whose lock this process has, or for reading one that is fixed.
+pub(super) struct LockedPeers<'a> {
+    list: PeerList<'a>,
+    is_locked: bool,
+}
 
 /// A list that nobody else reads or writes.
 pub(super) struct Exclusive<'a>(LockedPeers<'a>);
@@ -74,7 +79,7 @@ impl Memory {
         if string.data.addr() < self.start || end > self.end {
             return None;
         }
-        // SAFETY: in the memory, whose strings are changed under the lock only.
+        // SAFETY: in the memory; strings stay as they are for as long as their server is there.
         Some(unsafe { std::slice::from_raw_parts(string.data, string.len) })
     }
 }
@@ -94,15 +99,26 @@ impl<'a> PeerList<'a> {
         let memory = Memory { start: start.addr(), end: start.addr().saturating_add(size) };
         // SAFETY: the caller's promise. It is read each time: the zone replaces it.
         let list = unsafe { (*group.as_ptr()).peer.data };
-        Self::at(list.cast(), memory).ok_or(UnknownLayout)
+        let first = Self::at(list.cast(), memory).ok_or(UnknownLayout)?;
+        let backup = first.backup()?;
+        // What the first one finds by SRV records goes into the other one, too.
+        let is_fixed = !first.has_templates() && backup.is_none_or(|list| !list.has_templates());
+        // INVARIANT: UPSTREAM-8.
+        Ok(Self { is_fixed, ..first })
     }
 
     fn at(list: *mut ngx_http_upstream_rr_peers_t, memory: Memory) -> Option<Self> {
-        let list = memory.hold(list)?;
+        let head = memory.hold(list)?;
         // SAFETY: a list in the memory.
-        let shared = unsafe { ngx_http_timer_peers_shared(list.as_ptr()) };
+        let shared = unsafe { ngx_http_timer_peers_shared(head.as_ptr()) };
+        let group = std::marker::PhantomData;
         // INVARIANT: just looked at.
-        (shared != 0).then_some(Self { head: list, memory, group: std::marker::PhantomData })
+        (shared != 0).then_some(Self { head, memory, is_fixed: false, group })
+    }
+
+    fn has_templates(self) -> bool {
+        // SAFETY: the invariant; it is set before the zone is used.
+        !unsafe { ngx_http_timer_peers_resolve(self.head.as_ptr()) }.is_null()
     }
 
     /// The list of the `backup` servers.
@@ -112,7 +128,9 @@ impl<'a> PeerList<'a> {
         if next.is_null() {
             return Ok(None);
         }
-        Self::at(next, self.memory).map(Some).ok_or(UnknownLayout)
+        let next = Self::at(next, self.memory).ok_or(UnknownLayout)?;
+        // INVARIANT: that of the first list is for both.
+        Ok(Some(Self { is_fixed: self.is_fixed, ..next }))
     }
 
     /// How many servers it has; what lasts only while it is locked.
@@ -133,29 +151,33 @@ impl<'a> PeerList<'a> {
         (config, self.len())
     }
 
-    /// For reading.
+    /// For reading. A list that is fixed is not locked: what is not held is not left held by a crash.
     pub(super) fn read(self) -> LockedPeers<'a> {
-        // SAFETY: the invariant.
-        unsafe { ngx_http_timer_peers_rlock(self.head.as_ptr()) };
-        LockedPeers(self)
+        if !self.is_fixed {
+            // SAFETY: the invariant.
+            unsafe { ngx_http_timer_peers_rlock(self.head.as_ptr()) };
+        }
+        LockedPeers { list: self, is_locked: !self.is_fixed }
     }
 
     /// For writing.
     pub(super) fn write(self) -> Exclusive<'a> {
         // SAFETY: the invariant.
         unsafe { ngx_http_timer_peers_wlock(self.head.as_ptr()) };
-        Exclusive(LockedPeers(self))
+        Exclusive(LockedPeers { list: self, is_locked: true })
     }
 }
 
 impl Drop for LockedPeers<'_> {
     fn drop(&mut self) {
-        // SAFETY: this process has the lock.
-        unsafe { ngx_http_timer_peers_unlock(self.0.head.as_ptr()) };
+        if self.is_locked {
+            // SAFETY: this process has the lock.
+            unsafe { ngx_http_timer_peers_unlock(self.list.head.as_ptr()) };
+        }
     }
 }
 
-/// A server of a list, while that is locked.
+/// A server of a list, which stays there meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerEntry<'a> {
     peer: NonNull<ngx_http_upstream_rr_peer_t>,
@@ -174,8 +196,8 @@ impl LockedPeers<'_> {
         look: impl FnMut(PeerEntry<'_>) -> bool,
     ) -> Result<(), UnknownLayout> {
         // SAFETY: the invariant of the list.
-        let first = unsafe { (*self.0.head.as_ptr()).peer };
-        self.walk(first, Some(self.0.len()), look)
+        let first = unsafe { (*self.list.head.as_ptr()).peer };
+        self.walk(first, Some(self.list.len()), look)
     }
 
     /// Calls `look` with each template of servers that are found by `resolve`.
@@ -188,7 +210,7 @@ impl LockedPeers<'_> {
         mut look: impl FnMut(PeerEntry<'_>),
     ) -> Result<(), UnknownLayout> {
         // SAFETY: the invariant of the list.
-        let first = unsafe { ngx_http_timer_peers_resolve(self.0.head.as_ptr()) };
+        let first = unsafe { ngx_http_timer_peers_resolve(self.list.head.as_ptr()) };
         self.walk(first, None, |entry| {
             look(entry);
             true
@@ -201,7 +223,7 @@ impl LockedPeers<'_> {
         len: Option<usize>,
         mut look: impl FnMut(PeerEntry<'_>) -> bool,
     ) -> Result<(), UnknownLayout> {
-        let memory = self.0.memory;
+        let memory = self.list.memory;
         let (mut next, mut count) = (first, 0_usize);
         while !next.is_null() {
             let peer = memory.hold(next).ok_or(UnknownLayout)?;
@@ -213,7 +235,7 @@ impl LockedPeers<'_> {
             if !look(entry) {
                 return Ok(());
             }
-            // SAFETY: a server of the list, which is locked.
+            // SAFETY: a server of the list, in which none goes.
             next = unsafe { (*peer.as_ptr()).next };
         }
         if len.is_some_and(|len| len != count) { Err(UnknownLayout) } else { Ok(()) }
@@ -225,7 +247,7 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
         impl PeerEntry<'_> {
             $($(#[$doc])* pub(super) fn $name(&self) -> $type {
-                // SAFETY: a server of a list that is locked.
+                // SAFETY: a server of a list in which none goes.
                 let field = unsafe { &raw const (*self.peer.as_ptr()).$name };
                 // SAFETY: as above; balancers may change it meanwhile, under another lock.
                 unsafe { field.read_volatile() }
@@ -342,7 +364,7 @@ impl Exclusive<'_> {
             true
         });
         // SAFETY: the list is this process's now.
-        let tries = unsafe { &raw mut (*self.0.0.head.as_ptr()).tries };
+        let tries = unsafe { &raw mut (*self.0.list.head.as_ptr()).tries };
         // SAFETY: as above.
         let before = unsafe { tries.read() };
         // SAFETY: as above.

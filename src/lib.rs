@@ -6,8 +6,7 @@
 //! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - [`health`]: which servers of an upstream group get requests; `checker`: their checks at work;
-//! - `conf`: directives turned into plain values;
-//! - `api`: what is shown of the timers, and what is done with them by hand; `variables`: theirs;
+//! - `conf`: directives as plain values; `api`: what is shown, and done by hand; `variables`: of timers;
 //! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which is due first.
 
 #[cfg(any(test, feature = "nginx"))]
@@ -46,7 +45,7 @@ pub mod module {
     use crate::conf::{
         HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerDirective,
         TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState, TimerSuccess,
-        TimerTimeout, TimerTimezone, TimerWorker, resolve,
+        TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker, resolve,
     };
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
@@ -60,7 +59,7 @@ pub mod module {
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<14> = Commands([
+    static COMMANDS: Commands<15> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
@@ -69,6 +68,7 @@ pub mod module {
         location_command::<TimerOverlap>(),
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
+        location_command::<TimerUnhealthyAfter>(),
         location_command::<TimerApi<Api>>(),
         location_command::<HealthCheckDirective>(),
         http_command::<MatchDirective>(),

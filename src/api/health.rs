@@ -1,21 +1,37 @@
-//! Whether a timer is well.
+//! What `health` says of a timer.
 
-use super::view::View;
+use super::view::{TimerHealth, View};
 
-/// What is wrong with a timer, if anything is; without its name.
-pub(super) fn complaint(view: &View<'_>) -> Option<String> {
-    if view.reading.is_none() {
-        return Some("record cannot be read".to_owned());
+/// A timer that is not `ok`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    pub(super) health: TimerHealth,
+    /// The word for that, and all that is wrong.
+    pub(super) text: String,
+}
+
+impl Complaint {
+    /// That of a timer, without its name; `None` if it is `ok`.
+    pub(super) fn of(view: &View<'_>) -> Option<Self> {
+        let health = view.health();
+        let mut wrong = Vec::new();
+        if health == TimerHealth::Unknown {
+            wrong.push("unknown, record cannot be read".to_owned());
+        }
+        if let Some(since) = view.stuck_for() {
+            wrong.push(format!("stuck, attempt in progress for {}s", since.as_secs()));
+        }
+        if view.is_late() {
+            wrong.push(format!("late by {}s", view.late_by().as_secs()));
+        }
+        if health == TimerHealth::Failing {
+            wrong.push("failing".to_owned());
+        }
+        match view.failures() {
+            0 => {}
+            1 => wrong.push("failed once".to_owned()),
+            failures => wrong.push(format!("failed {failures} times in a row")),
+        }
+        (!wrong.is_empty()).then(|| Self { health, text: wrong.join(", ") })
     }
-    let mut wrong = Vec::new();
-    if let Some(since) = view.stuck_for() {
-        wrong.push(format!("stuck, attempt in progress for {}s", since.as_secs()));
-    }
-    if view.is_late() {
-        wrong.push(format!("late by {}s", view.late_by().as_secs()));
-    }
-    if let Some(failures) = view.failing() {
-        wrong.push(format!("failed {failures} times in a row"));
-    }
-    (!wrong.is_empty()).then(|| wrong.join(", "))
 }

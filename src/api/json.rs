@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
-use super::view::{AssignedTo, Configured, Status, View};
+use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
 
@@ -68,7 +68,9 @@ struct TimerJson<'a> {
     location: &'a str,
     config: &'a str,
     timeout_ms: u64,
+    unhealthy_after: u32,
     status: Status,
+    health: TimerHealth,
     #[serde(serialize_with = "some_instant")]
     next_due: Option<UnixMs>,
     late_seconds: u64,
@@ -160,7 +162,9 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         location: &timer.location,
         config: &timer.config,
         timeout_ms: u64::try_from(timer.timeout.as_millis()).unwrap_or(u64::MAX),
+        unhealthy_after: timer.unhealthy_after,
         status: view.status(),
+        health: view.health(),
         next_due: view.next_due(),
         late_seconds: view.late_by().as_secs(),
         last_due: reading.map(|it| it.claim.watermark).filter(|it| it.attempt > 0).map(|it| it.due),

@@ -1,11 +1,8 @@
 //! What is told of all timers, or of one: read and written a little at a time, as the client reads, so that
 //! other requests do not wait and no answer is kept in memory.
 
-use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::health::complaint;
 use super::json::{self, History, Host, Pause};
 use super::metrics::Metrics;
 use super::page::{self, Buttons, Page};
@@ -13,14 +10,11 @@ use super::piece::{Then, Timers as _};
 use super::response::{self, body_by, response};
 use super::snapshot::Snapshot;
 use super::table::Table;
-use super::upstreams::{self, Groups, Upstreams as _, complaints, write_table};
+use super::upstreams::{self, Groups, Upstreams as _, write_table};
 use crate::conf::WriteAccess;
 use crate::nginx::http::response::{Answer, Body};
-use crate::nginx::http::turn::time_is_up;
 use crate::nginx::process;
-use crate::os::memory;
 use crate::runner::Registry;
-use crate::state::Health;
 
 /// The JSON of all timers.
 pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
@@ -148,93 +142,6 @@ pub(super) fn text(registry: &Rc<Registry>) -> Answer {
     Answer::Now(response(200, response::TEXT, body))
 }
 
-fn no_memory() -> Answer {
+pub(super) fn no_memory() -> Answer {
     Answer::Now(response::error(503, "no memory"))
-}
-
-/// Whether all timers are well.
-pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
-    let (snapshot, groups) = (Snapshot::now(registry), Groups::now());
-    let (left, groups_left) = (0..registry.timers().len(), 0..groups.count());
-    Check { snapshot, left, groups, groups_left }.go_on()
-}
-
-/// Whether one timer is well.
-pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
-    let (snapshot, groups) = (Snapshot::now(registry), Groups::now());
-    Check { snapshot, left: number..number + 1, groups, groups_left: 0..0 }.go_on()
-}
-
-/// A look at whether timers and groups are well, and those that were not looked at yet.
-struct Check {
-    snapshot: Snapshot,
-    left: Range<usize>,
-    groups: Groups,
-    groups_left: Range<usize>,
-}
-
-impl Check {
-    /// Looks for the first that is not well: the status depends on whether there is one.
-    fn go_on(mut self) -> Answer {
-        while !self.is_over() {
-            if !memory::enough() {
-                return no_memory();
-            }
-            let after = match self.next() {
-                Err(after) => after,
-                Ok(Some(first)) => return self.tell_from(first),
-                Ok(None) if time_is_up() => Duration::ZERO,
-                Ok(None) => continue,
-            };
-            return Answer::Later(after, Box::new(|_| self.go_on()));
-        }
-        match self.state() {
-            None => response::text(200, "ok\n".to_owned()),
-            Some(state) => response::text(503, state.to_owned()),
-        }
-    }
-
-    /// Tells of that, and of the others.
-    fn tell_from(mut self, first: String) -> Answer {
-        let mut line = Some(first);
-        let body = body_by(move |piece| {
-            if let Some(line) = line.take() {
-                piece.extend_from_slice(line.as_bytes());
-            }
-            if self.is_over() {
-                piece.extend_from_slice(self.state().unwrap_or_default().as_bytes());
-                return Then::End;
-            }
-            match self.next() {
-                Err(after) => return Then::MoreAfter(after),
-                Ok(next) => line = next,
-            }
-            Then::More
-        });
-        Answer::Now(response(503, response::TEXT, body))
-    }
-
-    fn is_over(&self) -> bool {
-        self.left.is_empty() && self.groups_left.is_empty()
-    }
-
-    /// What is wrong with the next timer, or else with the next group.
-    fn next(&mut self) -> Result<Option<String>, Duration> {
-        if self.left.is_empty() {
-            let view = self.groups_left.next().and_then(|number| self.groups.view(number));
-            let lines = view.map(|view| complaints(&view)).unwrap_or_default();
-            return Ok((!lines.is_empty()).then_some(lines));
-        }
-        let line = self.snapshot.look(self.left.start, |view| {
-            complaint(view).map(|complaint| format!("{}: {complaint}\n", view.timer.name))
-        })?;
-        self.left.start += 1;
-        Ok(line.flatten())
-    }
-
-    /// What is wrong with the state.
-    fn state(&self) -> Option<&'static str> {
-        let degraded = self.snapshot.registry.health() == Health::Degraded;
-        degraded.then_some("the state is degraded\n")
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::piece::{Then, Timers};
 use super::samples::{OUTCOMES, Sample};
+use super::view::TimerHealth;
 use crate::schedule::UnixMs;
 
 /// What the configuration says of a timer.
@@ -29,6 +30,8 @@ struct Family {
 enum Lines {
     /// From its record.
     Sample(fn(&str, &Sample, &mut Vec<u8>) -> io::Result<()>),
+    /// From its health, which is known also where its record cannot be read.
+    Health(fn(&str, TimerHealth, &mut Vec<u8>) -> io::Result<()>),
     /// From its configuration.
     Info(fn(&str, &Info, &mut Vec<u8>) -> io::Result<()>),
 }
@@ -83,6 +86,17 @@ const FAMILIES: &[Family] = &[
         "Due times that had no run because no worker was there to take them.",
         |sample| sample.missed
     ),
+    Family {
+        name: "nginx_timer_health",
+        kind: "gauge",
+        help: "How well it is: 1 for its state, 0 for the others.",
+        write: Lines::Health(|name, health, out| {
+            TimerHealth::ALL.iter().try_for_each(|state| {
+                let is = u8::from(*state == health);
+                writeln!(out, "nginx_timer_health{{timer=\"{name}\",state=\"{state}\"}} {is}")
+            })
+        }),
+    },
     family!("nginx_timer_running", "gauge", "Whether a run is in progress.", |sample| u8::from(
         sample.running
     )),
@@ -189,8 +203,7 @@ impl Metrics {
         for number in (self.next..timers.count()).take(TIMERS) {
             match timers.sample(number) {
                 Err(after) => return Then::MoreAfter(after),
-                Ok(None) => {}
-                Ok(Some(sample)) => family.write_lines(timers, number, &sample, out),
+                Ok(sample) => family.write_lines(timers, number, sample.as_ref(), out),
             }
             self.next = number + 1;
         }
@@ -202,12 +215,22 @@ impl Metrics {
 }
 
 impl Family {
-    fn write_lines(&self, timers: &impl Timers, number: usize, sample: &Sample, out: &mut Vec<u8>) {
+    fn write_lines(
+        &self,
+        timers: &impl Timers,
+        number: usize,
+        sample: Option<&Sample>,
+        out: &mut Vec<u8>,
+    ) {
         let name = escape(timers.name(number));
         // Writing to memory cannot fail.
-        let _ = match self.write {
-            Lines::Sample(write) => write(&name, sample, out),
-            Lines::Info(write) => write(&name, &timers.info(number), out),
+        let _ = match (self.write, sample) {
+            (Lines::Sample(write), Some(sample)) => write(&name, sample, out),
+            (Lines::Health(write), sample) => {
+                write(&name, sample.map_or(TimerHealth::Unknown, |sample| sample.health), out)
+            }
+            (Lines::Info(write), Some(_)) => write(&name, &timers.info(number), out),
+            (Lines::Sample(_) | Lines::Info(_), None) => Ok(()),
         };
     }
 }

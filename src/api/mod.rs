@@ -30,6 +30,8 @@ mod tests;
 #[cfg(feature = "nginx")]
 mod act;
 #[cfg(feature = "nginx")]
+mod check;
+#[cfg(feature = "nginx")]
 mod lists;
 #[cfg(feature = "nginx")]
 mod next;

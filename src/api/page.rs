@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::piece::Then;
-use super::view::{Status, View};
+use super::view::View;
 use crate::schedule::{Schedule, UnixMs};
 
 /// Whether the page has buttons.
@@ -25,6 +25,7 @@ pub(super) enum Buttons {
 pub(super) struct PageRow {
     name: String,
     status: String,
+    health: String,
     schedule: String,
     next_due: String,
     last_start: String,
@@ -41,10 +42,8 @@ impl PageRow {
         let schedule = &view.timer.due_times.schedule;
         Self {
             name: view.timer.name.clone(),
-            status: match view.status() {
-                Status::Idle if view.failing().is_some() => "failing".to_owned(),
-                status => status.to_string(),
-            },
+            status: view.status().to_string(),
+            health: view.health().to_string(),
             schedule: match schedule {
                 Schedule::Every(_) => schedule.to_string(),
                 Schedule::Cron(cron) => format!("{schedule} {}", cron.zone().name()),
@@ -70,8 +69,8 @@ const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-4wuoccF6+kh/WaQeZTCrLgRxVNNbomPsZQTEyVCUu6U='; \
-     style-src 'sha256-z7Qq35f9yID26LuRuE0u5rssuSl7GykSfZ5LNOZz5C0='; \
+     script-src 'sha256-PG9ZPvQlZ3YKFRby4acKMuTfLXGNK5OZN/MCv5cqFl0='; \
+     style-src 'sha256-0OTsx7TTyyD0+5iDSQax1GB7bv3SK/FfUKqx/aq4/k8='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.
@@ -149,7 +148,7 @@ impl Page {
             }
             Section::Row(_) => {
                 if self.left_out > 0 {
-                    text.push_str("<tr><td colspan=\"7\">and ");
+                    text.push_str("<tr><td colspan=\"8\">and ");
                     text.push_str(&self.left_out.to_string());
                     text.push_str(" more</tr>\n");
                 }
@@ -163,10 +162,10 @@ impl Page {
 }
 
 fn write_row(row: &PageRow, out: &mut String) {
-    let PageRow { name, status, schedule, next_due, last_start, last_outcome, runs } = row;
+    let PageRow { name, status, health, schedule, next_due, last_start, last_outcome, runs } = row;
     out.push_str("<tr><th scope=\"row\">");
     escape(name, out);
-    for cell in [status, schedule, next_due, last_start, last_outcome] {
+    for cell in [health, status, schedule, next_due, last_start, last_outcome] {
         out.push_str("<td>");
         escape(cell, out);
     }
@@ -219,6 +218,7 @@ mod tests {
         PageRow {
             name: "</noscript><script>".to_owned(),
             status: "idle".to_owned(),
+            health: "failed".to_owned(),
             schedule: "cron=0 3 * * \"'&".to_owned(),
             next_due: "-".to_owned(),
             last_start: "-".to_owned(),
@@ -242,19 +242,21 @@ mod tests {
             location: String::new(),
             config: String::new(),
             timeout: Duration::from_secs(30),
+            unhealthy_after: 3,
         };
         // A Tuesday.
         let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
         let view = |reading| View { timer: &timer, reading, now, results: &|_| Vec::new() };
 
         let row = PageRow::of(&view(Some(Reading::anew("a", now))));
-        assert_eq!(row.status, "idle");
+        assert_eq!((row.status.as_str(), row.health.as_str()), ("idle", "ok"));
         assert_eq!(row.schedule, "cron=30 3 * * MON UTC");
         assert_eq!(row.next_due, "2026-11-30T03:30:00.000Z");
         assert_eq!((row.last_start.as_str(), row.last_outcome.as_str(), row.runs), ("-", "-", 0));
 
         let row = PageRow::of(&view(None));
         assert_eq!((row.status.as_str(), row.next_due.as_str()), ("unknown", "-"));
+        assert_eq!(row.health, "unknown");
     }
 
     fn page(buttons: Buttons, rows: &[PageRow], left_out: usize) -> String {
@@ -309,9 +311,9 @@ mod tests {
     #[test]
     fn rows_are_text() {
         let page = page(Buttons::LeftOut, &[row(), row()], 3);
-        let html = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>idle\
+        let html = "<tr><th scope=\"row\">&lt;/noscript&gt;&lt;script&gt;<td>failed<td>idle\
                    <td>cron=0 3 * * &quot;&#39;&amp;<td>-<td>-<td>-<td>12</tr>\n";
-        let rows = format!("<tbody>\n{html}{html}<tr><td colspan=\"7\">and 3 more</tr>\n</tbody>");
+        let rows = format!("<tbody>\n{html}{html}<tr><td colspan=\"8\">and 3 more</tr>\n</tbody>");
         assert!(page.contains(&rows), "{page}");
     }
 }

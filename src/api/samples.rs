@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::view::{Status, View};
+use super::view::{Status, TimerHealth, View};
 use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 use crate::state::{Outcome, Progress, Scheduled};
@@ -31,6 +31,7 @@ pub(super) struct Sample {
     /// Start, outcome and status of the last attempt of the last run.
     pub(super) last: Option<(UnixMs, Outcome, u16)>,
     pub(super) status: Status,
+    pub(super) health: TimerHealth,
     /// By how much, if it is late.
     pub(super) late: Option<Duration>,
     pub(super) last_lateness: UnixMs,
@@ -70,6 +71,7 @@ impl Sample {
             last_duration: last.map_or(Duration::ZERO, |it| it.ended.duration),
             last: last.map(|it| (it.started_at, it.ended.outcome, it.ended.status)),
             status: view.status(),
+            health: view.health(),
             late: view.is_late().then(|| view.late_by()),
             last_lateness: UnixMs(run.last_lateness_ms),
             consecutive_failures: run.consecutive_failures,

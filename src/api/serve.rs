@@ -6,7 +6,7 @@ use super::query_args::QueryArgs;
 use super::response::{error, not_allowed, not_found};
 use super::route::Route;
 use super::upstreams::{self, Groups};
-use super::{act, lists, next, origin};
+use super::{act, check, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, WriteAccess};
 use crate::nginx::http::response::{Answer, Response};
@@ -87,8 +87,8 @@ fn show(
         Route::NextOf(name) => next::of_timer(registry, number(name)?, arguments).map_err(bad),
         Route::Next => next::of_expression(registry, arguments).map_err(bad),
         Route::Text => Ok(lists::text(registry)),
-        Route::Health => Ok(lists::health_of_all(registry)),
-        Route::HealthOf(name) => Ok(lists::health_of(registry, number(name)?)),
+        Route::Health => Ok(check::health_of_all(registry)),
+        Route::HealthOf(name) => Ok(check::health_of(registry, number(name)?)),
         Route::Metrics => Ok(lists::metrics(registry)),
         Route::Upstreams => Ok(upstreams::write_all(Groups::now())),
         Route::Upstream(name) => {

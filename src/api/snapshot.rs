@@ -191,6 +191,7 @@ fn configured(timer: &TimerConf, workers: usize) -> Configured {
         location: String::from_utf8_lossy(&timer.location.name()).into_owned(),
         config: timer.position.to_string(),
         timeout: timer.timeout,
+        unhealthy_after: timer.unhealthy_after,
     }
 }
 

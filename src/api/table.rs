@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use super::piece::{Then, Timers};
 use super::samples::Sample;
-use super::view::Status;
+use super::view::{Status, TimerHealth};
 use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 
 /// A line of the table.
-struct TableRow([String; 6]);
+struct TableRow([String; COLUMNS]);
 
-const HEAD: [&str; 6] = ["NEXT", "LEFT", "LAST", "TOOK", "OUTCOME", "NAME"];
+const COLUMNS: usize = 7;
+const HEAD: [&str; COLUMNS] = ["NEXT", "LEFT", "HEALTH", "LAST", "TOOK", "OUTCOME", "NAME"];
 
 impl TableRow {
     fn of(name: &str, sample: Option<&Sample>, now: UnixMs) -> Self {
@@ -33,7 +34,8 @@ impl TableRow {
         };
         let left = sample.map_or_else(|| Status::Unknown.to_string(), |it| left(it, next, now));
         let next = next.map_or_else(none, seconds);
-        Self([next, left, last_at, took, outcome, name.to_owned()])
+        let health = sample.map_or(TimerHealth::Unknown, |it| it.health).to_string();
+        Self([next, left, health, last_at, took, outcome, name.to_owned()])
     }
 }
 
@@ -65,7 +67,7 @@ fn left(sample: &Sample, next: Option<UnixMs>, now: UnixMs) -> String {
 /// and again, for those that come next among the timers that were not written yet.
 #[derive(Debug)]
 pub(super) struct Table {
-    widths: [usize; 6],
+    widths: [usize; COLUMNS],
     /// A bit for each timer that was written.
     written: Vec<u64>,
     /// What comes next, in no order while it is looked for.
@@ -198,11 +200,11 @@ fn set(bits: &mut [u64], at: usize) {
     }
 }
 
-fn line<T: AsRef<str>>(cells: &[T; 6], widths: [usize; 6], text: &mut Vec<u8>) {
-    for (cell, width) in cells.iter().zip(widths).take(5) {
+fn line<T: AsRef<str>>(cells: &[T; COLUMNS], widths: [usize; COLUMNS], text: &mut Vec<u8>) {
+    for (cell, width) in cells.iter().zip(widths).take(COLUMNS - 1) {
         let _ = write!(text, "{:width$}  ", cell.as_ref());
     }
-    let _ = writeln!(text, "{}", cells[5].as_ref());
+    let _ = writeln!(text, "{}", cells[COLUMNS - 1].as_ref());
 }
 
 /// An instant to the second.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::health::complaint;
+use super::health::Complaint;
 use super::json::{self, History, Host, Pause};
 use super::metrics::{Info, Metrics};
 use super::piece::{Then, Timers};
 use super::samples::Sample;
 use super::table::Table;
-use super::view::{AssignedTo, Configured, Status, View};
+use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
 use crate::state::{
     Attempt, BootId, Ended, Health, Jittered, Outcome, Paused, Progress, Reading, RunId, RunResult,
@@ -39,6 +39,7 @@ fn timer() -> Configured {
         location: ODD.to_owned(),
         config: format!("{ODD}:8"),
         timeout: Duration::from_secs(30),
+        unhealthy_after: 3,
     }
 }
 
@@ -142,7 +143,9 @@ fn json_is_whole_and_in_order() {
         "location",
         "config",
         "timeout_ms",
+        "unhealthy_after",
         "status",
+        "health",
         "next_due",
         "late_seconds",
         "last_due",
@@ -191,22 +194,55 @@ fn an_unreadable_record_is_unknown() {
     let shown = json(&view, History::Told);
     assert_eq!(shown["status"], "unknown");
     assert_eq!(shown["counters"], Value::Null);
+    assert_eq!(shown["health"], "unknown");
     assert!(Sample::of(&view).is_none());
-    assert_eq!(complaint(&view).as_deref(), Some("record cannot be read"));
+    assert_eq!(
+        complaint(&view),
+        (TimerHealth::Unknown, "unknown, record cannot be read".to_owned())
+    );
+}
+
+fn complaint(view: &View<'_>) -> (TimerHealth, String) {
+    Complaint::of(view).map_or((TimerHealth::Ok, String::new()), |it| (it.health, it.text))
 }
 
 #[test]
-fn complaints() {
-    let (timer, mut reading) = (timer(), reading());
-    assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
+fn the_first_health_that_fits() {
+    let timer = timer();
+    let mut reading = reading();
+    let is = |reading: &Reading, seconds: u64, health: TimerHealth, text: &str| {
+        let view = view(&timer, Some(reading.clone()), at(seconds));
+        assert_eq!(view.health(), health);
+        assert_eq!(complaint(&view), (health, text.to_owned()));
+        let word = health.to_string();
+        assert_eq!(json(&view, History::LeftOut)["health"], word.as_str());
+        assert_eq!(Sample::of(&view).map(|sample| sample.health), Some(health));
+    };
+    is(&reading, 60, TimerHealth::Ok, "");
+    reading.claim.consecutive_failures = 1;
+    is(&reading, 60, TimerHealth::Failed, "failed once");
     reading.claim.consecutive_failures = 2;
-    assert_eq!(complaint(&view(&timer, Some(reading.clone()), at(60))), None);
+    is(&reading, 60, TimerHealth::Failed, "failed 2 times in a row");
     reading.claim.consecutive_failures = 3;
+    is(&reading, 60, TimerHealth::Failing, "failing, failed 3 times in a row");
+    is(&reading, 66, TimerHealth::Late, "late by 6s, failed 3 times in a row");
+    reading.control.paused = Some(Paused { since: at(1), until: None });
+    is(&reading, 66, TimerHealth::Failing, "failing, failed 3 times in a row");
+    reading.control.paused = None;
     reading.claim.progress = Progress::Running(attempt(0));
-    assert_eq!(
-        complaint(&view(&timer, Some(reading), at(100))).as_deref(),
-        Some("stuck, attempt in progress for 100s, late by 40s, failed 3 times in a row")
-    );
+    let text = "stuck, attempt in progress for 100s, late by 40s, failed 3 times in a row";
+    is(&reading, 100, TimerHealth::Stuck, text);
+    let well = TimerHealth::ALL.map(TimerHealth::is_well);
+    assert_eq!(well, [false, false, false, false, true, true]);
+}
+
+#[test]
+fn one_failure_may_be_too_many() {
+    let nightly = Configured { unhealthy_after: 1, ..timer() };
+    let mut reading = reading();
+    reading.claim.consecutive_failures = 1;
+    let view = view(&nightly, Some(reading), at(60));
+    assert_eq!(complaint(&view), (TimerHealth::Failing, "failing, failed once".to_owned()));
 }
 
 /// Timers with a record each, of which some cannot be read at first.
@@ -299,6 +335,12 @@ fn metrics_keep_families_together() {
     }
     assert!(text.contains("nginx_timer_runs_total{timer=\"sync\",outcome=\"success\"} 0\n"));
     assert!(text.contains("nginx_timer_timeout_seconds{timer=\"sync\"} 30.000\n"));
+    for (state, value) in
+        [("unknown", 0), ("stuck", 0), ("late", 0), ("failing", 0), ("failed", 0), ("ok", 1)]
+    {
+        let line = format!("nginx_timer_health{{timer=\"sync\",state=\"{state}\"}} {value}\n");
+        assert!(text.contains(&line), "{text}");
+    }
     assert!(text.contains(
         "{timer=\"other\",schedule=\"cron=0 3 * * *\",timezone=\"UTC\",server=\"a\\\"b\\\\c\\n<"
     ));
@@ -327,7 +369,7 @@ fn the_table_begins_with_what_comes_next() {
 fn without_timers_there_are_families_only() {
     let mut metrics = Metrics::new();
     let text = ApiFixture::of(&[]).all(|timers, out| metrics.write(timers, out));
-    assert_eq!(text.matches("# TYPE ").count(), 18);
+    assert_eq!(text.matches("# TYPE ").count(), 19);
     assert!(text.ends_with("\nnginx_timer_state_ok 0\n"));
     let mut table = Table::new(0).unwrap();
     let text = ApiFixture::of(&[]).all(|timers, out| table.write(timers, out));

@@ -20,6 +20,8 @@ pub(super) struct Configured {
     /// `FILE:LINE`.
     pub(super) config: String,
     pub(super) timeout: Duration,
+    /// So many failures in a row are not well.
+    pub(super) unhealthy_after: u32,
 }
 
 /// Which worker arms it.
@@ -51,6 +53,35 @@ pub(super) enum Status {
     Unknown,
 }
 
+/// How well a timer is, the first that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TimerHealth {
+    /// Its record cannot be read.
+    Unknown,
+    /// Its attempt has exceeded its timeout by 10 s.
+    Stuck,
+    /// It is more than 5 s behind the start of its next due time.
+    Late,
+    /// As many of its runs in a row failed as `timer_unhealthy_after` says.
+    Failing,
+    /// The last run that was not cancelled failed.
+    Failed,
+    /// None of these.
+    Ok,
+}
+
+impl TimerHealth {
+    /// All of them, the first that fits first.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Unknown, Self::Stuck, Self::Late, Self::Failing, Self::Failed, Self::Ok];
+
+    /// Whether `health` answers 200: a single failure may be made up for by the next run.
+    pub(super) fn is_well(self) -> bool {
+        matches!(self, Self::Failed | Self::Ok)
+    }
+}
+
 /// One look at a timer.
 pub(super) struct View<'a> {
     pub(super) timer: &'a Configured,
@@ -63,8 +94,6 @@ pub(super) struct View<'a> {
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const LATE_AFTER: Duration = Duration::from_secs(5);
-/// So many failures in a row are not well.
-const FAILING: u32 = 3;
 
 impl View<'_> {
     /// The results of its last runs, newest first.
@@ -90,6 +119,23 @@ impl View<'_> {
         }
     }
 
+    /// How well it is.
+    pub(super) fn health(&self) -> TimerHealth {
+        if self.reading.is_none() {
+            TimerHealth::Unknown
+        } else if self.stuck_for().is_some() {
+            TimerHealth::Stuck
+        } else if self.is_late() {
+            TimerHealth::Late
+        } else if self.failures() >= self.timer.unhealthy_after {
+            TimerHealth::Failing
+        } else if self.failures() > 0 {
+            TimerHealth::Failed
+        } else {
+            TimerHealth::Ok
+        }
+    }
+
     /// How long its attempt has been going on, if that is too long.
     pub(super) fn stuck_for(&self) -> Option<Duration> {
         let Progress::Running(attempt) = self.reading.as_ref()?.claim.progress else { return None };
@@ -112,10 +158,9 @@ impl View<'_> {
             .map_or(Duration::ZERO, |due| self.now.since(self.timer.due_times.start(due)))
     }
 
-    /// How many of its runs in a row were no success, if those are so many that it is not well.
-    pub(super) fn failing(&self) -> Option<u32> {
-        let failures = self.reading.as_ref()?.claim.consecutive_failures;
-        (failures >= FAILING).then_some(failures)
+    /// How many of its runs in a row failed, without those that were cancelled.
+    pub(super) fn failures(&self) -> u32 {
+        self.reading.as_ref().map_or(0, |reading| reading.claim.consecutive_failures)
     }
 
     /// Whether its status is `late`, or would be if it were not running.
@@ -134,6 +179,19 @@ impl fmt::Display for Status {
             Self::Late => "late",
             Self::Idle => "idle",
             Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl fmt::Display for TimerHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "unknown",
+            Self::Stuck => "stuck",
+            Self::Late => "late",
+            Self::Failing => "failing",
+            Self::Failed => "failed",
+            Self::Ok => "ok",
         })
     }
 }

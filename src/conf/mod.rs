@@ -17,6 +17,7 @@ mod state;
 mod success;
 mod timer;
 mod timezone;
+mod unhealthy;
 mod worker;
 
 use std::cell::{OnceCell, RefCell};
@@ -39,6 +40,7 @@ pub use state::TimerState;
 pub use success::{Success, TimerSuccess};
 pub use timer::TimerDirective;
 pub use timezone::TimerTimezone;
+pub use unhealthy::TimerUnhealthyAfter;
 pub use worker::{TimerWorker, WorkerChoice};
 
 use crate::nginx::conf::ConfPosition;
@@ -86,6 +88,8 @@ pub struct TimerConf {
     pub timeout: Duration,
     /// Which answers are success.
     pub success: Success,
+    /// How many failures in a row are not well.
+    pub unhealthy_after: u32,
     /// Where it is defined.
     pub position: ConfPosition,
 }
@@ -215,6 +219,7 @@ pub struct LocationConf {
     retry: Option<RetryPolicy>,
     timezone: Option<Zone>,
     success: Option<Success>,
+    unhealthy_after: Option<u32>,
     api: Option<WriteAccess>,
     /// What the health checks of the block ask; never inherited.
     health_checks: Vec<CheckIdentity>,
@@ -242,6 +247,7 @@ impl LocationConf {
         self.timeout = self.timeout.or(from.timeout);
         self.missed = self.missed.or(from.missed);
         self.overlap = self.overlap.or(from.overlap);
+        self.unhealthy_after = self.unhealthy_after.or(from.unhealthy_after);
         if self.success.is_none() {
             self.success.clone_from(&from.success);
         }

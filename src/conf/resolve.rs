@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::timer::{Definition, Rate};
-use super::{MainConf, TimerConf, TimerName, health, limits, missed, state};
+use super::{MainConf, TimerConf, TimerName, health, limits, missed, state, unhealthy};
 use crate::TimerModule;
 use crate::nginx::conf::Refused;
 use crate::nginx::conf::{LocationKind, WhollyRead};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
-use crate::os::memory;
+use crate::os::{memory, wall_clock};
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
 
@@ -76,7 +76,10 @@ fn timer(
         let name = read.server_name(location).filter(|name| is_host(name))?;
         String::from_utf8(name.to_vec()).ok()
     });
+    let unhealthy_after = inherited.and_then(|conf| conf.unhealthy_after);
     Ok(TimerConf {
+        unhealthy_after: unhealthy_after
+            .unwrap_or_else(|| unhealthy::default(&schedule, wall_clock())),
         due_times: Jittered { schedule, jitter },
         first: definition.first,
         scheduled: definition.scheduled,

@@ -25,7 +25,7 @@ my ($promtool) = grep {-x} map {"$_/promtool"} split( /:/, $ENV{PATH} ), '/usr/b
 
 # The rules, and their cases.
 my @alerts = $rules =~ /^\s*- alert: (\w+)$/mg;
-for my $what (qw( Late Failing Vanished PausedForADay NearTimeout StateDegraded )) {
+for my $what (qw( Late Stuck Failing NeverSucceeded Unknown Failed Vanished PausedForADay NearTimeout StateDegraded )) {
     ok( ( grep { $_ eq "NginxTimer$what" } @alerts ), "there is a rule NginxTimer$what" );
 }
 

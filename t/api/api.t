@@ -47,7 +47,7 @@ my $nginx = TimerTest::Nginx->new(
         . timer( $backend, 'ok',  $once )
         . timer( $backend, 'bad', 'every=300ms', 'status/502' )
         . timer( $backend, 'hangs', $once, 'hang', 'timer_timeout 1h; proxy_read_timeout 1h;' )
-        . timer( $backend, 'slow', $once, 'hang', 'timer_timeout 1s; timer_worker any;' )
+        . timer( $backend, 'slow', $once, 'hang', 'timer_timeout 1s; timer_worker any; timer_unhealthy_after 2;' )
         . timer( $backend, 'off',  'every=30s enabled=off' )
         . timer( $backend, 'cron', '"cron=0 3 * * mon" tz=Europe/Berlin' )
         . timer( $backend, 'retries', $once, 'status/500', 'timer_retry 2 backoff=1h max=1h;' ),
@@ -98,7 +98,7 @@ is( $all->{nginx}, join( '.', map { int( nginx_version() / $_ ) % 1000 } 1_000_0
 is( join( ' ', sort map { $_->{name} } @{ $all->{timers} } ), 'bad cron hangs off ok retries slow', 'each timer' );
 
 my @fields = qw(
-    name schedule timezone worker server location config timeout_ms status next_due late_seconds last_due
+    name schedule timezone worker server location config timeout_ms unhealthy_after status health next_due late_seconds last_due
     running paused queued last last_success consecutive_failures recent counters
 );
 my @counters = qw( runs success failure timeout cancelled interrupted error retries unscheduled overlaps missed );
@@ -119,6 +119,8 @@ my $ok = json($answer);
 is( join( ' ', sort keys %$ok ), join( ' ', sort @fields, 'history' ), 'one timer: all fields, and the history' );
 is_deeply( $ok->{history}, [ $ok->{last} ], 'which has the last run first' );
 is( $ok->{status},      'idle',                  'ok: idle' );
+is( $ok->{health},      'ok',                    'ok: and well' );
+is( $ok->{unhealthy_after}, 1,                   'due once in ten hours, one failure is too many' );
 is( $ok->{worker},      0,                       'its slot' );
 is( $ok->{server},      'localhost',             'its server' );
 is( $ok->{location},    '@ok',                   'its location' );
@@ -171,6 +173,8 @@ my $bad = show('bad');
 like( $bad->{recent}, qr/\AFFF/, 'bad: its outcomes' );
 is( $bad->{last}{status},  502,       'its status' );
 is( $bad->{last}{outcome}, 'failure', 'is a failure' );
+is( $bad->{health},        'failing', 'its health' );
+is( $bad->{unhealthy_after}, 3,       'after three failures, as it is due so often' );
 cmp_ok( scalar @{ $bad->{history} }, '<=', 32, 'at most 32 runs are told' );
 is( $bad->{history}[0]{run}, $bad->{last}{run}, 'the newest first' );
 
@@ -178,6 +182,8 @@ my $slow = show('slow');
 is( $slow->{worker},        'any',     'slow: any worker' );
 is( $slow->{last}{outcome}, 'timeout', 'timed out' );
 is( $slow->{recent},        'T',       'says its letter' );
+is( $slow->{health},        'failed',  'which is a failure' );
+is( $slow->{unhealthy_after}, 2,      'one of two' );
 is( $slow->{timeout_ms},    1000,      'its own timeout' );
 
 my $off = show('off');
@@ -235,11 +241,12 @@ for my $wrong (
 $answer = get('/text');
 headers_ok( 'text', $answer, $TEXT );
 my @lines = split /\n/, $answer->{body};
-like( $lines[0], qr/\ANEXT +LEFT +LAST +TOOK +OUTCOME +NAME\z/, 'text: its head' );
+like( $lines[0], qr/\ANEXT +LEFT +HEALTH +LAST +TOOK +OUTCOME +NAME\z/, 'text: its head' );
 my $stamp = qr/\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ/;
-like( $answer->{body}, qr/^$stamp +8h [^\n]* $stamp +\d+m?s +success 200 +ok$/m, 'a line for one that is well' );
-like( $answer->{body}, qr/^- +disabled +- +- +- +off$/m, 'for one that is not' );
-like( $answer->{body}, qr/ failure 502 +bad$/m,          'for one that fails' );
+like( $answer->{body}, qr/^$stamp +8h +\d+min +ok +$stamp +\d+m?s +success 200 +ok$/m, 'a line for one that is well' );
+like( $answer->{body}, qr/^- +disabled +ok +- +- +- +off$/m, 'for one that is not' );
+like( $answer->{body}, qr/ failing .* failure 502 +bad$/m, 'for one that fails' );
+like( $answer->{body}, qr/ failed .* timeout +slow$/m,   'for one that failed' );
 like( $answer->{body}, qr/ running +.* hangs$/m,         'for one that runs' );
 like( $answer->{body}, qr/^7 timers$/m,                  'how many' );
 
@@ -247,13 +254,15 @@ like( $answer->{body}, qr/^7 timers$/m,                  'how many' );
 $answer = get('/health');
 is( $answer->{status}, 503, 'health: 503' );
 headers_ok( 'health', $answer, $TEXT );
-is_well( sub { get('/health')->{body} }, qr/\Abad: failed \d+ times in a row\n\z/, 'the one that fails, and no other' );
+is_well( sub { get('/health')->{body} }, qr/\Abad: failing, failed \d+ times in a row\nslow: failed once\n\z/, 'those that fail, and no other' );
 $answer = get('/health/ok');
 is( "$answer->{status} $answer->{body}", "200 ok\n", 'one that is well' );
 headers_ok( 'health of one', $answer, $TEXT );
 $answer = get('/health/bad');
 is( $answer->{status}, 503, 'one that is not' );
-is_well( sub { get('/health/bad')->{body} }, qr/\Abad: failed \d+ times in a row\n\z/, 'says why' );
+is_well( sub { get('/health/bad')->{body} }, qr/\Abad: failing, failed \d+ times in a row\n\z/, 'says why' );
+$answer = get('/health/slow');
+is( "$answer->{status} $answer->{body}", "200 ok\nslow: failed once\n", 'a failure that is not too many is told, and well' );
 is( get('/health/none')->{status}, 404, 'one that is not there' );
 
 # Metrics: well formed, each family with HELP and TYPE before its samples.
@@ -285,6 +294,11 @@ cmp_ok( $metrics->{'nginx_timer_last_success_timestamp_seconds{timer="ok"}'}, '>
 is( $metrics->{'nginx_timer_running{timer="hangs"}'}, 1, 'running' );
 cmp_ok( $metrics->{'nginx_timer_timeout_seconds{timer="slow"}'}, '==', 1, 'in seconds' );
 cmp_ok( $metrics->{'nginx_timer_consecutive_failures{timer="bad"}'}, '>=', 3, 'failures' );
+for my $is ( [ ok => 'ok' ], [ off => 'ok' ], [ bad => 'failing' ], [ slow => 'failed' ] ) {
+    my ( $timer, $health ) = @$is;
+    my @states = map { "$_=" . ( $metrics->{"nginx_timer_health{timer=\"$timer\",state=\"$_\"}"} // '-' ) } qw( unknown stuck late failing failed ok );
+    is( "@states", join( ' ', map { "$_=" . ( $_ eq $health ? 1 : 0 ) } qw( unknown stuck late failing failed ok ) ), "$timer: its health" );
+}
 
 # HEAD, other methods, other paths.
 for my $path ( '/', '/timers', '/timers/ok', '/timers/ok/next', '/next?cron=@daily', '/text', '/health', '/health/ok', '/metrics' ) {

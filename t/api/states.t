@@ -36,7 +36,7 @@ sub goes_on {
 # is stopped in the middle of two attempts, one of a timer of its own and one of a timer of any worker, and not
 # in the middle of one of "well". Where it was too late for these, or in the middle of that: once more.
 my $timeout = 5 * $TimerTest::SLOW;
-my $hangs   = "timer_timeout ${timeout}s; proxy_read_timeout 1h;";
+my $hangs   = "timer_unhealthy_after 9; timer_timeout ${timeout}s; proxy_read_timeout 1h;";
 my $stuck   = TimerTest::Nginx->new(
     workers => 2,
     http    => 'keepalive_timeout 1h; keepalive_requests 1000000;',
@@ -149,16 +149,18 @@ for my $name (qw( own any )) {
         ok( $lock, "$part: another process has its lock" );
         my $whole = tear_record( $file, 'rec', $part );
         my $shown = $any->show('rec');
-        is( $shown->{status}, 'unknown', "$part: the status is unknown" );
+        is( "$shown->{status} $shown->{health}", 'unknown unknown', "$part: status and health are unknown" );
         none_of { defined $shown->{$_} } "$part: and nothing is made up", qw( next_due last_due last running paused last_success );
         my %all = map { $_->{name} => $_->{status} } @{ $any->all->{timers} };
         is( join( ' ', map {"$_=$all{$_}"} sort keys %all ) =~ s/running|late/idle/gr, 'rec=unknown tick=idle tock=idle', "$part: the others are known" );
-        like( $any->ask('/text')->{body}, qr/^- +unknown +- +- +- +rec$/m, "$part: the table says so" );
+        like( $any->ask('/text')->{body}, qr/^- +unknown +unknown +- +- +- +rec$/m, "$part: the table says so" );
         my $metrics = $any->metrics;
-        is( join( ' ', sort grep {/timer="rec"/} keys %$metrics ), '', "$part: metrics have no sample of it" );
+        my @samples = grep {/timer="rec"/} keys %$metrics;
+        is( scalar( grep { !/^nginx_timer_health\{/ } @samples ), 0, "$part: metrics have no sample of it" );
+        is( join( ' ', grep { $metrics->{$_} } @samples ), 'nginx_timer_health{timer="rec",state="unknown"}', "$part: but its health" );
         ok( exists $metrics->{'nginx_timer_running{timer="tick"}'}, "$part: but of the others" );
         is( $any->all->{state}, 'ok', "$part: the state is ok" );
-        my $unwell = "rec: record cannot be read\n";
+        my $unwell = "rec: unknown, record cannot be read\n";
         for my $path (qw( /health /health/rec )) {
             is_well( sub { my $health = $any->ask($path); "$health->{status} $health->{body}" }, "503 $unwell", "$part: $path says so" );
         }
@@ -256,7 +258,7 @@ for my $name (qw( own any )) {
         ok( $lock, "$name: nobody writes" );
         tear_record( $file, $name, $part );
         is( $one->show($name)->{status}, 'unknown', "a damaged $part part: the status is unknown" );
-        like( $one->ask('/health')->{body}, qr/^$name: record cannot be read$/m, 'health says so' );
+        like( $one->ask('/health')->{body}, qr/^$name: unknown, record cannot be read$/m, 'health says so' );
         undef $lock;
         my ( $status, $said ) = $one->order("/timers/$name/run");
         is( $status, 202, 'it can be run by hand' );
@@ -296,7 +298,7 @@ for my $name (qw( own any )) {
     like( $health->{body}, qr/\A$name: stuck, attempt in progress for \d+s\n\z/, 'and why' );
     like( $other->ask('/health')->{body}, qr/^$name: stuck, attempt in progress for \d+s$/m, 'health of all, too' );
     my $last = @{ $runs{$name} } > 1 ? '\S+' : '-';
-    like( $other->ask('/text')->{body}, qr/^\S+ \S+ +stuck +$last .* $name$/m, 'the table says so' );
+    like( $other->ask('/text')->{body}, qr/^\S+ \S+ +stuck +stuck +$last .* $name$/m, 'the table says so' );
     my $metrics = $other->metrics;
     is( $metrics->{"nginx_timer_running{timer=\"$name\"}"}, 1, 'metrics: running' );
     my $since = time - $metrics->{"nginx_timer_last_start_timestamp_seconds{timer=\"$name\"}"};
@@ -313,7 +315,7 @@ $stuck->signal( 'CONT', $zero );
 ok( wait_until { !grep { $other->show($_)->{running} } qw( own any ) }, 'it ends as soon as its worker goes on' );
 is( $other->show('any')->{last}{outcome}, 'timeout', 'by its timeout' );
 like( $other->show('own')->{last}{outcome}, qr/\A(?:timeout|cancelled)\z/, 'or by the order' );
-ok( wait_until { $other->ask('/health')->{body} eq "ok\n" }, 'all is well again' ) or diag $other->ask('/health')->{body};
+ok( wait_until { $other->ask('/health')->{body} =~ /\Aok\n(?:(?:own|any): failed \w+.*\n)+\z/ }, 'all is well again, but for what failed' ) or diag $other->ask('/health')->{body};
 goes_on( 'behind', 'what was late runs' );
 is( join( ' ', map { $_->{headers}{'x-run'} } $backend->requests( timer => $_ ) ), "@{ $runs{$_} }", "$_ has run once for each order" ) for qw( own any );
 $stuck->stop;

@@ -54,11 +54,12 @@ my $metrics = $api->metrics;
 ok( $metrics, 'metrics: valid' );
 my %families;
 for my $series ( keys %$metrics ) {
-    push @{ $families{$1} }, $2 if $series =~ /\A(\w+)\{timer="([^"]+)"/ && $1 ne 'nginx_timer_runs_total';
+    push @{ $families{$1} }, $2 if $series =~ /\A(\w+)\{timer="([^"]+)"/ && $1 !~ /\Anginx_timer_(?:runs_total|health)\z/;
 }
 none_of { @{ $families{$_} } != $count } 'metrics: no family lacks a timer', sort keys %families;
 all_of_them( 'metrics', @{ $families{nginx_timer_info} } );
 is( scalar( grep {/\Anginx_timer_runs_total\{/} keys %$metrics ), 6 * $count, 'metrics: six outcomes each' );
+is( scalar( grep {/\Anginx_timer_health\{/} keys %$metrics ),     6 * $count, 'metrics: and six states of health' );
 
 my $text = $api->ask('/text')->{body};
 like( $text, qr/^$count timers\n\z/m, 'text: how many' );

@@ -149,7 +149,7 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
     my $text = '';
     my $told = wait_until { ( $text = $nginx->get( '/status/text', port => $front )->{body} ) =~ /success 200  heartbeat$/m };
     ok( $told, 'README: the table tells of the first timer' ) or diag $text, $nginx->log;
-    like( $text, qr/\ANEXT +LEFT +LAST +TOOK +OUTCOME +NAME\n.*\n\n1 timer\n\z/, 'README: as it is shown there' );
+    like( $text, qr/\ANEXT +LEFT +HEALTH +LAST +TOOK +OUTCOME +NAME\n.*\n\n1 timer\n\z/, 'README: as it is shown there' );
     $nginx->stop;
 }
 

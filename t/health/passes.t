@@ -89,7 +89,7 @@ my %case = (
     resets     => [ "health_check uri=/reset; $pass", unhealthy => 'recv\(\) failed \(104: Connection reset by peer\) while .*' ],
     resets_body => [ "health_check uri=/reset-body; $pass", unhealthy => '.*Connection reset by peer.*' ],
     too_large  => [ "health_check uri=/huge-header; $pass", unhealthy => 'upstream sent too big header while reading response header from upstream' ],
-    hangs      => [ "health_check uri=/hang timeout=200ms; $pass", unhealthy => 'timed out while .*' ],
+    hangs      => [ "health_check uri=/hang timeout=200ms; $pass", unhealthy => 'timed out while reading response header from upstream' ],
     hangs_less => [ "health_check uri=/hang timeout=1m; proxy_read_timeout 200ms; $pass", unhealthy => 'upstream timed out \(110: Connection timed out\) while reading response header from upstream' ],
     stalls     => [ "health_check uri=/stall timeout=200ms; $pass", unhealthy => 'timed out while .*' ],
     slow       => [ "health_check uri=/drip/100/0.1 timeout=300ms; $pass", unhealthy => 'timed out while .*' ],

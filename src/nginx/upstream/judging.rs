@@ -131,7 +131,15 @@ unsafe fn timed_out(r: *mut ngx_http_request_t) -> String {
         return "timed out".to_owned();
     }
     // SAFETY: actions are C strings.
-    let action = unsafe { CStr::from_ptr(action) };
+    let mut action = unsafe { CStr::from_ptr(action) };
+    // SAFETY: the caller's promise.
+    let upstream = unsafe { (*r).upstream };
+    // SAFETY: as above.
+    let is_sent = !upstream.is_null() && unsafe { &*upstream }.request_body_sent() != 0;
+    // nginx renames what it does only when something of the response has come.
+    if is_sent && action == c"sending request to upstream" {
+        action = c"reading response header from upstream";
+    }
     format!("timed out while {}", action.to_string_lossy())
 }
 

@@ -149,7 +149,7 @@ impl Worker {
     fn record(&self, target: &Target, running: &Running, outcome: Outcome, reason: &str) {
         let Some(ended) = running.end(&target.check, outcome, reason) else { return };
         if matches!(ended.change, Change::Healthy | Change::Unhealthy) {
-            self.refresh(target.group);
+            self.mark(target.group);
         }
         report::end(target, outcome, reason, &ended);
     }

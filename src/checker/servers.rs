@@ -24,24 +24,30 @@ impl Worker {
         let is_due = watched.refreshed.get().is_none_or(|last| last.elapsed() >= TICK);
         if is_due || watched.group.try_borrow().is_ok_and(|group| group.has_changed()) {
             self.refresh(number);
+            watched.refreshed.set(Some(Instant::now()));
         }
     }
 
     /// Reads the group's servers, and puts their marks.
     pub(super) fn refresh(&self, number: usize) {
-        let Some(watched) = self.groups.get(number) else { return };
-        let leaves = process::is_leaving();
-        let makes = if leaves { Makes::Nothing } else { Makes::Slots };
-        let Ok(mut group) = watched.group.try_borrow_mut() else { return };
-        watched.refreshed.set(Some(Instant::now()));
-        group.refresh(makes);
-        drop(group);
-        if leaves {
-            return self.running().for_each(|(_, running)| running.cut_off());
-        }
-        if self.note_servers(number).is_err() {
+        self.mark(number);
+        if process::is_leaving() {
+            self.running().for_each(|(_, running)| running.cut_off());
+        } else if self.note_servers(number).is_err() {
             self.tell_no_memory();
         }
+    }
+
+    /// Puts the marks of the group's servers.
+    pub(super) fn mark(&self, number: usize) {
+        let Some(watched) = self.groups.get(number) else { return };
+        let makes = if process::is_leaving() { Makes::Nothing } else { Makes::Slots };
+        let Ok(mut group) = watched.group.try_borrow_mut() else { return };
+        if group.has_changed() {
+            // The new servers are for who looks at the group next, soon.
+            watched.refreshed.set(None);
+        }
+        group.refresh(makes);
     }
 
     /// Compares the checks that there are with the servers of the group.

@@ -69,8 +69,8 @@ const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-PG9ZPvQlZ3YKFRby4acKMuTfLXGNK5OZN/MCv5cqFl0='; \
-     style-src 'sha256-0OTsx7TTyyD0+5iDSQax1GB7bv3SK/FfUKqx/aq4/k8='; \
+     script-src 'sha256-BvnAXkUpJI7oKenssSVbusmbt6NWy/OdyhNYLMrIh8A='; \
+     style-src 'sha256-zfK2D9GvvmNoG0aAZo0zj7dWBPxtihH5kXTpCNa+LwU='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.

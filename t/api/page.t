@@ -130,6 +130,7 @@ sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/
     );
     ok( wait_until { $browser->js('return document.title') =~ /^\([1-9]\) Timers on / }, 'the title tells of trouble' );
     $browser->tells( 'linkText', qr/^live$/, 'it is live' );
+    $browser->tells( 'sum', qr/^1 needs attention\.$/, 'one sentence tells how all are' );
     picture('desktop');
     $browser->clean_console('at rest');
 }
@@ -231,7 +232,16 @@ JS
     picture('details');
 
     $browser->press_button('[data-all=pause]');
-    $browser->says( qr/All timers are paused\./, 'Pause all' );
+    ok( !$browser->js('return document.getElementById("pauses").hidden'), 'Pause all asks for how long' );
+    $browser->press_button('[data-all-for="8h"]');
+    $browser->says( qr/All timers are paused for 8 hours\./, 'for 8 hours' );
+    $browser->reads( 'bad', word => qr/^paused$/ );
+    $browser->reads( 'bad', health => qr/^failing$/, 'what is failing is shown to be so while paused' );
+    $browser->click('#says p:last-child button');
+    $browser->reads( 'bad', word => qr/^(?:failing|running)$/, 'Undo' );
+    $browser->press_button('[data-all=pause]');
+    $browser->press_button('[data-all-for=""]');
+    $browser->says( qr/All timers are paused until resumed\./, 'Pause all' );
     $browser->reads( 'bad', word => qr/^paused$/ );
     ok( $browser->wait_js('return !document.getElementById("allPaused").hidden'), 'and the page says so' );
     $browser->press_button('[data-all=resume]');
@@ -297,6 +307,19 @@ JS
     $browser->cdp( 'Emulation.setEmulatedMedia', features => [ { name => 'prefers-reduced-motion', value => 'reduce' } ] );
     is( $browser->js('return document.getAnimations().length'), 0, 'reduced motion: nothing moves' );
 
+    $browser->go($page);
+    $browser->shows( 7, 'all are there' );
+    my @wide;
+    for ( my $width = 320; $width <= 1600; $width += 20 ) {
+        $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => $width, height => 900, deviceScaleFactor => 1, mobile => $false );
+        my $out = $browser->js(<<'JS');
+            const ends = [...document.querySelectorAll('.timer:not([hidden]) button')].map(button => button.getBoundingClientRect().right);
+            const line = document.querySelector('.timers').getBoundingClientRect().right;
+            return Math.max(document.documentElement.scrollWidth - innerWidth, Math.ceil(Math.max(...ends) - line));
+JS
+        push @wide, "$width: $out" if $out > 0;
+    }
+    is( "@wide", '', 'no button is cut off, and nothing scrolls sideways, at 320 to 1600' );
     $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 360, height => 740, deviceScaleFactor => 1, mobile => $true );
     $browser->go($page);
     $browser->shows( 7, 'all are there' );

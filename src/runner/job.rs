@@ -188,16 +188,19 @@ impl Job {
         }
     }
 
-    /// Once a second: writes what could not be written before, and looks at the record if another process
-    /// may have changed it.
+    /// Once a second: has what could not be written before written, and the record looked at if another
+    /// process may have changed it; each timer in its turn.
     pub(super) fn tick(&self, news: bool) {
-        if news {
-            self.follow_cancel();
-        }
-        self.write_again();
-        if news || self.is_watched.get() {
+        if news || self.is_watched.get() || self.worker.store.has_unwritten(&self.record) {
             self.worker.queue.post_news(self.index);
         }
+    }
+
+    /// What was posted by [`Self::tick`].
+    pub(super) fn follow_news(&self) {
+        self.follow_cancel();
+        self.write_again();
+        self.dispatch();
     }
 
     /// Writes what could not be written before.

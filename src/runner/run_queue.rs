@@ -239,6 +239,9 @@ impl RunQueue {
             match ROUND_ROBIN.get(position).copied().flatten() {
                 None => self.wake_one(now),
                 Some(To::Start) => self.start_one(),
+                Some(To::LookAtNews) => {
+                    self.next(To::LookAtNews).inspect(|it| it.follow_news()).is_some()
+                }
                 Some(to) => self.next(to).inspect(|job| job.dispatch()).is_some(),
             }
         })

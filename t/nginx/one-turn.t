@@ -13,6 +13,7 @@ use Test::More;
 use Time::HiRes qw( time sleep );
 use TimerTest;
 use TimerTest::Backend;
+use TimerTest::Faults;
 use TimerTest::Nginx;
 use TimerTest::Series;
 use TimerTest::Turns;
@@ -86,6 +87,33 @@ for my $places ( 64, 20_000 ) {
     ok( $nginx->wait_log( $began, $times + 1 ), 'and goes on when that has left the file' );
     is( $nginx->get('/status/health')->{body}, "ok\n", 'all is well' );
     longest_turn( $nginx, 'a file is taken over' );
+    $nginx->stop;
+}
+
+# What could not be written is tried again each second, and is written when that can be.
+{
+    my $faults = TimerTest::Faults->new;
+    local %ENV = ( %ENV, $faults->environment );
+    my $nginx = TimerTest::Nginx->new(
+        faults => $turns,
+        http   => 'timer_max_running 20000;',
+        server => 'location /status/ { timer_api; }' . many( $count, 'every=10s', 'return 204;' ),
+    );
+    $nginx->start;
+    my $fails = $faults->fail( 'pwrite', error => 'EIO', name => 'timers.state' );
+    my %ran;
+    wait_until {
+        $ran{$_}++ for map {/timer "(\w+)"/} $nginx->log_lines(qr/run succeeded/);
+        keys %ran == $count;
+    }
+    90;
+    my $failed = $faults->failures($fails);
+    wait_until { $faults->failures($fails) >= $failed + 2 * $count };
+    my $written = $faults->fail( 'pwrite', name => 'timers.state' );
+    $faults->clear($fails);
+    wait_until { $faults->calls($written) >= $count };
+    wait_until { $nginx->get('/status/health')->{body} eq "ok\n" };
+    longest_turn( $nginx, 'what could not be written is written' );
     $nginx->stop;
 }
 

@@ -110,7 +110,8 @@ impl State {
                 Err(not_begun) => return Ok(not_begun),
             };
             if let Some(after) = current.go_on(names, opener, loaded)? {
-                *taking = Some(current);
+                let ends_here = current.own.with_pages(is_of_a_turn).unwrap_or(true);
+                *taking = (!ends_here).then_some(current);
                 return Ok(TakenOver::GoesOn(after));
             }
             current.end(self, shared)
@@ -174,13 +175,11 @@ impl TakeOver {
     ) -> Result<Option<Duration>, Failure> {
         let own = self.own.clone();
         let gone_on = own.with_pages(|pages| {
-            // A lock of the process goes with any descriptor of the file that the process closes: it is
-            // held in one turn only.
-            let at_once = pages.holder() == Holder::Process;
+            let at_once = is_of_a_turn(pages);
             loop {
                 let mut quota = if at_once { Quota::All } else { Quota::of_a_turn() };
                 let after = self.step(pages, names, &mut quota, opener, loaded)?;
-                if !at_once || after.is_none() {
+                if !at_once || after != Some(NEXT_TURN) {
                     return Ok(after);
                 }
             }
@@ -234,7 +233,8 @@ impl TakeOver {
             }
             Phase::Sync(syncing @ None, records) => {
                 // Where there can be no thread it takes as long as it takes.
-                *syncing = Syncing::begin(pages.file()).ok();
+                let may_go_on = !is_of_a_turn(pages);
+                *syncing = may_go_on.then(|| Syncing::begin(pages.file()).ok()).flatten();
                 if syncing.is_some() {
                     None
                 } else {
@@ -281,6 +281,12 @@ impl TakeOver {
         let opened = Opened { state: state.taken_over(health), records, notices: self.notices };
         Ok(TakenOver::Yes(opened, self.loaded))
     }
+}
+
+/// Whether what is locked is let go of with the turn: a lock of the process goes with any descriptor of
+/// the file that the process closes, that of a thread that syncs too.
+fn is_of_a_turn(pages: &PagedFile) -> bool {
+    pages.holder() == Holder::Process
 }
 
 fn find(pages: &PagedFile, names: &[&str]) -> Result<Scan, Failure> {

@@ -8,7 +8,7 @@ use crate::os::lock::{Holder, LockKind, Tried, try_lock, unlock};
 use crate::schedule::UnixMs;
 use crate::state::master::quota::RECORDS_OF_A_TURN;
 use crate::state::record::codec::Encoder;
-use crate::state::record::format::{Field, IDENTITY, PAGE_BYTES, USE_LOCK};
+use crate::state::record::format::{Field, HEADER_LOCK, IDENTITY, PAGE_BYTES, USE_LOCK};
 use crate::state::record::version1;
 use crate::state::*;
 
@@ -184,19 +184,62 @@ fn without_descriptions_of_their_own_workers_take_over_all_the_same() {
     let (mut fixture, old) = waiting();
     let moved = crate::os::file::with_suffix(&path(&fixture), ".moved");
     drop(old);
-    // Neither by /proc nor by its path.
+    fs::rename(path(&fixture), &moved).unwrap();
+    let taken = without_own_description(|| take_over(&mut fixture, &NAMES));
+    assert!(taken);
+    fs::rename(&moved, path(&fixture)).unwrap();
+    judge(&fixture);
+    assert!(!OldMaster::new(&fixture).is_alone());
+}
+
+/// What a worker without a description of its own does: neither /proc nor the path leads to the file.
+fn without_own_description<T>(work: impl FnOnce() -> T) -> T {
     let fault = crate::os::fault::CallFault {
         call: Some(Action::Open),
         after: 0,
         repeat: crate::os::fault::Repeat::FromThenOn,
         effect: crate::os::fault::Effect::Errno(13),
     };
+    crate::os::fault::with(fault, work)
+}
+
+#[test]
+fn without_a_description_of_its_own_no_worker_waits_within_a_turn() {
+    let (mut fixture, old) = waiting();
+    drop(old);
+    let orphan = open_existing(&path(&fixture)).unwrap();
+    let moved = crate::os::file::with_suffix(&path(&fixture), ".moved");
     fs::rename(path(&fixture), &moved).unwrap();
-    let taken = crate::os::fault::with(fault, || take_over(&mut fixture, &NAMES));
+    // Begins to convert, and finds a run in progress.
+    let (begun, begins) = std::sync::mpsc::channel::<()>();
+    let converted = std::thread::scope(|scope| {
+        let mut opener = Opener {
+            pid_file: &fixture.pid_file,
+            workers: fixture.workers,
+            now: UnixMs(fixture.now),
+            wait: &mut |_| panic!("a worker does not wait"),
+            patience: Duration::ZERO,
+        };
+        let header = try_lock(&orphan, Holder::Description, HEADER_LOCK, LockKind::Exclusive);
+        assert_eq!(header.unwrap(), Tried::Taken);
+        scope.spawn(move || {
+            let _ = begins.recv_timeout(Duration::from_secs(10));
+            drop(orphan);
+        });
+        let state = fixture.state.as_ref().unwrap();
+        let mut taking = None;
+        let taken = without_own_description(|| {
+            state.take_over(&mut taking, &[NAMES[0], "new"], &mut opener, &loaded_as)
+        });
+        let _ = begun.send(());
+        assert!(matches!(taken, TakenOver::GoesOn(_)), "{taken:?}");
+        taking.is_none()
+    });
+    assert!(converted, "nothing is held until the next turn");
+    let taken = without_own_description(|| take_over(&mut fixture, &NAMES));
     assert!(taken);
     fs::rename(&moved, path(&fixture)).unwrap();
     judge(&fixture);
-    assert!(!OldMaster::new(&fixture).is_alone());
 }
 
 /// A file of format 1 with so many records more, and their names.

@@ -69,7 +69,7 @@ const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-BvnAXkUpJI7oKenssSVbusmbt6NWy/OdyhNYLMrIh8A='; \
+     script-src 'sha256-Kux7rdsgYi18ZR0kTAgubnkZOpNYdtMuPBXfkb3s7Ec='; \
      style-src 'sha256-zfK2D9GvvmNoG0aAZo0zj7dWBPxtihH5kXTpCNa+LwU='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 

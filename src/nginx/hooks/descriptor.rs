@@ -19,6 +19,8 @@ use crate::nginx::core::module::{Module, main_of};
 use crate::nginx::core::process::{self, Role};
 use crate::nginx::core::{layout, pool, rc};
 use crate::nginx::http::handler::Block;
+#[cfg(feature = "panic-points")]
+use crate::nginx::run::filters;
 use crate::nginx::run::{connect, phases};
 
 /// The http module's table of hooks.
@@ -150,6 +152,9 @@ unsafe extern "C" fn postconfiguration<M: HttpModule>(cf: *mut ngx_conf_t) -> ng
         // SAFETY: made by `create_main_conf`; no other reference to it is alive.
         let main = unsafe { main.as_mut() };
         phases::install(parsing)?;
+        // There each run has a receiver.
+        #[cfg(feature = "panic-points")]
+        filters::install();
         // SAFETY: in `postconfiguration`.
         M::after_configuration(main, &unsafe { WhollyRead::new(parsing) })?;
         zone::add::<M>(main, parsing)

@@ -51,10 +51,11 @@ pub fn start(
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
 ) -> Result<Started, StartError> {
+    let attached = Attached::default();
     #[cfg(feature = "panic-points")]
-    return start_receiving(location, request, origin, Rc::new(super::witness::Witness::default()));
-    #[cfg(not(feature = "panic-points"))]
-    start_attached(location, request, origin, Attached::default())
+    let attached =
+        Attached { receiver: Some(Rc::new(super::witness::Witness::default())), ..attached };
+    start_attached(location, request, origin, attached)
 }
 
 /// The same, with these who have to do with it.

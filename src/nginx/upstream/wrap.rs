@@ -15,6 +15,7 @@ use crate::nginx::conf::parsing::Refused;
 use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{pool, rc};
+#[cfg(not(feature = "panic-points"))]
 use crate::nginx::run::filters;
 use crate::os::memory;
 
@@ -67,6 +68,7 @@ pub fn allow_pinning(read: &WhollyRead<'_>) -> Result<(), Refused> {
         // SAFETY: as above: nothing sets it any more (UPSTREAM-1).
         unsafe { (*peer).init = Some(INIT) };
     }
+    #[cfg(not(feature = "panic-points"))]
     filters::install();
     Ok(())
 }

@@ -99,6 +99,8 @@ impl Job {
                         self.note(|last| last.tells_missed = true);
                     }
                 }
+                // The run may end with its start.
+                self.report_left_out();
                 self.start(claim, pending.permit);
                 NextStep::Rest
             }

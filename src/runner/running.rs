@@ -203,7 +203,7 @@ impl Job {
                 self.report.end(&self.conf, &running.run, ending, duration, failures_before);
             }
         }
-        self.worker.report();
+        self.report_left_out();
         if self.is_over() {
             self.worker.tell_others();
         } else if look_on || self.last_look().plain_up_to.is_none() {

@@ -52,7 +52,7 @@ sub printable {
         "location = /inner { internal; proxy_pass http://127.0.0.1:$closed/inner; }\n",
         "location \@fallback { error_log logs/fallback.log info; proxy_pass http://127.0.0.1:$closed; }\n",
         "location \@refused { timer refused $once; proxy_pass http://127.0.0.1:$closed; }\n",
-        "location \@static { timer static $once uri=/no/such/file; }\n",
+        "location \@static { timer static $once uri=/no/such/file; root html; }\n",
         "location \@unresolved { timer unresolved $once; set \$name no.such.name; proxy_pass http://\$name; }\n",
         "location \@rewrites { timer rewrites $once; rewrite_log on; rewrite ^/nothing\$ /something; return 204; }\n",
         'location /client/ { error_page 404 = @client; } ',

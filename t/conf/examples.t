@@ -115,7 +115,8 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
     $nginx->wait_log(qr/${\ $peer->(1) } in upstream "shop" is unhealthy/);
     like( $nginx->get('/')->{body}, qr/\Aok ${\ $servers->port(2) }$/, 'health.conf: the backup server answers' );
     $servers->set( 4, 503 );
-    $nginx->wait_log(qr/\[crit\].* 0 of 2 servers in upstream "accounts" are healthy/);
+    $nginx->wait_log(qr/${\ $peer->(4) } in upstream "accounts" is unhealthy/);
+    is( $nginx->get('/accounts/')->{status}, 502, 'health.conf: no server of the other group is left' );
     like( $nginx->get('/status/text', port => $status )->{body}, qr/127\.0\.0\.1:${\ $servers->port(0) }/, 'health.conf: the text tells of the servers' );
     $servers->up($_) for 0 .. 4;
     $nginx->wait_log(qr/${\ $peer->($_) } in upstream "\w+" is healthy after \d+s/) for 0, 1, 3, 4;

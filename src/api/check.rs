@@ -21,19 +21,19 @@ use crate::state::Health;
 
 /// Whether all timers and groups are well.
 pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
-    let looked_at = LookedAt::now(registry);
-    let left = 0..looked_at.timers() + looked_at.groups.count();
-    Check { looked_at, end: left.end, left, first: None }.go_on()
+    let all = TimersAndGroups::now(registry);
+    let left = 0..all.timers() + all.groups.count();
+    Check { all, end: left.end, left, first: None }.go_on()
 }
 
 /// Whether one timer is well.
 pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
     let left = number..number + 1;
-    Check { looked_at: LookedAt::now(registry), end: left.end, left, first: None }.go_on()
+    Check { all: TimersAndGroups::now(registry), end: left.end, left, first: None }.go_on()
 }
 
 /// The timers, by their numbers, and behind them the groups.
-struct LookedAt {
+struct TimersAndGroups {
     snapshot: Snapshot,
     groups: Groups,
 }
@@ -46,7 +46,7 @@ struct Line {
 }
 
 struct Check {
-    looked_at: LookedAt,
+    all: TimersAndGroups,
     end: usize,
     /// What was not looked at yet.
     left: Range<usize>,
@@ -61,7 +61,7 @@ impl Check {
                 return no_memory();
             }
             let number = self.left.start;
-            let after = match self.looked_at.line(number) {
+            let after = match self.all.line(number) {
                 Err(after) => after,
                 Ok(line) => {
                     self.left.start += 1;
@@ -79,14 +79,14 @@ impl Check {
             };
             return Answer::Later(after, Box::new(|_| self.go_on()));
         }
-        let status = if self.looked_at.state().is_some() { 503 } else { 200 };
+        let status = if self.all.state().is_some() { 503 } else { 200 };
         let from = self.first.unwrap_or(self.end);
         self.lines(status, from, None)
     }
 
     /// Lists what is not `ok` from number `from` on; `found` is what is known of one of them already.
     fn lines(self, status: u16, from: usize, mut found: Option<(usize, Line)>) -> Answer {
-        let Self { mut looked_at, end, .. } = self;
+        let Self { mut all, end, .. } = self;
         let is_well = status == 200;
         if is_well && from >= end {
             return response::text(200, "ok\n".to_owned());
@@ -96,12 +96,12 @@ impl Check {
             piece.extend_from_slice(std::mem::take(&mut head).as_bytes());
             let number = left.start;
             if left.is_empty() {
-                piece.extend_from_slice(looked_at.state().unwrap_or_default().as_bytes());
+                piece.extend_from_slice(all.state().unwrap_or_default().as_bytes());
                 return Then::End;
             }
             let line = match found.take_if(|(found, _)| *found == number) {
                 Some((_, line)) => Some(line),
-                None => match looked_at.line(number) {
+                None => match all.line(number) {
                     Err(after) => return Then::MoreAfter(after),
                     Ok(line) => line,
                 },
@@ -117,7 +117,7 @@ impl Check {
     }
 }
 
-impl LookedAt {
+impl TimersAndGroups {
     fn now(registry: &Rc<Registry>) -> Self {
         Self { snapshot: Snapshot::now(registry), groups: Groups::now() }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::conf::{HealthCheck, MainConf, Mandatory};
 use crate::health::records::{Flag, Key, NoSlot, Records, Slot};
 use crate::health::shared;
-use crate::health::verdict::{Share, Standing, of_all};
+use crate::health::verdict::{HealthyShare, Standing, of_all};
 use crate::nginx::escaped;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::upstream::{Group, Mark, Marked, Membership, Peer, PeersUnreadable};
@@ -210,7 +210,7 @@ impl CheckedGroup {
         let share = self.share();
         let lifted = share.lifts_marks(percent, before);
         if slot.set_flag(Flag::FailOpen, lifted) {
-            let (Share { healthy, of }, name) = (share, escaped(&self.name));
+            let (HealthyShare { healthy, of }, name) = (share, escaped(&self.name));
             if lifted {
                 let message = format_args!(
                     "{healthy} of {of} servers in upstream \"{name}\" are healthy, less than \
@@ -234,10 +234,10 @@ impl CheckedGroup {
     }
 
     /// How many of its servers are healthy.
-    pub fn share(&self) -> Share {
+    pub fn share(&self) -> HealthyShare {
         let servers = self.servers.iter().filter(|server| !server.peer.down.is_configured());
         let healthy = servers.clone().filter(|server| server.standing() == Standing::Healthy);
-        Share { healthy: healthy.count(), of: servers.count() }
+        HealthyShare { healthy: healthy.count(), of: servers.count() }
     }
 
     fn log(&self) -> Log {

@@ -4,14 +4,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::report;
-use super::running::Running;
+use super::running::RunningCheck;
 use super::target::Target;
-use super::worker::{Entry, Worker};
+use super::worker::{CheckWorker, DeadlineFor};
 use crate::conf::WorkerChoice;
 use crate::health::lanes::LaneOf;
 use crate::health::pulse;
 use crate::health::records::{Ask, NotClaimed};
-use crate::health::verdict::{Change, Outcome};
+use crate::health::verdict::{CheckOutcome, VerdictChange};
 use crate::nginx::event::Next;
 use crate::nginx::process;
 use crate::nginx::upstream::CheckEnd;
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A check that took so long had to be waited for.
 const SLOW: Duration = Duration::from_millis(500);
 
-impl Worker {
+impl CheckWorker {
     /// Sets the next due time; if that has come, the check waits for its turn.
     pub(super) fn look(&self, target: &Target) {
         if target.is_gone.get() || !target.is_idle() || process::is_leaving() {
@@ -57,7 +57,7 @@ impl Worker {
     pub(super) fn start_one(&self) -> bool {
         let Some((lane, number)) = self.lanes.borrow_mut().start() else { return false };
         let entry = self.entries.borrow().get(number).cloned();
-        let Some(Entry::Target(target)) = entry else {
+        let Some(DeadlineFor::Target(target)) = entry else {
             self.lanes.borrow_mut().end(lane);
             return true;
         };
@@ -65,7 +65,7 @@ impl Worker {
         self.set(number, target.check.interval);
         if target.is_gone.get() {
             self.deadlines.borrow_mut().clear(number);
-            self.put(number, Entry::Nothing);
+            self.put(number, DeadlineFor::Nothing);
         } else if self.claim_and_run(&target, lane) {
             return true;
         }
@@ -87,7 +87,7 @@ impl Worker {
         let ask = Ask { due, now, deadline, pid: std::process::id(), is_gone: &|pid| !exists(pid) };
         match slot.claim(&ask) {
             Ok(claim) => {
-                let running = Running::new(claim, lane);
+                let running = RunningCheck::new(claim, lane);
                 target.run(Rc::clone(&running));
                 self.feel_pulse();
                 let (me, ended) = (self.me.clone(), Rc::clone(target));
@@ -98,7 +98,7 @@ impl Worker {
                 };
                 if let Err(why) = running.start(&target.check, &target.server, on_end) {
                     target.rest();
-                    self.record(target, &running, Outcome::Inconclusive, &why.to_string());
+                    self.record(target, &running, CheckOutcome::Inconclusive, &why.to_string());
                     return false;
                 }
                 true
@@ -128,39 +128,39 @@ impl Worker {
         self.lanes.borrow_mut().end(running.lane);
         target.is_slow.set(matches!(end, CheckEnd::TimedOut(_)) || took >= SLOW);
         if target.is_gone.get() {
-            self.put(target.number, Entry::Nothing);
+            self.put(target.number, DeadlineFor::Nothing);
         } else {
             // The next due time first.
             self.set(target.number, Duration::ZERO);
         }
         let (outcome, reason) = match end {
-            CheckEnd::Passed => (Outcome::Passed, String::new()),
+            CheckEnd::Passed => (CheckOutcome::Passed, String::new()),
             CheckEnd::TimedOut(_) if running.stood_still.excuses(target.check.timeout) => {
-                (Outcome::Inconclusive, "this worker was late".to_owned())
+                (CheckOutcome::Inconclusive, "this worker was late".to_owned())
             }
-            CheckEnd::Failed(reason) | CheckEnd::TimedOut(reason) => (Outcome::Failed, reason),
-            CheckEnd::Inconclusive(reason) => (Outcome::Inconclusive, reason),
+            CheckEnd::Failed(reason) | CheckEnd::TimedOut(reason) => (CheckOutcome::Failed, reason),
+            CheckEnd::Inconclusive(reason) => (CheckOutcome::Inconclusive, reason),
         };
         self.record(target, &running, outcome, &reason);
         self.posted.post_next();
     }
 
     /// Writes the result down, marks the server if that changes it, and tells of it.
-    fn record(&self, target: &Target, running: &Running, outcome: Outcome, reason: &str) {
-        let Some(ended) = running.end(&target.check, outcome, reason) else { return };
-        if matches!(ended.change, Change::Healthy | Change::Unhealthy) {
+    fn record(&self, target: &Target, running: &RunningCheck, outcome: CheckOutcome, reason: &str) {
+        let Some(recorded) = running.end(&target.check, outcome, reason) else { return };
+        if matches!(recorded.change, VerdictChange::Healthy | VerdictChange::Unhealthy) {
             self.mark(target.group);
         }
-        report::end(target, outcome, reason, &ended);
+        report::end(target, outcome, reason, &recorded);
     }
 
     /// The checks in progress here.
-    pub(super) fn running(&self) -> impl Iterator<Item = (Rc<Target>, Rc<Running>)> {
+    pub(super) fn running(&self) -> impl Iterator<Item = (Rc<Target>, Rc<RunningCheck>)> {
         let running: Vec<_> = {
             let entries = self.entries.borrow();
             let targets = entries.iter().filter_map(|entry| match entry {
-                Entry::Target(target) => Some(target),
-                Entry::Group(_) | Entry::Nothing => None,
+                DeadlineFor::Target(target) => Some(target),
+                DeadlineFor::Group(_) | DeadlineFor::Nothing => None,
             });
             let running = targets.filter_map(|target| Some((Rc::clone(target), target.running()?)));
             running.collect()

@@ -30,11 +30,11 @@ use crate::nginx::log::{Level, Log};
 use crate::nginx::process::{self, Role};
 use crate::nginx::run::trial::{self, Trial};
 use crate::os::memory;
-use worker::Worker;
+use worker::CheckWorker;
 
 thread_local! {
     /// The checks of this process.
-    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+    static WORKER: RefCell<Option<Rc<CheckWorker>>> = const { RefCell::new(None) };
     /// Whether this process makes checks, of this configuration or of one before.
     static HAS_BEGUN: Cell<bool> = const { Cell::new(false) };
     /// Begins when there is memory.
@@ -71,7 +71,7 @@ pub fn begin(main: &MainConf, process: InitProcess) {
         return LATER.set(Some(begin_later(process)));
     }
     let enough = memory::enough_for(main.health_checks().len().saturating_mul(EACH));
-    if let Ok(worker) = enough.and_then(|()| Worker::begin(main, process)) {
+    if let Ok(worker) = enough.and_then(|()| CheckWorker::begin(main, process)) {
         WORKER.set(Some(worker));
     } else {
         Log::cycle().write(Level::Error, format_args!("timer: no memory, health checks wait"));

@@ -3,39 +3,41 @@
 use std::fmt;
 
 use super::target::Target;
-use crate::health::records::Ended;
-use crate::health::verdict::{Change, Outcome, Standing, Verdict};
+use crate::health::records::RecordedResult;
+use crate::health::verdict::{CheckOutcome, Standing, Verdict, VerdictChange};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
 use crate::nginx::process;
 
 /// Tells what came of a check.
-pub(super) fn end(target: &Target, outcome: Outcome, reason: &str, ended: &Ended) {
-    let Ended { change, verdict, was_down_for } = ended;
+pub(super) fn end(target: &Target, outcome: CheckOutcome, reason: &str, recorded: &RecordedResult) {
+    let RecordedResult { change, verdict, was_down_for } = recorded;
     let row = Row(*verdict);
     match change {
-        Change::Unhealthy => {
+        VerdictChange::Unhealthy => {
             write(target, Level::Error, format_args!("is unhealthy: {reason}, {row}"));
         }
-        Change::Healthy => {
+        VerdictChange::Healthy => {
             let seconds = was_down_for.unwrap_or_default().as_secs();
             write(target, Level::Notice, format_args!("is healthy after {seconds}s"));
         }
-        Change::Inconclusive => {
+        VerdictChange::Inconclusive => {
             // Each reload interrupts what is in progress.
             let level = if process::is_leaving() { Level::Info } else { Level::Warn };
             write(target, level, format_args!("was not checked: {reason}"));
         }
-        Change::StillChecking => {
+        VerdictChange::StillChecking => {
             let count = verdict.inconclusive;
             let message =
                 format_args!("gets no requests: {reason}, {count} checks without a result");
             write(target, Level::Error, message);
         }
-        Change::Nothing if outcome == Outcome::Failed && verdict.standing == Standing::Healthy => {
+        VerdictChange::Nothing
+            if outcome == CheckOutcome::Failed && verdict.standing == Standing::Healthy =>
+        {
             write(target, Level::Info, format_args!("failed a check: {reason}, {row}"));
         }
-        Change::Nothing => {}
+        VerdictChange::Nothing => {}
     }
 }
 

@@ -9,25 +9,27 @@ use crate::conf::{HealthCheck, Kind};
 use crate::health::lanes::LaneOf;
 use crate::health::matching::{self, BODY_LIMIT, judge_by_default};
 use crate::health::pulse::StoodStill;
-use crate::health::records::{self, Claim, Ended};
-use crate::health::verdict::{Outcome, Thresholds};
-use crate::health::{grpc, matching::Response as _};
+use crate::health::records::{CheckClaim, CheckResult, RecordedResult};
+use crate::health::verdict::{CheckOutcome, Thresholds};
+use crate::health::{grpc, matching::TestedResponse as _};
 use crate::nginx::conf::Variable;
 use crate::nginx::escaped;
 use crate::nginx::run::{Method, Origin, StartError};
-use crate::nginx::upstream::{self, CheckEnd, CheckRequest, Cut, InProgress, Server};
+use crate::nginx::upstream::{
+    self, CheckEnd, CheckInProgress, CheckRequest, Cut, Server, UpstreamResponse,
+};
 use crate::nth::Nth;
 use crate::os::wall_clock;
 
 /// A check in progress.
-pub(super) struct Running {
+pub(super) struct RunningCheck {
     /// Taken when it ends.
-    claim: Cell<Option<Claim<'static>>>,
+    claim: Cell<Option<CheckClaim<'static>>>,
     pub(super) lane: LaneOf,
     since: Instant,
     pub(super) stood_still: StoodStill,
     /// Unset while it starts.
-    check: OnceCell<InProgress>,
+    check: OnceCell<CheckInProgress>,
 }
 
 /// Who makes the request, for its log lines.
@@ -43,9 +45,9 @@ impl Origin for ByCheck {
     }
 }
 
-impl Running {
+impl RunningCheck {
     /// It begins.
-    pub(super) fn new(claim: Claim<'static>, lane: LaneOf) -> Rc<Self> {
+    pub(super) fn new(claim: CheckClaim<'static>, lane: LaneOf) -> Rc<Self> {
         Rc::new(Self {
             claim: Cell::new(Some(claim)),
             lane,
@@ -81,7 +83,7 @@ impl Running {
             keepalive: check.keepalive_time,
         };
         let judged = check.clone();
-        let judge = move |response: &upstream::Response<'_>| judge(&judged, response);
+        let judge = move |response: &UpstreamResponse<'_>| judge(&judged, response);
         let started = upstream::check(check.location, &request, origin, judge, on_end)?;
         let _ = self.check.set(started);
         Ok(())
@@ -100,8 +102,13 @@ impl Running {
     }
 
     /// Writes the result into the record; `None` if it counts no more.
-    pub(super) fn end(&self, check: &HealthCheck, outcome: Outcome, reason: &str) -> Option<Ended> {
-        let result = records::Result {
+    pub(super) fn end(
+        &self,
+        check: &HealthCheck,
+        outcome: CheckOutcome,
+        reason: &str,
+    ) -> Option<RecordedResult> {
+        let result = CheckResult {
             outcome,
             reason,
             at: wall_clock(),
@@ -137,9 +144,9 @@ impl Asked {
 }
 
 /// A response, for the tests of `match`.
-struct Judged<'a, 'b>(&'a upstream::Response<'b>);
+struct Judged<'a, 'b>(&'a UpstreamResponse<'b>);
 
-impl matching::Response for Judged<'_, '_> {
+impl matching::TestedResponse for Judged<'_, '_> {
     type Variable = Variable;
 
     fn status(&self) -> u16 {
@@ -160,7 +167,7 @@ impl matching::Response for Judged<'_, '_> {
 }
 
 /// Whether the response passes; if not, why.
-fn judge(check: &Nth<HealthCheck>, response: &upstream::Response<'_>) -> Result<(), String> {
+fn judge(check: &Nth<HealthCheck>, response: &UpstreamResponse<'_>) -> Result<(), String> {
     let judged = Judged(response);
     match (&check.kind, &check.matching) {
         (Kind::Grpc { status, .. }, _) => {

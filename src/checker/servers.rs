@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::group::Makes;
 use super::target::Target;
-use super::worker::{Entry, Worker};
+use super::worker::{CheckWorker, DeadlineFor};
 use crate::conf::HealthCheck;
-use crate::health::verdict::Outcome;
+use crate::health::verdict::CheckOutcome;
 use crate::nginx::process;
 use crate::nginx::upstream::Peer;
 use crate::nth::Nth;
@@ -17,7 +17,7 @@ use crate::os::memory::{NoMemory, push};
 /// How often the records and marks of all servers are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-impl Worker {
+impl CheckWorker {
     /// Looks whether servers have come or gone; once a second looks at their records and marks, too.
     pub(super) fn look_at_group(&self, number: usize) {
         let Some(watched) = self.groups.get(number) else { return };
@@ -101,7 +101,7 @@ impl Worker {
     ) -> Result<Option<Rc<Target>>, NoMemory> {
         let number = self.entry()?;
         let target = Target::new(number, group, name, check.clone(), peer).map(Rc::new);
-        self.put(number, target.clone().map_or(Entry::Nothing, Entry::Target));
+        self.put(number, target.clone().map_or(DeadlineFor::Nothing, DeadlineFor::Target));
         Ok(target)
     }
 
@@ -113,12 +113,12 @@ impl Worker {
             Some(running) => {
                 let _ = running.end(
                     &target.check,
-                    Outcome::Inconclusive,
+                    CheckOutcome::Inconclusive,
                     "server is in the group no more",
                 );
                 running.cut_off();
             }
-            None if target.is_idle() => self.put(target.number, Entry::Nothing),
+            None if target.is_idle() => self.put(target.number, DeadlineFor::Nothing),
             // It is found gone when its turn comes.
             None => {}
         }
@@ -130,12 +130,12 @@ impl Worker {
             return Ok(number);
         }
         let number = self.deadlines.borrow_mut().join()?;
-        push(&mut self.entries.borrow_mut(), Entry::Nothing)?;
+        push(&mut self.entries.borrow_mut(), DeadlineFor::Nothing)?;
         Ok(number)
     }
 
-    pub(super) fn put(&self, number: usize, entry: Entry) {
-        let is_unused = matches!(entry, Entry::Nothing);
+    pub(super) fn put(&self, number: usize, entry: DeadlineFor) {
+        let is_unused = matches!(entry, DeadlineFor::Nothing);
         let before =
             self.entries.borrow_mut().get_mut(number).map(|it| std::mem::replace(it, entry));
         drop(before);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::running::Running;
+use super::running::RunningCheck;
 use crate::conf::HealthCheck;
 use crate::health::due::Grid;
 use crate::health::records::Slot;
@@ -24,7 +24,7 @@ pub(super) struct Target {
     pub(super) server: Server,
     grid: Grid,
     slot: Cell<Option<Slot<'static>>>,
-    state: RefCell<State>,
+    state: RefCell<TargetState>,
     /// Whether the last check had to be waited for.
     pub(super) is_slow: Cell<bool>,
     /// Whether it is in the list no more.
@@ -32,13 +32,13 @@ pub(super) struct Target {
 }
 
 /// What this worker does about it.
-enum State {
+enum TargetState {
     /// Nothing.
     Idle,
     /// It is due, and waits for its turn.
     Waiting,
     /// A check is in progress here.
-    Running(Rc<Running>),
+    Running(Rc<RunningCheck>),
 }
 
 impl Target {
@@ -64,7 +64,7 @@ impl Target {
             grid: Grid::new(check.interval, check.jitter, seed),
             check,
             slot: Cell::new(None),
-            state: RefCell::new(State::Idle),
+            state: RefCell::new(TargetState::Idle),
             is_slow: Cell::new(false),
             is_gone: Cell::new(false),
         })
@@ -93,26 +93,26 @@ impl Target {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        matches!(*self.state.borrow(), State::Idle)
+        matches!(*self.state.borrow(), TargetState::Idle)
     }
 
     pub(super) fn wait(&self) {
-        self.state.replace(State::Waiting);
+        self.state.replace(TargetState::Waiting);
     }
 
-    pub(super) fn run(&self, running: Rc<Running>) {
-        self.state.replace(State::Running(running));
+    pub(super) fn run(&self, running: Rc<RunningCheck>) {
+        self.state.replace(TargetState::Running(running));
     }
 
     pub(super) fn rest(&self) {
-        drop(self.state.replace(State::Idle));
+        drop(self.state.replace(TargetState::Idle));
     }
 
     /// The check in progress here.
-    pub(super) fn running(&self) -> Option<Rc<Running>> {
+    pub(super) fn running(&self) -> Option<Rc<RunningCheck>> {
         match &*self.state.borrow() {
-            State::Running(running) => Some(Rc::clone(running)),
-            State::Idle | State::Waiting => None,
+            TargetState::Running(running) => Some(Rc::clone(running)),
+            TargetState::Idle | TargetState::Waiting => None,
         }
     }
 }

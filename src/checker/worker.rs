@@ -22,7 +22,7 @@ use crate::conf::MainConf;
 use crate::deadlines::Deadlines;
 use crate::health::lanes::Lanes;
 use crate::health::pulse::Pulse;
-use crate::health::verdict::Outcome;
+use crate::health::verdict::CheckOutcome;
 use crate::nginx::event::{EventTimer, Hold, Next, Posted};
 use crate::nginx::hooks::InitProcess;
 use crate::nginx::log::{Level, Log};
@@ -32,12 +32,12 @@ use crate::os::memory::{self, NoMemory, push};
 use crate::throttle::Throttle;
 
 /// The checks of one worker.
-pub(super) struct Worker {
+pub(super) struct CheckWorker {
     pub(super) slot: usize,
     pub(super) workers: usize,
     pub(super) groups: Vec<WatchedGroup>,
     /// What each deadline is for: first the groups, then checks.
-    pub(super) entries: RefCell<Vec<Entry>>,
+    pub(super) entries: RefCell<Vec<DeadlineFor>>,
     /// Numbers of entries that are for nothing.
     pub(super) unused: RefCell<Vec<usize>>,
     pub(super) deadlines: RefCell<Deadlines>,
@@ -55,7 +55,7 @@ pub(super) struct Worker {
 
 /// What a deadline is for.
 #[derive(Clone)]
-pub(super) enum Entry {
+pub(super) enum DeadlineFor {
     /// A group is looked at.
     Group(usize),
     /// A check is due.
@@ -77,7 +77,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Without memory it goes on after this time.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(100);
 
-impl Worker {
+impl CheckWorker {
     /// Begins with all checks of the configuration.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Worker {
         for group in 0..groups.len() {
             lanes.join()?;
             let number = deadlines.join()?;
-            push(&mut entries, Entry::Group(group))?;
+            push(&mut entries, DeadlineFor::Group(group))?;
             deadlines.set(number, Instant::now());
         }
         let worker = Rc::new_cyclic(|me: &Weak<Self>| Self {
@@ -126,7 +126,7 @@ impl Worker {
     pub(super) fn end(&self) {
         let running: Vec<_> = self.running().collect();
         for (target, running) in running {
-            let _ = running.end(&target.check, Outcome::Inconclusive, "interrupted");
+            let _ = running.end(&target.check, CheckOutcome::Inconclusive, "interrupted");
             running.cut_off();
         }
         self.timer.cancel();
@@ -160,15 +160,15 @@ impl Worker {
         let Some(number) = self.deadlines.borrow_mut().pop(Instant::now()) else { return false };
         let entry = self.entries.borrow().get(number).cloned();
         match entry {
-            Some(Entry::Group(group)) => {
+            Some(DeadlineFor::Group(group)) => {
                 self.set(number, LOOK);
                 self.look_at_group(group);
             }
-            Some(Entry::Target(target)) => {
+            Some(DeadlineFor::Target(target)) => {
                 self.set(number, target.check.interval);
                 self.look(&target);
             }
-            Some(Entry::Nothing) | None => {}
+            Some(DeadlineFor::Nothing) | None => {}
         }
         true
     }
@@ -205,7 +205,7 @@ impl Worker {
     }
 }
 
-fn calling(me: &Weak<Worker>, act: impl Fn(&Worker) + 'static) -> impl FnMut() + 'static {
+fn calling(me: &Weak<CheckWorker>, act: impl Fn(&CheckWorker) + 'static) -> impl FnMut() + 'static {
     let me = me.clone();
     move || {
         if let Some(worker) = me.upgrade() {
@@ -214,7 +214,7 @@ fn calling(me: &Weak<Worker>, act: impl Fn(&Worker) + 'static) -> impl FnMut() +
     }
 }
 
-fn timer(me: &Weak<Worker>, act: impl Fn(&Worker) -> Next + 'static) -> EventTimer {
+fn timer(me: &Weak<CheckWorker>, act: impl Fn(&CheckWorker) -> Next + 'static) -> EventTimer {
     let me = me.clone();
     EventTimer::new(Hold::Cancelable, move || {
         me.upgrade().map_or(Next::Stop, |worker| act(&worker))

@@ -10,7 +10,7 @@ pub trait Pattern {
 }
 
 /// A response, as the server has sent it.
-pub trait Response {
+pub trait TestedResponse {
     /// What stands for a variable.
     type Variable;
 
@@ -29,7 +29,7 @@ pub const BODY_LIMIT: usize = 256 * 1024;
 
 /// Tests, of which all must hold.
 #[derive(Debug)]
-pub struct Match<P, V> {
+pub struct MatchTests<P, V> {
     /// At most one of the status.
     pub status: Option<StatusTest>,
     /// Any number of headers.
@@ -40,7 +40,7 @@ pub struct Match<P, V> {
     pub require: Vec<(Vec<u8>, V)>,
 }
 
-impl<P, V> Default for Match<P, V> {
+impl<P, V> Default for MatchTests<P, V> {
     fn default() -> Self {
         Self { status: None, headers: Vec::new(), body: None, require: Vec::new() }
     }
@@ -114,13 +114,13 @@ pub enum Mismatch {
     Variable(Vec<u8>),
 }
 
-impl<P: Pattern, V> Match<P, V> {
+impl<P: Pattern, V> MatchTests<P, V> {
     /// Whether all tests hold.
     ///
     /// # Errors
     ///
     /// The first that does not.
-    pub fn judge<R: Response<Variable = V>>(&self, response: &R) -> Result<(), Mismatch> {
+    pub fn judge<R: TestedResponse<Variable = V>>(&self, response: &R) -> Result<(), Mismatch> {
         if let Some(test) = &self.status {
             test.judge(response.status())?;
         }
@@ -160,7 +160,7 @@ impl Sense {
 }
 
 impl<P: Pattern> HeaderTest<P> {
-    fn judge<R: Response>(&self, response: &R) -> Result<(), Mismatch> {
+    fn judge<R: TestedResponse>(&self, response: &R) -> Result<(), Mismatch> {
         let name = || self.name.clone();
         let lines = || {
             let own = |(name, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(&self.name);
@@ -241,7 +241,7 @@ mod tests {
         body: Vec<u8>,
     }
 
-    impl Response for Fixed {
+    impl TestedResponse for Fixed {
         type Variable = &'static str;
 
         fn status(&self) -> u16 {
@@ -258,19 +258,25 @@ mod tests {
         }
     }
 
-    type Tests = Match<Contains, &'static str>;
+    type Tests = MatchTests<Contains, &'static str>;
 
     fn status(sense: Sense, ranges: &[RangeInclusive<u16>]) -> Tests {
-        Match { status: Some(StatusTest { sense, ranges: ranges.to_vec() }), ..Match::default() }
+        MatchTests {
+            status: Some(StatusTest { sense, ranges: ranges.to_vec() }),
+            ..MatchTests::default()
+        }
     }
 
     fn header(test: Test<Contains>) -> Tests {
-        Match { headers: vec![HeaderTest { name: b"X-One".to_vec(), test }], ..Match::default() }
+        MatchTests {
+            headers: vec![HeaderTest { name: b"X-One".to_vec(), test }],
+            ..MatchTests::default()
+        }
     }
 
     fn body(sense: Sense, text: &'static [u8]) -> Tests {
         let body = BodyTest { sense, pattern: Contains(text), source: text.to_vec() };
-        Match { body: Some(body), ..Match::default() }
+        MatchTests { body: Some(body), ..MatchTests::default() }
     }
 
     #[test]
@@ -349,7 +355,7 @@ mod tests {
     fn required_variables_are_neither_empty_nor_0() {
         for (value, good) in [("", false), ("0", false), ("00", true), ("no", true), ("1", true)] {
             let require = vec![(b"one".to_vec(), "1"), (b"two".to_vec(), value)];
-            let tests: Tests = Match { require, ..Match::default() };
+            let tests: Tests = MatchTests { require, ..MatchTests::default() };
             let judged = tests.judge(&Fixed::default());
             assert_eq!(judged.is_ok(), good, "{value:?}");
             if let Err(why) = judged {
@@ -360,7 +366,7 @@ mod tests {
 
     #[test]
     fn all_tests_must_hold() {
-        let tests = Match {
+        let tests = MatchTests {
             status: Some(StatusTest { sense: Sense::Is, ranges: vec![200..=200] }),
             headers: vec![
                 HeaderTest { name: b"A".to_vec(), test: Test::Present(Sense::Is) },

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// All tests hold.
     Passed,
     /// One does not, or there was no response.
@@ -50,7 +50,7 @@ pub struct Verdict {
 
 /// What a result has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum VerdictChange {
     /// Nothing.
     Nothing,
     /// It is healthy now, and was not.
@@ -78,11 +78,11 @@ impl Verdict {
 
     /// What it is after this result.
     #[must_use]
-    pub fn after(self, outcome: Outcome, thresholds: Thresholds) -> (Self, Change) {
+    pub fn after(self, outcome: CheckOutcome, thresholds: Thresholds) -> (Self, VerdictChange) {
         let failing = match outcome {
-            Outcome::Inconclusive => return self.after_inconclusive(),
-            Outcome::Failed => true,
-            Outcome::Passed => false,
+            CheckOutcome::Inconclusive => return self.after_inconclusive(),
+            CheckOutcome::Failed => true,
+            CheckOutcome::Passed => false,
         };
         let before = if self.failing == failing { self.in_a_row } else { 0 };
         let in_a_row = before.saturating_add(1).min(MOST);
@@ -95,19 +95,19 @@ impl Verdict {
             (standing, _) => standing,
         };
         let change = match standing {
-            same if same == self.standing => Change::Nothing,
-            Standing::Unhealthy => Change::Unhealthy,
-            _ => Change::Healthy,
+            same if same == self.standing => VerdictChange::Nothing,
+            Standing::Unhealthy => VerdictChange::Unhealthy,
+            _ => VerdictChange::Healthy,
         };
         (Self { standing, failing, in_a_row, inconclusive: 0 }, change)
     }
 
-    fn after_inconclusive(self) -> (Self, Change) {
+    fn after_inconclusive(self) -> (Self, VerdictChange) {
         let inconclusive = self.inconclusive.saturating_add(1).min(MOST_INCONCLUSIVE);
         let change = match inconclusive {
-            1 => Change::Inconclusive,
-            STILL_CHECKING if self.standing == Standing::Checking => Change::StillChecking,
-            _ => Change::Nothing,
+            1 => VerdictChange::Inconclusive,
+            STILL_CHECKING if self.standing == Standing::Checking => VerdictChange::StillChecking,
+            _ => VerdictChange::Nothing,
         };
         (Self { inconclusive, ..self }, change)
     }
@@ -130,14 +130,14 @@ pub fn of_all(checks: impl IntoIterator<Item = Standing>) -> Standing {
 
 /// The servers of a group that are not configured `down`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct HealthyShare {
     /// How many of them are healthy.
     pub healthy: usize,
     /// How many there are.
     pub of: usize,
 }
 
-impl Share {
+impl HealthyShare {
     /// Whether a group with `fail_open=percent`, whose marks are lifted or not so far, is to have them
     /// lifted: below that share; no more above it.
     pub fn lifts_marks(self, percent: u8, lifted: bool) -> bool {
@@ -177,9 +177,9 @@ mod tests {
             Standing::Checking => 'c',
         };
         let outcome = |letter| match letter {
-            'P' => Outcome::Passed,
-            'F' => Outcome::Failed,
-            _ => Outcome::Inconclusive,
+            'P' => CheckOutcome::Passed,
+            'F' => CheckOutcome::Failed,
+            _ => CheckOutcome::Inconclusive,
         };
         let next = |letter_of| {
             verdict = verdict.after(outcome(letter_of), thresholds).0;
@@ -210,18 +210,18 @@ mod tests {
     #[test]
     fn a_row_without_end_is_counted_to_its_limit() {
         let mut verdict = Verdict { in_a_row: MOST, failing: true, ..Verdict::default() };
-        verdict = verdict.after(Outcome::Failed, thresholds(MOST, 1)).0;
+        verdict = verdict.after(CheckOutcome::Failed, thresholds(MOST, 1)).0;
         assert_eq!((verdict.in_a_row, verdict.standing), (MOST, Standing::Unhealthy));
         verdict.inconclusive = MOST_INCONCLUSIVE;
-        let (after, change) = verdict.after(Outcome::Inconclusive, thresholds(1, 1));
-        assert_eq!((after, change), (verdict, Change::Nothing));
+        let (after, change) = verdict.after(CheckOutcome::Inconclusive, thresholds(1, 1));
+        assert_eq!((after, change), (verdict, VerdictChange::Nothing));
     }
 
     #[test]
     fn each_change_is_told_once() {
-        use {Change as C, Outcome as O};
+        use {CheckOutcome as O, VerdictChange as C};
 
-        let changes = |first, results: &[Outcome]| {
+        let changes = |first, results: &[CheckOutcome]| {
             let mut verdict = Verdict::first(first);
             let mut changes = Vec::new();
             for outcome in results {
@@ -259,8 +259,9 @@ mod tests {
 
     #[test]
     fn marks_are_lifted_below_the_share_and_back_above_it() {
-        let lifts =
-            |healthy, of, percent, lifted| Share { healthy, of }.lifts_marks(percent, lifted);
+        let lifts = |healthy, of, percent, lifted| {
+            HealthyShare { healthy, of }.lifts_marks(percent, lifted)
+        };
         assert!(!lifts(0, 4, 0, false) && !lifts(0, 0, 50, false) && !lifts(0, 0, 50, true));
         assert!(!lifts(2, 4, 50, false) && lifts(1, 4, 50, false));
         assert!(lifts(2, 4, 50, true) && !lifts(3, 4, 50, true));

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::view::{CheckView, GroupView, Recorded, ServerState, ServerView};
 use crate::api::json::{self, some_instant};
 use crate::health::records::{Last, Strip};
-use crate::health::verdict::{Outcome, Standing};
+use crate::health::verdict::{CheckOutcome, Standing};
 use crate::schedule::UnixMs;
 
 #[derive(Serialize)]
@@ -145,20 +145,20 @@ impl<'a> LastCheck<'a> {
 }
 
 /// The word for what came of a check.
-pub(super) fn result(outcome: Outcome) -> &'static str {
+pub(super) fn result(outcome: CheckOutcome) -> &'static str {
     match outcome {
-        Outcome::Passed => "pass",
-        Outcome::Failed => "fail",
-        Outcome::Inconclusive => "inconclusive",
+        CheckOutcome::Passed => "pass",
+        CheckOutcome::Failed => "fail",
+        CheckOutcome::Inconclusive => "inconclusive",
     }
 }
 
 /// The last results by their first letters, oldest first.
 fn recent(strip: Strip) -> String {
     let letter = |outcome| match outcome {
-        Outcome::Passed => 'P',
-        Outcome::Failed => 'F',
-        Outcome::Inconclusive => 'I',
+        CheckOutcome::Passed => 'P',
+        CheckOutcome::Failed => 'F',
+        CheckOutcome::Inconclusive => 'I',
     };
     strip.outcomes().map(letter).collect()
 }

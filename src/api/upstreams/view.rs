@@ -257,7 +257,7 @@ impl fmt::Display for ServerState {
 #[cfg(test)]
 pub(in crate::api) mod samples {
     use super::*;
-    use crate::health::verdict::Outcome;
+    use crate::health::verdict::CheckOutcome;
 
     /// A group of one check, at intervals of 5 s, whose servers stand so.
     pub(in crate::api) fn group(standings: &[Standing]) -> GroupView {
@@ -284,7 +284,7 @@ pub(in crate::api) mod samples {
         let last = Last {
             at: UnixMs(1_800_000_000_000),
             duration: Duration::from_millis(3),
-            outcome: if failing { Outcome::Failed } else { Outcome::Passed },
+            outcome: if failing { CheckOutcome::Failed } else { CheckOutcome::Passed },
             reason: if failing { "status \"503\"".to_owned() } else { String::new() },
         };
         let in_a_row = u32::from(known);

@@ -20,7 +20,7 @@ use crate::nginx::conf::{ConfPosition, Location, Regex, Variable};
 use crate::nginx::upstream::Group;
 
 /// The tests of a `match` block.
-pub type Match = matching::Match<Regex, Variable>;
+pub type Match = matching::MatchTests<Regex, Variable>;
 
 impl matching::Pattern for Regex {
     fn is_match(&self, text: &[u8]) -> Option<bool> {

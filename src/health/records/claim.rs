@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::last::{self, Last};
 use super::slot::{At, Slot, Strip, millis};
 use super::word::Bits;
-use crate::health::verdict::{Change, Outcome, Standing, Thresholds, Verdict};
+use crate::health::verdict::{CheckOutcome, Standing, Thresholds, Verdict, VerdictChange};
 use crate::schedule::UnixMs;
 
 /// Who claims a check, and what for.
@@ -45,7 +45,7 @@ pub enum NotClaimed {
 /// this process.
 #[derive(Debug)]
 #[must_use]
-pub struct Claim<'a> {
+pub struct CheckClaim<'a> {
     slot: Slot<'a>,
     word: u64,
     token: u64,
@@ -54,9 +54,9 @@ pub struct Claim<'a> {
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug)]
-pub struct Result<'a> {
+pub struct CheckResult<'a> {
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// Why; not for one that passed.
     pub reason: &'a str,
     /// When it ended.
@@ -69,9 +69,9 @@ pub struct Result<'a> {
 
 /// What a result has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct RecordedResult {
     /// What it has changed.
-    pub change: Change,
+    pub change: VerdictChange,
     /// How the server stands now.
     pub verdict: Verdict,
     /// For how long it had got no requests, where it gets them again.
@@ -91,7 +91,7 @@ impl<'a> Slot<'a> {
     /// # Errors
     ///
     /// Why not.
-    pub fn claim(&self, ask: &Ask<'_>) -> std::result::Result<Claim<'a>, NotClaimed> {
+    pub fn claim(&self, ask: &Ask<'_>) -> Result<CheckClaim<'a>, NotClaimed> {
         let (claim, last_due) = (self.word(At::Claim), self.word(At::Taken));
         // First the claim: what was taken under one that came in between is not seen, and this fails.
         let before = claim.load();
@@ -113,7 +113,7 @@ impl<'a> Slot<'a> {
             return Err(NotClaimed::Held(u32::try_from(PID.of(claim.load())).unwrap_or(0)));
         }
         let token = self.fence(number);
-        let claim = Claim { slot: *self, word, token: token.unwrap_or(0), started: ask.now };
+        let claim = CheckClaim { slot: *self, word, token: token.unwrap_or(0), started: ask.now };
         // Whoever retires the slot or moves the records says so first, and looks at claims then.
         if token.is_none() || !self.is_current() || self.is_frozen() {
             claim.let_go();
@@ -141,7 +141,7 @@ impl<'a> Slot<'a> {
     }
 }
 
-impl Claim<'_> {
+impl CheckClaim<'_> {
     /// Whether the result still counts.
     pub fn is_current(&self) -> bool {
         self.slot.word(At::Claim).load() == self.word
@@ -155,7 +155,7 @@ impl Claim<'_> {
     }
 
     /// The check is over; `None` if its result counts no more.
-    pub fn end(self, result: &Result<'_>) -> Option<Ended> {
+    pub fn end(self, result: &CheckResult<'_>) -> Option<RecordedResult> {
         let ended = if self.is_current() { self.tell(result) } else { None };
         self.let_go();
         ended
@@ -166,7 +166,7 @@ impl Claim<'_> {
         self.let_go();
     }
 
-    fn tell(&self, result: &Result<'_>) -> Option<Ended> {
+    fn tell(&self, result: &CheckResult<'_>) -> Option<RecordedResult> {
         let slot = &self.slot;
         let next = |verdict: Verdict| verdict.after(result.outcome, result.thresholds);
         let (before, verdict, change) = slot.change_verdict(self.token, next)?;
@@ -176,24 +176,24 @@ impl Claim<'_> {
         }
         let was_down_for = self.down_time(before.standing, verdict.standing, result.at);
         let counter = match result.outcome {
-            Outcome::Passed => At::Passed,
-            Outcome::Failed => At::Failed,
-            Outcome::Inconclusive => At::Inconclusive,
+            CheckOutcome::Passed => At::Passed,
+            CheckOutcome::Failed => At::Failed,
+            CheckOutcome::Inconclusive => At::Inconclusive,
         };
         slot.word(counter).add(1);
         let micros = u64::try_from(result.duration.as_micros()).unwrap_or(u64::MAX);
         slot.word(At::DurationSum).add(micros);
         slot.word(At::Strip).update(|word| Some(Strip::with(word, result.outcome)));
-        if matches!(change, Change::Healthy | Change::Unhealthy) {
+        if matches!(change, VerdictChange::Healthy | VerdictChange::Unhealthy) {
             slot.word(At::Changes).add(1);
         }
-        if change == Change::Unhealthy {
+        if change == VerdictChange::Unhealthy {
             slot.word(At::BecameUnhealthy).add(1);
         }
-        let Result { outcome, at, duration, .. } = *result;
+        let CheckResult { outcome, at, duration, .. } = *result;
         let reason = result.reason.to_owned();
         last::write(&slot.last_words(), &Last { at, duration, outcome, reason });
-        Some(Ended { change, verdict, was_down_for })
+        Some(RecordedResult { change, verdict, was_down_for })
     }
 
     fn down_time(&self, before: Standing, after: Standing, now: UnixMs) -> Option<Duration> {

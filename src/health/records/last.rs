@@ -5,7 +5,7 @@ use std::time::Duration;
 use xxhash_rust::xxh64::xxh64;
 
 use super::word::{Bits, Word};
-use crate::health::verdict::Outcome;
+use crate::health::verdict::CheckOutcome;
 use crate::schedule::UnixMs;
 
 /// The reason of a result has at most so many bytes.
@@ -19,7 +19,7 @@ pub struct Last {
     /// How long it took.
     pub duration: Duration,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// Why; empty if it passed.
     pub reason: String,
 }
@@ -80,20 +80,20 @@ fn cut(text: &str) -> &str {
 }
 
 /// How an outcome is written; 0 is none.
-pub(super) fn code(outcome: Outcome) -> u64 {
+pub(super) fn code(outcome: CheckOutcome) -> u64 {
     match outcome {
-        Outcome::Passed => 1,
-        Outcome::Failed => 2,
-        Outcome::Inconclusive => 3,
+        CheckOutcome::Passed => 1,
+        CheckOutcome::Failed => 2,
+        CheckOutcome::Inconclusive => 3,
     }
 }
 
 /// The outcome that is written so.
-pub(super) fn outcome(code: u64) -> Option<Outcome> {
+pub(super) fn outcome(code: u64) -> Option<CheckOutcome> {
     match code {
-        1 => Some(Outcome::Passed),
-        2 => Some(Outcome::Failed),
-        3 => Some(Outcome::Inconclusive),
+        1 => Some(CheckOutcome::Passed),
+        2 => Some(CheckOutcome::Failed),
+        3 => Some(CheckOutcome::Inconclusive),
         _ => None,
     }
 }

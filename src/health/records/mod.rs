@@ -23,7 +23,7 @@ mod word;
 #[cfg(test)]
 mod tests;
 
-pub use claim::{Ask, Claim, Ended, NotClaimed, Result};
+pub use claim::{Ask, CheckClaim, CheckResult, NotClaimed, RecordedResult};
 pub use key::Key;
 pub use last::{Last, REASON_BYTES};
 pub use slot::{CheckCounters, Downtime, Flag, Slot, Strip};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::key::Key;
 use super::last::{self, Last};
 use super::word::{Bits, Word};
-use crate::health::verdict::{Outcome, Standing, Verdict};
+use crate::health::verdict::{CheckOutcome, Standing, Verdict};
 use crate::schedule::UnixMs;
 
 /// The words of a slot, each named by its place.
@@ -323,19 +323,19 @@ impl Strip {
     /// So many results are kept.
     pub const LEN: u32 = 32;
 
-    pub(super) fn with(word: u64, outcome: Outcome) -> u64 {
+    pub(super) fn with(word: u64, outcome: CheckOutcome) -> u64 {
         word << 2 | last::code(outcome)
     }
 
     /// The results, oldest first.
-    pub fn outcomes(self) -> impl Iterator<Item = Outcome> {
+    pub fn outcomes(self) -> impl Iterator<Item = CheckOutcome> {
         (0..Self::LEN).rev().filter_map(move |n| last::outcome(self.0 >> (2 * n) & 3))
     }
 
     /// Whether the last conclusive one passed; `None` before the first.
     pub fn last_passed(self) -> Option<bool> {
-        let conclusive = self.outcomes().filter(|outcome| *outcome != Outcome::Inconclusive);
-        conclusive.last().map(|outcome| outcome == Outcome::Passed)
+        let conclusive = self.outcomes().filter(|outcome| *outcome != CheckOutcome::Inconclusive);
+        conclusive.last().map(|outcome| outcome == CheckOutcome::Passed)
     }
 }
 

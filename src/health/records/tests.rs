@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::word::at_steps;
 use super::*;
-use crate::health::verdict::{Change, Outcome, Standing, Thresholds};
+use crate::health::verdict::{CheckOutcome, Standing, Thresholds, VerdictChange};
 use crate::schedule::UnixMs;
 
 const SLOTS: usize = 8;
@@ -38,16 +38,12 @@ fn wall(ms: u64) -> UnixMs {
     UnixMs(1_800_000_000_000 + i64::try_from(ms).unwrap())
 }
 
-fn make(records: &Records<'static>, n: u32, ms: u64) -> std::result::Result<Slot<'static>, NoSlot> {
+fn make(records: &Records<'static>, n: u32, ms: u64) -> Result<Slot<'static>, NoSlot> {
     records.find_or_make(&key(n), Standing::Healthy, at(ms), wall(ms))
 }
 
 /// Claims what is due at `ms`, then, for a second; the pids below 100 are gone.
-fn claim(
-    slot: &Slot<'static>,
-    ms: u64,
-    pid: u32,
-) -> std::result::Result<Claim<'static>, NotClaimed> {
+fn claim(slot: &Slot<'static>, ms: u64, pid: u32) -> Result<CheckClaim<'static>, NotClaimed> {
     slot.claim(&Ask {
         due: at(ms),
         now: at(ms),
@@ -57,9 +53,9 @@ fn claim(
     })
 }
 
-fn result(outcome: Outcome, ms: u64, reason: &str) -> Result<'_> {
+fn result(outcome: CheckOutcome, ms: u64, reason: &str) -> CheckResult<'_> {
     let one = NonZeroU32::MIN;
-    Result {
+    CheckResult {
         outcome,
         reason,
         at: wall(ms),
@@ -95,7 +91,7 @@ fn a_check_is_claimed_once_for_each_due_time() {
     assert_eq!(claim(&slot, 10, 101).err(), Some(NotClaimed::Taken));
     assert_eq!(claim(&slot, 20, 101).err(), Some(NotClaimed::Held(100)));
     assert_eq!(slot.held_by(at(20)), Some(100));
-    first.end(&result(Outcome::Passed, 20, "")).unwrap();
+    first.end(&result(CheckOutcome::Passed, 20, "")).unwrap();
     assert_eq!(slot.held_by(at(20)), None);
     assert_eq!(claim(&slot, 10, 101).err(), Some(NotClaimed::Taken));
     claim(&slot, 20, 101).unwrap().give_up();
@@ -112,27 +108,29 @@ fn a_claim_is_taken_over_when_its_process_is_gone_or_its_deadline_is_over() {
     // Those come back, and tell what they saw.
     for late in [gone, stopped] {
         assert!(!late.is_current());
-        assert_eq!(late.end(&result(Outcome::Failed, 1300, "late")), None);
+        assert_eq!(late.end(&result(CheckOutcome::Failed, 1300, "late")), None);
     }
     assert_eq!(slot.held_by(at(1300)), Some(101));
     assert_eq!((slot.verdict().standing, slot.last()), (Standing::Healthy, None));
-    assert!(held.end(&result(Outcome::Passed, 1300, "")).is_some());
+    assert!(held.end(&result(CheckOutcome::Passed, 1300, "")).is_some());
 }
 
 #[test]
 fn a_result_is_told_whole() {
     let slot = make(&records(SLOTS), 1, 0).unwrap();
     let reason = format!("{}é", "x".repeat(REASON_BYTES - 1));
-    let ended = claim(&slot, 10, 100).unwrap().end(&result(Outcome::Failed, 20, &reason)).unwrap();
-    assert_eq!((ended.change, ended.was_down_for), (Change::Unhealthy, None));
+    let ended =
+        claim(&slot, 10, 100).unwrap().end(&result(CheckOutcome::Failed, 20, &reason)).unwrap();
+    assert_eq!((ended.change, ended.was_down_for), (VerdictChange::Unhealthy, None));
     let last = slot.last().unwrap();
     assert_eq!(last.reason, "x".repeat(REASON_BYTES - 1));
     assert_eq!((last.at, last.duration), (wall(20), Duration::from_millis(7)));
     assert_eq!(slot.downtime(wall(1020)).since, Some(wall(20)));
 
-    let ended = claim(&slot, 30, 100).unwrap().end(&result(Outcome::Passed, 2020, "")).unwrap();
+    let ended =
+        claim(&slot, 30, 100).unwrap().end(&result(CheckOutcome::Passed, 2020, "")).unwrap();
     assert_eq!(ended.was_down_for, Some(Duration::from_secs(2)));
-    let inconclusive = result(Outcome::Inconclusive, 2030, "no descriptor");
+    let inconclusive = result(CheckOutcome::Inconclusive, 2030, "no descriptor");
     claim(&slot, 40, 100).unwrap().end(&inconclusive).unwrap();
     let CheckCounters { passed, failed, inconclusive, became_unhealthy, changes, duration } =
         slot.counters();
@@ -141,7 +139,7 @@ fn a_result_is_told_whole() {
     let downtime = slot.downtime(wall(9999));
     assert_eq!((downtime.since, downtime.total), (None, Duration::from_secs(2)));
     let strip: Vec<_> = slot.strip().outcomes().collect();
-    assert_eq!(strip, [Outcome::Failed, Outcome::Passed, Outcome::Inconclusive]);
+    assert_eq!(strip, [CheckOutcome::Failed, CheckOutcome::Passed, CheckOutcome::Inconclusive]);
     assert_eq!(slot.strip().last_passed(), Some(true));
 }
 
@@ -150,12 +148,12 @@ fn a_server_that_begins_anew_hears_of_no_earlier_check() {
     let slot = make(&records(SLOTS), 1, 0).unwrap();
     let before = claim(&slot, 10, 100).unwrap();
     slot.begin_anew(Standing::Checking, wall(15));
-    assert_eq!(before.end(&result(Outcome::Passed, 20, "")), None);
+    assert_eq!(before.end(&result(CheckOutcome::Passed, 20, "")), None);
     assert_eq!(slot.verdict().standing, Standing::Checking);
-    let ended = claim(&slot, 30, 100).unwrap().end(&result(Outcome::Passed, 40, "")).unwrap();
+    let ended = claim(&slot, 30, 100).unwrap().end(&result(CheckOutcome::Passed, 40, "")).unwrap();
     assert_eq!(
         (ended.change, ended.was_down_for),
-        (Change::Healthy, Some(Duration::from_millis(25)))
+        (VerdictChange::Healthy, Some(Duration::from_millis(25)))
     );
 }
 
@@ -163,7 +161,7 @@ fn a_server_that_begins_anew_hears_of_no_earlier_check() {
 fn a_slot_is_another_s_once_its_server_was_long_in_no_list() {
     let records = records(2);
     let (first, second) = (make(&records, 1, 0).unwrap(), make(&records, 2, 0).unwrap());
-    claim(&first, 10, 100).unwrap().end(&result(Outcome::Failed, 20, "refused")).unwrap();
+    claim(&first, 10, 100).unwrap().end(&result(CheckOutcome::Failed, 20, "refused")).unwrap();
     assert_eq!(make(&records, 3, 599_000).err(), Some(NoSlot::Full));
     second.seen(at(300_000));
     let third = make(&records, 3, 601_000).unwrap();
@@ -185,7 +183,7 @@ fn what_is_not_wanted_is_given_up() {
     let in_progress = claim(&first, 10, 100).unwrap();
     records.retire_unless(|slot| slot.key() == key(2));
     assert!(!first.is_current() && second.is_current());
-    assert_eq!(in_progress.end(&result(Outcome::Failed, 20, "")), None);
+    assert_eq!(in_progress.end(&result(CheckOutcome::Failed, 20, "")), None);
     assert!(records.find(&key(1)).is_none());
     assert_eq!(make(&records, 1, 30).unwrap().verdict().standing, Standing::Healthy);
 }
@@ -195,14 +193,14 @@ fn records_move() {
     let (old, new) = (records(4), records(SLOTS));
     let slots: Vec<_> = (0..4).map(|n| make(&old, n, 0).unwrap()).collect();
     let fails = claim(&slots[0], 10, 100).unwrap();
-    fails.end(&result(Outcome::Failed, 20, "refused")).unwrap();
+    fails.end(&result(CheckOutcome::Failed, 20, "refused")).unwrap();
     let in_progress = claim(&slots[1], 10, 100).unwrap();
     old.freeze();
     new.copy_from(&old);
 
     assert_eq!(claim(&slots[2], 20, 100).err(), Some(NotClaimed::Gone));
     assert_eq!(make(&old, 9, 20).err(), Some(NoSlot::Busy));
-    assert_eq!(in_progress.end(&result(Outcome::Failed, 30, "")), None);
+    assert_eq!(in_progress.end(&result(CheckOutcome::Failed, 30, "")), None);
     let moved: Vec<_> = (0..4).map(|n| new.find(&key(n)).unwrap()).collect();
     assert_eq!(moved[0].verdict().standing, Standing::Unhealthy);
     assert_eq!(moved[0].last().unwrap().reason, "refused");
@@ -248,7 +246,7 @@ fn whole_check(records: &Records<'static>, ms: u64, pid: u32) {
     if let Ok(slot) = make(records, 1, ms)
         && let Ok(claim) = claim(&slot, ms, pid)
     {
-        claim.end(&result(Outcome::Failed, ms, "refused"));
+        claim.end(&result(CheckOutcome::Failed, ms, "refused"));
     }
 }
 
@@ -293,7 +291,7 @@ fn a_stop_at_any_step_lets_others_go_on_and_is_not_heard_of_later() {
         let records = records(SLOTS);
         // Three seconds pass at this step, in which others check on, and end healthy.
         let meanwhile = move || {
-            for (n, outcome) in [(0, Outcome::Failed), (1, Outcome::Passed)] {
+            for (n, outcome) in [(0, CheckOutcome::Failed), (1, CheckOutcome::Passed)] {
                 let ms = 2100 + n;
                 let slot = make(&records, 1, ms).expect("a slot");
                 let claim = claim(&slot, ms, 101).expect("a claim");
@@ -361,7 +359,8 @@ fn of_many_workers_each_check_is_one_s() {
                     assert_eq!(going.fetch_add(1, Ordering::SeqCst), 0);
                     made[usize::try_from(ms - 1).unwrap()].fetch_add(1, Ordering::SeqCst);
                     going.fetch_sub(1, Ordering::SeqCst);
-                    let outcome = if ms % 2 == 0 { Outcome::Passed } else { Outcome::Failed };
+                    let outcome =
+                        if ms % 2 == 0 { CheckOutcome::Passed } else { CheckOutcome::Failed };
                     claim.end(&result(outcome, ms, "a reason")).unwrap();
                 }
             });

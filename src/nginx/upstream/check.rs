@@ -7,7 +7,7 @@ use super::end::{CheckEnd, Cut};
 use super::group::Group;
 use super::kept::Key;
 use super::pin::Pin;
-use super::response::Response;
+use super::response::UpstreamResponse;
 use super::server::Server;
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::event::{EventTimer, Hold, Next, Posted};
@@ -42,7 +42,7 @@ pub struct CheckRequest<'a> {
 
 /// A check in progress. Dropping it lets its run go on, without a limit on time, and nobody is told of
 /// its end.
-pub struct InProgress {
+pub struct CheckInProgress {
     stage: Stage,
     pin: Rc<Pin>,
     _timeout: EventTimer,
@@ -67,9 +67,9 @@ pub fn check(
     location: Location,
     request: &CheckRequest<'_>,
     origin: Rc<dyn Origin>,
-    judge: impl FnOnce(&Response<'_>) -> Result<(), String> + 'static,
+    judge: impl FnOnce(&UpstreamResponse<'_>) -> Result<(), String> + 'static,
     on_end: impl FnOnce(CheckEnd) + 'static,
-) -> Result<InProgress, StartError> {
+) -> Result<CheckInProgress, StartError> {
     let key = Key::new(request.group, location, request.server.address);
     let pin = Pin::new(
         request.group,
@@ -125,10 +125,10 @@ pub fn check(
             Stage::Ended { _tells: tells }
         }
     };
-    Ok(InProgress { stage, pin, _timeout: timeout })
+    Ok(CheckInProgress { stage, pin, _timeout: timeout })
 }
 
-impl InProgress {
+impl CheckInProgress {
     /// Ends the check, if it is not over: its connection is closed, and the end is told as ever.
     pub fn cut_off(&self, why: Cut) {
         self.pin.cut(why);

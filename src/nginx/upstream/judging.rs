@@ -10,7 +10,7 @@ use ngx::ffi::{ngx_http_request_t, ngx_int_t};
 
 use super::end::{CheckEnd, Cut};
 use super::pin::Pin;
-use super::response::Response;
+use super::response::UpstreamResponse;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::rc;
 use crate::nginx::core::string::bytes;
@@ -105,7 +105,7 @@ const INCOMPLETE: &str = "response incomplete";
 unsafe fn apply(pin: &Pin, r: *mut ngx_http_request_t) -> CheckEnd {
     let body = mem::take(&mut *pin.body.borrow_mut());
     // SAFETY: the caller's promise.
-    let response = unsafe { Response::of(r, &body) };
+    let response = unsafe { UpstreamResponse::of(r, &body) };
     if response.status() == 0 {
         return CheckEnd::Failed("invalid response".to_owned());
     }

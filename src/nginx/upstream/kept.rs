@@ -39,13 +39,13 @@ impl Key {
 /// # Invariants
 ///
 /// It is open, has a pool, and nobody else has it; [`on_event`] takes it out before it closes it.
-struct Kept {
+struct KeptConnection {
     key: Key,
     connection: *mut ngx_connection_t,
 }
 
 thread_local! {
-    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<KeptConnection>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Gives `peer` a connection that was kept; `false` if there is none.
@@ -121,7 +121,7 @@ pub(super) unsafe fn keep(
     if unsafe { ngx_handle_read_event(connection.read, 0) } != rc::OK {
         return;
     }
-    let kept = Kept { key: *key, connection: c };
+    let kept = KeptConnection { key: *key, connection: c };
     // INVARIANT: taken from its peer below.
     if KEPT.with_borrow_mut(|all| push(all, kept)).is_err() {
         return;

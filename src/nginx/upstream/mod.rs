@@ -15,12 +15,12 @@ mod server;
 mod uri;
 mod wrap;
 
-pub use check::{CheckRequest, InProgress, check};
+pub use check::{CheckInProgress, CheckRequest, check};
 pub use end::{CheckEnd, Cut};
 pub use group::Group;
 pub use passed::Passed;
 pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, PeersUnreadable, UnknownLayout};
-pub use response::Response;
+pub use response::UpstreamResponse;
 pub use server::{Server, SocketAddress};
 pub use uri::proxy_uri;
 pub use wrap::allow_pinning;

@@ -23,7 +23,7 @@ use super::end::{CheckEnd, Cut};
 use super::group::Group;
 use super::kept::{self, Key};
 use super::response::Judge;
-use super::server::{Peer, Server};
+use super::server::{PeerInPool, Server};
 use super::uri;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{bits, rc};
@@ -46,7 +46,7 @@ pub(super) struct Pin {
     uri: Vec<u8>,
     /// Whether the location's rewrite rules have made another URI.
     rewritten: Cell<bool>,
-    peer: Cell<*mut Peer>,
+    peer: Cell<*mut PeerInPool>,
     body_limit: usize,
     /// How long a connection may serve checks, and whose.
     kept: Option<(Key, Duration)>,
@@ -176,7 +176,7 @@ impl Pin {
     /// # Safety
     ///
     /// As for [`enter`](Self::enter).
-    unsafe fn prepare(&self, r: *mut ngx_http_request_t) -> Option<*mut Peer> {
+    unsafe fn prepare(&self, r: *mut ngx_http_request_t) -> Option<*mut PeerInPool> {
         // SAFETY: the caller's promise.
         unsafe { self.set_conf(r) }?;
         if !self.rewritten.get() {
@@ -369,7 +369,7 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, r: *mut c_void) -> ng
         // SAFETY: as above; ends before nginx is called.
         let peer = unsafe { &mut *peer };
         // SAFETY: the invariant: `enter` has made it, in the pool of the open request.
-        peer.sockaddr = unsafe { Peer::sockaddr(pin.peer.get()) };
+        peer.sockaddr = unsafe { PeerInPool::sockaddr(pin.peer.get()) };
         peer.socklen = pin.server.address.size();
         peer.connection = ptr::null_mut();
         peer.set_cached(0);

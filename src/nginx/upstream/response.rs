@@ -6,19 +6,19 @@ use crate::nginx::conf::Variable;
 use crate::nginx::run::{ResponseHead, fields};
 
 /// Says why a response does not pass.
-pub(super) type Judge = Box<dyn FnOnce(&Response<'_>) -> Result<(), String>>;
+pub(super) type Judge = Box<dyn FnOnce(&UpstreamResponse<'_>) -> Result<(), String>>;
 
 /// A response, and the request that it answers.
 ///
 /// # Invariants
 ///
 /// `r` is open for `'a`, and has the response of an upstream server.
-pub struct Response<'a> {
+pub struct UpstreamResponse<'a> {
     r: *mut ngx_http_request_t,
     body: &'a [u8],
 }
 
-impl<'a> Response<'a> {
+impl<'a> UpstreamResponse<'a> {
     /// # Safety
     ///
     /// `r` is open for `'a`, and has an upstream.

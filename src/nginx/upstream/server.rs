@@ -61,12 +61,12 @@ pub struct Server {
 
 /// What nginx is shown of it.
 #[derive(Clone, Copy)]
-pub(super) struct Peer {
+pub(super) struct PeerInPool {
     address: SocketAddress,
     pub(super) name: ngx_str_t,
 }
 
-impl Peer {
+impl PeerInPool {
     /// Its address, for nginx.
     ///
     /// # Safety
@@ -82,16 +82,16 @@ impl Server {
     /// # Safety
     ///
     /// A pool that is there.
-    pub(super) unsafe fn place_in(&self, pool: *mut ngx_pool_t) -> Option<*mut Peer> {
+    pub(super) unsafe fn place_in(&self, pool: *mut ngx_pool_t) -> Option<*mut PeerInPool> {
         // SAFETY: the caller's promise.
         let name = unsafe { pool::concat(pool, &[&self.name]) }?;
         // SAFETY: as above; HOST-13: may be null.
-        let peer = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<Peer>();
+        let peer = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<PeerInPool>();
         if peer.is_null() {
             return None;
         }
         // SAFETY: just made, and nobody else has it.
-        unsafe { peer.write(Peer { address: self.address, name }) };
+        unsafe { peer.write(PeerInPool { address: self.address, name }) };
         Some(peer)
     }
 }

@@ -5,7 +5,8 @@ NGINX_SOURCE ?=
 TESTS ?=
 PROVE_FLAGS ?=
 DESTDIR ?=
-export NGINX NGINX_SOURCE TESTS PROVE_FLAGS DESTDIR
+PORT ?=
+export NGINX NGINX_SOURCE TESTS PROVE_FLAGS DESTDIR PORT
 
 # A distribution's nginx is built against with its development package.
 packages = tools/packages build \
@@ -21,7 +22,8 @@ build:
 	@$(packages)
 	@tools/build-module build >/dev/null
 
-## make run            nginx in the foreground with nginx-conf/quickstart.conf, until Ctrl-C
+## make run            nginx in the foreground with nginx-conf/quickstart.conf, until Ctrl-C; it
+##                     listens on the ports 8090 to 8093, or PORT to PORT+3
 run:
 	@$(packages)
 	@tools/run

@@ -70,17 +70,23 @@ sub port_change { my ( $port, $to ) = @_; return [ qr/127\.0\.0\.1:$port\b/, "12
     my ( $front, $app ) = ( free_port(), free_port() );
     my $nginx = example( 'quickstart.conf', port_change( 8090, $front ), port_change( 8091, $app ),
         port_change( 8092, free_port() ), port_change( 8093, my $away = free_port() ),
-        [ qr/every=10s/ => 'every=6s' ], [ qr/every=15s/ => 'every=3s' ] );
+        [ qr/\[02468\]\[0-9\]/ => '[0-3]' ], [ qr/every=(?:[1235]+0?s|15s)/ => 'every=1s' ],
+        [ qr/interval=1s/ => 'interval=200ms' ], [ qr/"cron=/ => '"cron=* ' ], [ qr/ offset=\d+s?/ => '' ] );
     $nginx->{port} = $front;
     start($nginx);
     my $terminal = sub { slurp( $nginx->prefix . '/logs/stderr.log' ) };
     for my $line (
         qr/timer: \d+ timers? in this worker, slot \d/,
         qr/timer "heartbeat": run succeeded: status 204, \d+ms/,
-        qr/timer "cleanup": run failed: status 404, \d+ms/,
+        qr/timer "digest": run succeeded: status 204/,
+        qr/timer "cleanup": run failed: status 500, \d+ms/,
+        qr/timer "cleanup": succeeded after \d+ failures?/,
         qr/timer "reindex": run succeeded: status 200, \d{4}ms/,
         qr/timer "report": run failed: timed out after 1000ms/,
-        qr/timer "sync": run (?:failed: status 503|succeeded: status 204), \d+ms/,
+        qr/timer "sync": attempt 1 of 3 failed: status 503, \d+ms/,
+        qr/timer "sync": run succeeded: status 204, \d+ms/,
+        qr/timer "newsletter": paused/,
+        qr/timer "pause-newsletter": run succeeded: status 200/,
         qr/peer 127\.0\.0\.1:$away in upstream "shop" is unhealthy: upstream prematurely closed connection/,
         qr/peer 127\.0\.0\.1:$away in upstream "shop" is healthy after \d+s/,
         )

@@ -151,34 +151,42 @@ sub share_binaries {
 
 # A TCP and UDP port that is free on every address and stays ours until this process ends: it lies
 # below the range from which the kernel takes the ports of outgoing connections, and a lock file
-# keeps the other test files away from it.
+# keeps the other test files away from it.  Of several, in a row, the first is answered.
 sub free_port {
-    my $low  = 10_000;
-    my $high = 32_000;
+    my $count = shift // 1;
+    my $low   = 10_000;
+    my $high  = 32_000;
 
     if ( open my $fh, '<', '/proc/sys/net/ipv4/ip_local_port_range' ) {
         my ($first) = <$fh> =~ /(\d+)/;
         $high = $first - 1 if $first > $low + 5000;
     }
 
-    my $locks = "/dev/shm/timer-test-ports-$>";
-    mkdir $locks;
-
     for ( 1 .. 1000 ) {
-        my $port = $low + int rand( $high - $low );
+        my $port  = $low + int rand( $high - $low - $count );
+        my @locks = grep {$_} map { _lock_port( $port + $_ ) } 0 .. $count - 1;
+        next if @locks < $count;
 
-        sysopen my $lock, "$locks/$port", O_CREAT | O_RDWR or next;
-        flock $lock, LOCK_EX | LOCK_NB or next;
-
-        my $tcp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Listen => 1, ReuseAddr => 1 )
-            or next;
-        my $udp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Proto => 'udp' ) or next;
-
-        push @port_locks, $lock;
+        push @port_locks, @locks;
         return $port;
     }
 
     croak 'no free port';
+}
+
+sub _lock_port {
+    my ($port) = @_;
+
+    my $locks = "/dev/shm/timer-test-ports-$>";
+    mkdir $locks;
+
+    sysopen my $lock, "$locks/$port", O_CREAT | O_RDWR or return;
+    flock $lock, LOCK_EX | LOCK_NB or return;
+
+    my $tcp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Listen => 1, ReuseAddr => 1 )
+        or return;
+    my $udp = IO::Socket::INET->new( LocalAddr => '0.0.0.0', LocalPort => $port, Proto => 'udp' ) or return;
+    return $lock;
 }
 
 # A directory in memory, open to nginx's worker user, removed at the end unless TEST_NGINX_NO_CLEAN.

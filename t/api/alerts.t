@@ -21,7 +21,7 @@ my $examples = "$here/../../nginx-conf";
 my $rules    = slurp("$examples/alerts.yml");
 my @tests    = map {"$here/alerts-$_.yml"} qw( test slow-test upstream-test );
 my $cases    = join '', map { slurp($_) } @tests;
-my ($promtool) = grep {-x} map {"$_/promtool"} split( /:/, $ENV{PATH} ), '/usr/bin';
+my $promtool = program('promtool');
 
 # The rules, and their cases.
 my @alerts = $rules =~ /^\s*- alert: (\w+)$/mg;
@@ -34,7 +34,7 @@ for my $what (qw( NoHealthyPeer PeerUnhealthy PeerNotChecked PeersUnchecked Fail
 }
 
 SKIP: {
-    skip 'promtool (Debian: prometheus) is not installed', 2 if !$promtool;
+    skip 'promtool is not installed', 2 if !$promtool;
 
     # It computes for seconds.
     local $TimerTest::DEADLINE = 200;
@@ -131,7 +131,7 @@ my $metrics;
 
 # The metrics are well-formed, and are those that the rules speak of.
 SKIP: {
-    skip 'promtool (Debian: prometheus) is not installed', 1 if !$promtool;
+    skip 'promtool is not installed', 1 if !$promtool;
     my $file = spew( "$dir/metrics", $metrics );
     my ( $status, $out ) = run_command( 'sh', '-c', 'exec "$0" check metrics <"$1"', $promtool, $file );
     is( $status, 0, 'promtool check metrics' ) or diag $out;

@@ -148,7 +148,7 @@ for my $count ( 1000, 10_000 ) {
             ok( ref parse_metrics($got), 'metrics: valid' );
             my $file = scratch_dir() . '/metrics';
             spew( $file, $got );
-            my ($promtool) = grep {-x} map {"$_/promtool"} split /:/, $ENV{PATH};
+            my $promtool = program('promtool');
         SKIP: {
                 skip 'promtool is not installed', 1 if !$promtool;
                 my ( $status, $out ) = run_command( 'sh', '-c', "$promtool check metrics < $file" );

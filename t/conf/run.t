@@ -17,7 +17,7 @@ my $port = free_port(4);
 
 # What a build would leave.
 my $nginx = nginx_binary();
-chomp( $nginx = ( run_command( 'which', $nginx ) )[1] ) if $nginx !~ m{/};
+$nginx = program($nginx) if $nginx !~ m{/};
 mkdir "$dir/tree";
 symlink $nginx, "$dir/tree/nginx";
 symlink timer_module(), "$dir/tree/ngx_http_timer_module.so";

@@ -34,7 +34,7 @@ use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
     wait_until poll_until in_vain none_of lacks deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
-    spawn stop_process http_request nginx_binary nginx_version nginx_is_watched timer_module share_binaries
+    spawn stop_process program http_request nginx_binary nginx_version nginx_is_watched timer_module share_binaries
 );
 
 # Seconds that anything may take before it counts as lost.  TEST_NGINX_SLOW multiplies it, for
@@ -255,6 +255,13 @@ sub run_command {
     return ( $status, $out );
 }
 
+# The path of a program; undef if there is none.
+sub program {
+    my ($name) = @_;
+    my ($path) = grep { -x && !-d } map {"$_/$name"} split( /:/, $ENV{PATH} ), qw( /usr/bin /usr/sbin /sbin );
+    return $path;
+}
+
 my @spawned;
 
 # Starts a daemon that stays in the foreground, its output in a file; answers its pid.  It is ended
@@ -366,9 +373,23 @@ sub http_request {
 # Told to stop, clean up all the same.
 $SIG{$_} = sub { $$ == $creator ? exit 1 : POSIX::_exit(1) } for qw( INT TERM HUP );
 
+# For the last line of tools/test: what was skipped here, and why.
+sub _note_skipped {
+    my $notes = $ENV{TEST_NGINX_SKIPPED} // return;
+    my $builder = Test::More->builder;
+    my %why = map { $_->{reason} => 1 } grep { ( $_->{type} // '' ) eq 'skip' } $builder->details;
+    my $all = eval { $builder->ctx->hub->skip_reason };
+    $why{$all} = 1 if defined $all;
+    open my $fh, '>>', $notes or return;
+    print {$fh} map {"$_\t$0\n"} sort keys %why;
+    close $fh;
+    return;
+}
+
 END {
     if ( $$ == $creator ) {
         local ( $?, $!, $@ );
+        _note_skipped();
         my @all = @spawned;
         stop_process($_) for @all;
         remove_tree( @scratch, { error => \my $ignored } ) if !$ENV{TEST_NGINX_NO_CLEAN};

@@ -12,7 +12,7 @@ use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Nginx;
 
-my ($valgrind) = grep {-x} qw( /usr/bin/valgrind /usr/local/bin/valgrind );
+my $valgrind = program('valgrind');
 my $wrapper = $ENV{TEST_NGINX_WRAPPER} // ( $valgrind && !nginx_is_watched() ? "$valgrind --quiet --leak-check=no" : '' );
 $TimerTest::SLOW = 4 if $wrapper && $TimerTest::SLOW < 4;
 diag $wrapper || ( nginx_is_watched() ? 'a sanitized nginx' : 'neither valgrind nor a sanitizer' );

@@ -14,8 +14,8 @@ use Time::HiRes qw( time sleep );
 use TimerTest;
 use TimerTest::Nginx;
 
-my ($prlimit) = grep {-x} qw( /usr/bin/prlimit /bin/prlimit );
-plan skip_all => 'there is no prlimit' if !$prlimit;
+my $prlimit = program('prlimit');
+plan skip_all => 'prlimit is not installed' if !$prlimit;
 plan skip_all => 'a sanitizer or valgrind has a memory of its own' if nginx_is_watched();
 
 # nginx's own words, and ours for a load.

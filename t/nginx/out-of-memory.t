@@ -11,8 +11,8 @@ use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Nginx;
 
-my ($prlimit) = grep {-x} qw( /usr/bin/prlimit /bin/prlimit );
-plan skip_all => 'there is no prlimit' if !$prlimit;
+my $prlimit = program('prlimit');
+plan skip_all => 'prlimit is not installed' if !$prlimit;
 plan skip_all => 'a sanitizer or valgrind has a memory of its own' if nginx_is_watched();
 
 my $backend = TimerTest::Backend->start;

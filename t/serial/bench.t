@@ -23,6 +23,7 @@ my $INSTRUCTIONS = 16_000;
 my $MORE = 0.01;
 
 plan skip_all => 'nginx is watched: its instructions and memory are not its own' if nginx_is_watched();
+for my $needed (qw( strace valgrind )) { plan skip_all => "$needed is not installed" if !program($needed) }
 
 my $file = scratch_dir() . '/benchmarks.md';
 my @groups = qw( run proxied client lateness scale takeover check servers death );

@@ -22,17 +22,9 @@ use TimerTest;
 
 my $json = JSON::PP->new->utf8->allow_nonref;
 
-sub _binary {
-    my (@names) = @_;
-    for my $name (@names) {
-        for my $dir ( split( /:/, $ENV{PATH} ), '/usr/bin' ) {
-            return "$dir/$name" if -x "$dir/$name";
-        }
-    }
-    return;
-}
+sub _chromium { return program('chromium') // program('chromium-browser') }
 
-sub available { return _binary('chromedriver') && _binary( 'chromium', 'chromium-browser' ) }
+sub available { return program('chromedriver') && _chromium() }
 
 # Options: width, height, dark, still (prefers-reduced-motion).
 sub start {
@@ -47,7 +39,7 @@ sub start {
         http    => HTTP::Tiny->new( timeout => 60 * $TimerTest::SLOW ),
     }, $class;
 
-    $self->{pid} = spawn( "$profile/driver.log", _binary('chromedriver'), "--port=$port", '--allowed-ips=' );
+    $self->{pid} = spawn( "$profile/driver.log", program('chromedriver'), "--port=$port", '--allowed-ips=' );
     wait_until { $self->{http}->get("$self->{url}/status")->{success} } or croak 'chromedriver does not answer';
 
     my $width  = $option{width}  // 1280;
@@ -59,7 +51,7 @@ sub start {
                     browserName          => 'chrome',
                     'goog:loggingPrefs'  => { browser => 'ALL' },
                     'goog:chromeOptions' => {
-                        binary => _binary( 'chromium', 'chromium-browser' ),
+                        binary => _chromium(),
                         args   => [
                             qw( --headless --no-sandbox --disable-gpu --disable-quic --no-first-run
                                 --disable-background-networking --disable-component-update

@@ -69,9 +69,13 @@ BEGIN {
     $ENV{TEST_NGINX_LOG_LEVEL} //= 'debug';
     $ENV{TEST_NGINX_MASTER_PROCESS} //= 'on';
     delete @ENV{qw( TEST_NGINX_USE_HUP TEST_NGINX_RANDOMIZE )};
-}
 
-use Test::Nginx::Socket ();
+    if ( !eval { require Test::Nginx::Socket } ) {
+        die $@ if $@ !~ m{\ACan't locate (\S+)\.pm };
+        Test::More::plan( skip_all => "the Perl module $1 is not installed" =~ s{/}{::}gr );
+    }
+    Test::More::plan( skip_all => 'ps is not installed' ) if !program('ps');
+}
 
 if ( !$^C ) {
     $backend = TimerTest::Backend->start;

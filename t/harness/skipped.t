@@ -26,6 +26,7 @@ for my $suite (qw( first second )) {
         spew( "$dir/$file", "use Test::More; use TimerTest; $code{$file}" );
         my ( $status, $out ) = run_command( $^X, "$dir/$file" );
         is( $status, 0, "$suite: $file" ) or diag $out;
+        unlike( $out, qr/^(?!ok|1\.\.)./m, 'and says nothing but its tests' );
     }
 }
 
@@ -33,7 +34,7 @@ my ( $status, $line ) = run_command( "$tools/not-tested", "$dir/notes", 'the ngi
 is( $status, 0, 'there is a line' );
 my $end = qr/the nginx of a distribution; all of it, as root on Debian: tools\/packages [a-z ]+ && make test\n\z/;
 like( $line, qr/\Anot tested: .*; $end/, 'which begins and ends like this' );
-like( $line, qr/$_/, "it has $_" ) for qr{\Q$dir\E/other\.t, \Q$dir\E/whole\.t \(not root\)}, qr{\Q$dir\E/part\.t \(x is not installed\)};
+like( $line, qr/(?:: |; )$_; /, "it has $_" ) for qr{\Q$dir\E/other\.t, \Q$dir\E/whole\.t \(not root\)}, qr{\Q$dir\E/part\.t \(x is not installed\)};
 lacks( $line, qr/none\.t|once\.t/, 'but not what was tested, be it by one suite' );
 
 unlink glob "$dir/notes/*";

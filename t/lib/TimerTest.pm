@@ -378,7 +378,7 @@ sub _note_skipped {
     my $notes = $ENV{TEST_NGINX_SKIPPED} // return;
     my $builder = Test::More->builder;
     my %why = map { $_->{reason} => 1 } grep { ( $_->{type} // '' ) eq 'skip' } $builder->details;
-    my $all = eval { $builder->ctx->hub->skip_reason };
+    my $all = eval { Test2::API::test2_stack()->top->skip_reason };
     $why{$all} = 1 if defined $all;
     open my $fh, '>>', $notes or return;
     print {$fh} map {"$_\t$0\n"} sort keys %why;

@@ -8,34 +8,34 @@
 //! - [`health`]: which servers of an upstream group get requests; `checker`: their checks at work;
 //! - `conf`: directives as plain values; `api`: what is shown, and done by hand; `variables`: of timers;
 //! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which is due first.
+#![cfg_attr(not(feature = "nginx"), expect(dead_code, unused_imports))] // built for its tests alone
 
 #[cfg(any(test, feature = "nginx"))]
-pub mod api;
-pub mod deadlines;
-pub mod health;
-pub mod nth;
-pub mod os;
-pub mod schedule;
-pub mod state;
-pub mod throttle;
+mod api;
+#[cfg(feature = "nginx")]
+mod checker;
+#[cfg(feature = "nginx")]
+mod conf;
+mod deadlines;
+mod health;
+#[cfg(feature = "nginx")]
+mod nginx;
+mod nth;
+mod os;
+#[cfg(feature = "nginx")]
+mod runner;
+mod schedule;
+mod state;
+mod throttle;
+#[cfg(feature = "nginx")]
+mod variables;
 
 #[cfg(feature = "nginx")]
-pub mod checker;
-#[cfg(feature = "nginx")]
-pub mod conf;
-#[cfg(feature = "nginx")]
-pub mod nginx;
-#[cfg(feature = "nginx")]
-pub mod runner;
-#[cfg(feature = "nginx")]
-pub mod variables;
-
-#[cfg(feature = "nginx")]
-pub use module::TimerModule;
+use module::TimerModule;
 
 /// The module's descriptor and hooks.
 #[cfg(feature = "nginx")]
-pub mod module {
+mod module {
     use std::ffi::{c_char, c_void};
     use std::ptr;
 

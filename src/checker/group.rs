@@ -1,7 +1,5 @@
 //! A group's servers with their records, and its marks.
 
-use std::time::Duration;
-
 use crate::conf::{HealthCheck, MainConf, Mandatory};
 use crate::health::records::{Flag, Key, NoSlot, Records, Slot};
 use crate::health::shared;
@@ -283,10 +281,4 @@ fn wanted(server: &CheckedServer, makes: Makes, no_slot: bool) -> Mark {
         Standing::Healthy if unknown => server.mark,
         Standing::Healthy => Mark::Nothing,
     }
-}
-
-/// How long a server has not been checked by `check`, in intervals of it.
-pub fn intervals_since(slot: &Slot<'_>, check: &HealthCheck, now: Duration) -> u128 {
-    let since = now.saturating_sub(slot.started());
-    since.as_nanos() / check.interval.as_nanos().max(1)
 }

@@ -60,11 +60,6 @@ impl Lanes {
         Ok(())
     }
 
-    /// Whether one that waits may start.
-    pub fn has_next(&self) -> bool {
-        self.next_lane().is_some()
-    }
-
     /// The next one that may start, with its lane: it is in progress until [`end`](Self::end).
     pub fn start(&mut self) -> Option<(LaneOf, usize)> {
         let number = self.next_lane()?;

@@ -38,7 +38,7 @@ pub fn prepare(slots: usize) -> io::Result<()> {
     }
     let room = room.max(FEWEST).checked_next_power_of_two().ok_or(io::ErrorKind::OutOfMemory)?;
     let memory = SharedMemory::new(Records::words_for(room))?;
-    LARGER.set(Records::format(memory.leak()));
+    LARGER.set(Records::new(memory.leak()));
     Ok(())
 }
 

@@ -38,7 +38,6 @@ pub enum CronError {
 
 /// The fields of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it all")]
 pub enum Unit {
     Second,
     Minute,

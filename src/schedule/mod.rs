@@ -18,12 +18,11 @@ mod wall;
 mod zone;
 
 pub use cron::Cron;
-pub use cron_error::{CronError, ItemFault, Unit};
 pub use every::{Every, EveryError};
 pub use hash::stable_hash;
 pub use instant::UnixMs;
 pub use jitter::Jitter;
-pub use zone::{Zone, ZoneError, Zones};
+pub use zone::{Zone, Zones};
 
 /// Counts the due times in (`after`, `up_to`], at most `most`; answers how many they are and the instant
 /// up to which they were counted.

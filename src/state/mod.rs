@@ -23,7 +23,7 @@ pub use policy::due::{DueTimes, Jittered, Reading};
 pub use policy::left_out::Counted;
 pub use policy::look::{Around, Look};
 pub use policy::retry::RetryPolicy;
-pub use record::claim_part::{ClaimPart, LastResult};
+pub use record::claim_part::LastResult;
 pub use record::control::Paused;
 pub use record::escaped::Escaped;
 pub use record::header::{HeaderControl, PidFile};

@@ -49,7 +49,6 @@ pub struct CheckClaim<'a> {
     slot: Slot<'a>,
     word: u64,
     token: u64,
-    started: Duration,
 }
 
 /// The result of a check.
@@ -113,7 +112,7 @@ impl<'a> Slot<'a> {
             return Err(NotClaimed::Held(u32::try_from(PID.of(claim.load())).unwrap_or(0)));
         }
         let token = self.fence(number);
-        let claim = CheckClaim { slot: *self, word, token: token.unwrap_or(0), started: ask.now };
+        let claim = CheckClaim { slot: *self, word, token: token.unwrap_or(0) };
         // Whoever retires the slot or moves the records says so first, and looks at claims then.
         if token.is_none() || !self.is_current() || self.is_frozen() {
             claim.let_go();
@@ -149,21 +148,11 @@ impl CheckClaim<'_> {
             && !self.slot.is_frozen()
     }
 
-    /// When the check was started.
-    pub fn started(&self) -> Duration {
-        self.started
-    }
-
     /// The check is over; `None` if its result counts no more.
     pub fn end(self, result: &CheckResult<'_>) -> Option<RecordedResult> {
         let ended = if self.is_current() { self.tell(result) } else { None };
         self.let_go();
         ended
-    }
-
-    /// The check was not made.
-    pub fn give_up(self) {
-        self.let_go();
     }
 
     fn tell(&self, result: &CheckResult<'_>) -> Option<RecordedResult> {

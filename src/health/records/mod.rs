@@ -25,6 +25,6 @@ mod tests;
 
 pub use claim::{Ask, CheckClaim, CheckResult, NotClaimed, RecordedResult};
 pub use key::Key;
-pub use last::{Last, REASON_BYTES};
+pub use last::Last;
 pub use slot::{CheckCounters, Downtime, Flag, Slot, Strip};
 pub use table::{NoSlot, Records};

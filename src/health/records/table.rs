@@ -25,11 +25,9 @@ pub enum NoSlot {
     Busy,
 }
 
+/// A line of the processor's cache, so that slots begin at one; only [`FROZEN`] is used.
 const HEADER: usize = 8;
-const MAGIC: usize = 0;
-const FROZEN: usize = 1;
-/// Says that these are records, and of which form.
-const FORM: u64 = 0x6865_616c_7468_0001;
+const FROZEN: usize = 0;
 /// A slot takes no time to make; counted in units of 100 ms.
 const MAKING_FOR: u64 = 20;
 const UNIT: u64 = 100;
@@ -42,26 +40,15 @@ impl<'a> Records<'a> {
         slots.saturating_mul(WORDS).saturating_add(HEADER)
     }
 
-    /// Records in words that are all zero; `None` if there is no room for one.
-    pub fn format(words: &'a [AtomicU64]) -> Option<Self> {
-        let records = Self::over(words)?;
-        records.header(MAGIC).store(FORM);
-        Some(records)
-    }
-
-    /// The records that are there; `None` if there are none.
-    pub fn open(words: &'a [AtomicU64]) -> Option<Self> {
-        Self::over(words).filter(|records| records.header(MAGIC).load() == FORM)
-    }
-
-    fn over(words: &'a [AtomicU64]) -> Option<Self> {
+    /// Records in words that are all zero; `None` if there is no room for a slot.
+    pub fn new(words: &'a [AtomicU64]) -> Option<Self> {
         let (header, rest) = words.split_first_chunk()?;
         let (slots, _) = rest.as_chunks();
         (!slots.is_empty()).then_some(Self { header, slots })
     }
 
-    fn header(&self, at: usize) -> Word<'a> {
-        Word(&self.header[at])
+    fn frozen(&self) -> Word<'a> {
+        Word(&self.header[FROZEN])
     }
 
     /// How many slots there are.
@@ -69,19 +56,14 @@ impl<'a> Records<'a> {
         self.slots.len()
     }
 
-    /// Whether there are none, which is never so.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
     /// Nothing is claimed here any more, and no result counts.
     pub fn freeze(&self) {
-        self.header(FROZEN).store(1);
+        self.frozen().store(1);
     }
 
     /// Whether they have moved elsewhere.
     pub fn is_frozen(&self) -> bool {
-        self.header(FROZEN).load() != 0
+        self.frozen().load() != 0
     }
 
     /// Takes over all that is in `old`, which was frozen before, claims in progress too. Nobody else uses
@@ -235,7 +217,7 @@ impl<'a> Records<'a> {
     fn slot(&self, at: usize) -> Option<Slot<'a>> {
         let words = self.slots.get(at)?;
         let state = Word(&words[At::State as usize]).load();
-        Some(Slot { words, frozen: self.header(FROZEN), state })
+        Some(Slot { words, frozen: self.frozen(), state })
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::last::REASON_BYTES;
 use super::word::at_steps;
 use super::*;
 use crate::health::verdict::{CheckOutcome, Standing, Thresholds, VerdictChange};
@@ -23,7 +24,7 @@ fn words(slots: usize) -> &'static [AtomicU64] {
 }
 
 fn records(slots: usize) -> Records<'static> {
-    Records::format(words(slots)).unwrap()
+    Records::new(words(slots)).unwrap()
 }
 
 fn key(n: u32) -> Key {
@@ -76,12 +77,10 @@ fn a_slot_is_found_by_its_key() {
 }
 
 #[test]
-fn words_of_another_form_are_no_records() {
-    let memory = words(SLOTS);
-    assert!(Records::open(memory).is_none());
-    assert!(Records::format(&memory[..10]).is_none());
-    Records::format(memory).unwrap();
-    assert_eq!(Records::open(memory).unwrap().len(), SLOTS);
+fn as_many_slots_are_made_as_there_is_room_for() {
+    assert_eq!(records(SLOTS).len(), SLOTS);
+    let memory = words(1);
+    assert!(Records::new(&memory[1..]).is_none());
 }
 
 #[test]
@@ -94,7 +93,7 @@ fn a_check_is_claimed_once_for_each_due_time() {
     first.end(&result(CheckOutcome::Passed, 20, "")).unwrap();
     assert_eq!(slot.held_by(at(20)), None);
     assert_eq!(claim(&slot, 10, 101).err(), Some(NotClaimed::Taken));
-    claim(&slot, 20, 101).unwrap().give_up();
+    claim(&slot, 20, 101).unwrap().end(&result(CheckOutcome::Failed, 20, "")).unwrap();
     assert_eq!(claim(&slot, 20, 101).err(), Some(NotClaimed::Taken));
 }
 
@@ -172,7 +171,7 @@ fn a_slot_is_another_s_once_its_server_was_long_in_no_list() {
     // Not while it is being checked.
     let held = claim(&second, 601_000, 100).unwrap();
     assert_eq!(make(&records, 4, 1_200_500).err(), Some(NoSlot::Full));
-    held.give_up();
+    held.end(&result(CheckOutcome::Passed, 1_200_500, ""));
     assert!(make(&records, 4, 1_200_500).is_ok());
 }
 

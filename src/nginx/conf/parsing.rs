@@ -220,6 +220,7 @@ impl<'a> Parsing<'a> {
     }
 
     /// The log to which the reading tells.
+    #[expect(clippy::unused_self, reason = "it is asked of the reading")]
     pub fn log(&self) -> Log {
         // As `ngx_init_cycle` has it: that of the cycle before.
         Log::cycle()

@@ -19,7 +19,7 @@ pub use check::{CheckInProgress, CheckRequest, check};
 pub use end::{CheckEnd, Cut};
 pub use group::Group;
 pub use passed::Passed;
-pub use peers::{Down, Mark, Marked, Membership, Peer, Peers, PeersUnreadable, UnknownLayout};
+pub use peers::{Mark, Marked, Membership, Peer, PeersUnreadable};
 pub use response::UpstreamResponse;
 pub use server::{Server, SocketAddress};
 pub use uri::proxy_uri;

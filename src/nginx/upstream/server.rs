@@ -43,11 +43,6 @@ impl SocketAddress {
     pub(super) fn size(&self) -> socklen_t {
         socklen_t::try_from(self.len).unwrap_or(0)
     }
-
-    /// The bytes of the `sockaddr`.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
 }
 
 /// A server of a group.

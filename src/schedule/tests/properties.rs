@@ -6,8 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::random::Random;
-use super::{Cron, CronError, UnixMs, cron, zones};
+use super::{Cron, UnixMs, cron, zones};
 use crate::schedule::cron::SEARCHES;
+use crate::schedule::cron_error::CronError;
 use crate::schedule::wall::LOOKUPS;
 
 const HOUR: i64 = 3_600_000;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::schedule::UnixMs;
 use crate::state::policy::due::tests::every;
+use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::{Control, Order, Paused};
 use crate::state::*;
 

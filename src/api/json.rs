@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
+use super::definition::Definition;
 use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
@@ -51,12 +52,17 @@ impl Pause {
     }
 }
 
-/// Whether the results of the last runs are told too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum History {
-    Told,
-    LeftOut,
+/// How much is told of a timer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Extent<'a> {
+    /// What the list of all has.
+    Listed,
+    /// Also its definition, its next due times and the results of its last runs.
+    Whole(&'a Definition),
 }
+
+/// So many due times to come are told.
+const NEXT: usize = 5;
 
 #[derive(Serialize)]
 struct TimerJson<'a> {
@@ -85,8 +91,17 @@ struct TimerJson<'a> {
     consecutive_failures: u32,
     recent: String,
     counters: Option<CountersJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    history: Option<Vec<RunJson>>,
+    #[serde(flatten)]
+    more: Option<MoreJson<'a>>,
+}
+
+/// What is told of one timer only.
+#[derive(Serialize)]
+struct MoreJson<'a> {
+    #[serde(flatten)]
+    definition: &'a Definition,
+    next: Vec<String>,
+    history: Vec<RunJson>,
 }
 
 #[derive(Serialize)]
@@ -142,7 +157,7 @@ struct CountersJson {
 }
 
 /// Appends the JSON of a timer.
-pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) {
+pub(super) fn write_timer(view: &View<'_>, extent: Extent<'_>, out: &mut Vec<u8>) {
     let View { timer, reading, now, .. } = view;
     let results = view.results();
     let Configured { due_times, .. } = timer;
@@ -176,7 +191,18 @@ pub(super) fn write_timer(view: &View<'_>, history: History, out: &mut Vec<u8>) 
         consecutive_failures: reading.map_or(0, |reading| reading.claim.consecutive_failures),
         recent: recent(&results),
         counters: reading.map(CountersJson::of),
-        history: (history == History::Told).then(|| results.iter().map(RunJson::of).collect()),
+        more: match extent {
+            Extent::Listed => None,
+            Extent::Whole(definition) => Some(MoreJson {
+                definition,
+                next: view
+                    .next_due_times(NEXT)
+                    .iter()
+                    .map(|due| due.rfc3339().to_string())
+                    .collect(),
+                history: results.iter().map(RunJson::of).collect(),
+            }),
+        },
     };
     write(&timer, out);
 }
@@ -189,15 +215,19 @@ pub(super) fn write(value: &impl Serialize, out: &mut Vec<u8>) {
 
 /// The outcomes of the last runs by their first letters, oldest first.
 fn recent(results: &[RunResult]) -> String {
-    let letter = |result: &RunResult| match result.ended.outcome {
+    results.iter().rev().map(|result| letter(result.ended.outcome)).collect()
+}
+
+/// The first letter of an outcome.
+pub(super) fn letter(outcome: Outcome) -> char {
+    match outcome {
         Outcome::Success => 'S',
         Outcome::Failure => 'F',
         Outcome::Timeout => 'T',
         Outcome::Cancelled => 'C',
         Outcome::Interrupted => 'I',
         Outcome::Error => 'E',
-    };
-    results.iter().rev().map(letter).collect()
+    }
 }
 
 impl RunningJson {

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::json::{self, History, Host, Pause};
+use super::day;
+use super::json::{self, Extent, Host, Pause};
 use super::metrics::Metrics;
 use super::page::{self, Buttons, Page};
 use super::piece::{Then, Timers as _};
@@ -11,6 +12,7 @@ use super::response::{self, body_by, response};
 use super::snapshot::Snapshot;
 use super::table::Table;
 use super::upstreams::{self, Groups, Upstreams as _, write_table};
+use super::view::View;
 use crate::conf::WriteAccess;
 use crate::nginx::http::response::{Answer, Body};
 use crate::nginx::process;
@@ -18,17 +20,36 @@ use crate::runner::Registry;
 
 /// The JSON of all timers.
 pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
+    list(registry, write_host, |view, piece| json::write_timer(view, Extent::Listed, piece))
+}
+
+/// The last and the next 24 hours of all timers.
+pub(super) fn day(registry: &Rc<Registry>) -> Answer {
+    let now = |snapshot: &Snapshot, piece: &mut Vec<u8>| {
+        let now = snapshot.now().rfc3339();
+        piece.extend_from_slice(format!("{{\"now\":\"{now}\"").as_bytes());
+    };
+    list(registry, now, day::write_day)
+}
+
+/// A list of all timers, each written by `write`; `head` writes what comes before it.
+fn list(
+    registry: &Rc<Registry>,
+    head: fn(&Snapshot, &mut Vec<u8>),
+    write: fn(&View<'_>, &mut Vec<u8>),
+) -> Answer {
     let mut snapshot = Snapshot::now(registry);
     let mut next = None;
     let body = body_by(move |piece| {
         let Some(number) = next else {
-            write_host(&snapshot, piece);
+            head(&snapshot, piece);
+            piece.extend_from_slice(b",\"timers\":[");
             next = Some(0);
             return Then::More;
         };
         let written = snapshot.look(number, |view| {
             piece.extend_from_slice(if number == 0 { b"\n" } else { b",\n" });
-            json::write_timer(view, History::LeftOut, piece);
+            write(view, piece);
         });
         match written {
             Err(after) => return Then::MoreAfter(after),
@@ -43,7 +64,7 @@ pub(super) fn timers(registry: &Rc<Registry>) -> Answer {
     Answer::Now(response(200, response::JSON, body))
 }
 
-/// All but the timers, up to their list.
+/// All but the timers.
 fn write_host(snapshot: &Snapshot, piece: &mut Vec<u8>) {
     let (registry, now) = (&snapshot.registry, snapshot.now());
     let state_file = registry.state_file().map(|path| path.to_string_lossy());
@@ -62,7 +83,6 @@ fn write_host(snapshot: &Snapshot, piece: &mut Vec<u8>) {
     if piece.last() == Some(&b'}') {
         piece.pop();
     }
-    piece.extend_from_slice(b",\"timers\":[");
 }
 
 /// The JSON of one timer.
@@ -71,9 +91,12 @@ pub(super) fn timer(registry: &Rc<Registry>, number: usize) -> Answer {
 }
 
 fn one_timer(mut snapshot: Snapshot, number: usize) -> Answer {
+    let Some(definition) = snapshot.definition(number) else {
+        return Answer::Now(response::not_found());
+    };
     let body = snapshot.look(number, |view| {
         let mut body = Vec::new();
-        json::write_timer(view, History::Told, &mut body);
+        json::write_timer(view, Extent::Whole(&definition), &mut body);
         body.push(b'\n');
         body
     });

@@ -11,6 +11,8 @@
 //! of it, and is tested there.
 #![forbid(unsafe_code)]
 
+mod day;
+mod definition;
 mod health;
 mod json;
 mod metrics;

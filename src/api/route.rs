@@ -15,6 +15,8 @@ pub(super) enum Route<'a> {
     NextOf(&'a str),
     /// Those of any expression.
     Next,
+    /// The last and the next 24 hours of all timers.
+    Day,
     /// The table.
     Text,
     /// Whether all timers are well.
@@ -62,6 +64,7 @@ impl<'a> Route<'a> {
             ("timers", None) => Self::Timers,
             ("timers", Some(rest)) => Self::of_timer(rest)?,
             ("next", None) => Self::Next,
+            ("day", None) => Self::Day,
             ("text", None) => Self::Text,
             ("health", None) => Self::Health,
             ("health", Some(name)) => Self::HealthOf(name),
@@ -125,6 +128,7 @@ mod tests {
             ("/timers/a/next", Route::NextOf("a")),
             ("/timers/next", Route::Timer("next")),
             ("/next", Route::Next),
+            ("/day", Route::Day),
             ("/text", Route::Text),
             ("/health", Route::Health),
             ("/health/a", Route::HealthOf("a")),

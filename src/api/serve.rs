@@ -86,6 +86,7 @@ fn show(
         Route::Timer(name) => Ok(lists::timer(registry, number(name)?)),
         Route::NextOf(name) => next::of_timer(registry, number(name)?, arguments).map_err(bad),
         Route::Next => next::of_expression(registry, arguments).map_err(bad),
+        Route::Day => Ok(lists::day(registry)),
         Route::Text => Ok(lists::text(registry)),
         Route::Health => Ok(check::health_of_all(registry)),
         Route::HealthOf(name) => Ok(check::health_of(registry, number(name)?)),

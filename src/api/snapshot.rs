@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::definition::Definition;
 use super::json;
 use super::metrics::Info;
 use super::piece::Timers;
@@ -118,6 +119,19 @@ impl Snapshot {
         }
         let timer = configured(conf, self.registry.workers());
         Ok(Some(look(&View { timer: &timer, reading, now: self.now, results: &results })))
+    }
+
+    /// What the directives say of one timer's runs.
+    pub(super) fn definition(&self, number: usize) -> Option<Definition> {
+        let timer = self.registry.timers().get(number)?;
+        Some(Definition {
+            method: timer.method.to_string(),
+            uri: timer.written_uri.clone(),
+            jitter_ms: timer.due_times.jitter.bound_ms(),
+            overlap: timer.overlap,
+            missed: timer.missed,
+            retry: timer.retry.clone(),
+        })
     }
 
     /// What is to be said of all timers, and of the state.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::definition::Definition;
 use super::health::Complaint;
-use super::json::{self, History, Host, Pause};
+use super::json::{self, Extent, Host, Pause};
 use super::metrics::{Info, Metrics};
 use super::piece::{Then, Timers};
 use super::samples::Sample;
@@ -13,19 +14,19 @@ use super::table::Table;
 use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Cron, Every, Jitter, Schedule, UnixMs, Zone};
 use crate::state::{
-    Attempt, BootId, Ended, Health, Jittered, Outcome, Paused, Progress, Reading, RunId, RunResult,
-    Scheduled, Trigger, Wait, Watermark,
+    Attempt, BootId, Ended, Health, Jittered, MissedPolicy, Outcome, OverlapPolicy, Paused,
+    Progress, Reading, RetryPolicy, RunId, RunResult, Scheduled, Trigger, Wait, Watermark,
 };
 
-const BORN: UnixMs = UnixMs(1_764_000_000_000);
+pub(super) const BORN: UnixMs = UnixMs(1_764_000_000_000);
 const ODD: &str = "a\"b\\c\n<script>\u{1}é";
 
-fn at(seconds: u64) -> UnixMs {
+pub(super) fn at(seconds: u64) -> UnixMs {
     BORN.plus(Duration::from_secs(seconds))
 }
 
 /// Due every minute, on the minute of `BORN`.
-fn timer() -> Configured {
+pub(super) fn timer() -> Configured {
     let every = Every::new(Duration::from_secs(60), Duration::ZERO).unwrap();
     Configured {
         name: "sync".to_owned(),
@@ -43,7 +44,18 @@ fn timer() -> Configured {
     }
 }
 
-fn attempt(seconds: u64) -> Attempt {
+fn definition() -> Definition {
+    Definition {
+        method: "POST".to_owned(),
+        uri: "/sync?at=$timer_due".to_owned(),
+        jitter_ms: 0,
+        overlap: OverlapPolicy::Skip,
+        missed: MissedPolicy::Run { within: Duration::from_secs(3600) },
+        retry: RetryPolicy::default(),
+    }
+}
+
+pub(super) fn attempt(seconds: u64) -> Attempt {
     Attempt {
         run: RunId([0xab; 16]),
         due: at(seconds),
@@ -55,11 +67,11 @@ fn attempt(seconds: u64) -> Attempt {
     }
 }
 
-fn ended(outcome: Outcome, status: u16) -> Ended {
+pub(super) fn ended(outcome: Outcome, status: u16) -> Ended {
     Ended { outcome, status, duration: Duration::from_millis(12) }
 }
 
-fn reading() -> Reading {
+pub(super) fn reading() -> Reading {
     Reading::anew("sync", BORN)
 }
 
@@ -67,9 +79,9 @@ fn view(timer: &Configured, reading: Option<Reading>, now: UnixMs) -> View<'_> {
     View { timer, reading, now, results: &|_| Vec::new() }
 }
 
-fn json(view: &View<'_>, history: History) -> Value {
+fn json(view: &View<'_>, extent: Extent<'_>) -> Value {
     let mut out = Vec::new();
-    json::write_timer(view, history, &mut out);
+    json::write_timer(view, extent, &mut out);
     serde_json::from_slice(&out).unwrap()
 }
 
@@ -108,7 +120,7 @@ fn the_pause_of_all_is_one_too() {
     let view = view(&timer, Some(reading), at(66));
     assert_eq!(view.status(), Status::Paused);
     // Its own pause is another one.
-    assert_eq!(json(&view, History::LeftOut)["paused"], Value::Null);
+    assert_eq!(json(&view, Extent::Listed)["paused"], Value::Null);
 }
 
 #[test]
@@ -119,7 +131,7 @@ fn json_is_whole_and_in_order() {
         .map(|(outcome, status)| RunResult { attempt: attempt(60), ended: ended(outcome, status) });
     let results = |_: &Reading| results.to_vec();
     let view = View { results: &results, ..view(&timer, Some(reading), at(130)) };
-    let shown = json(&view, History::Told);
+    let shown = json(&view, Extent::Whole(&definition()));
     assert_eq!(shown["server"], ODD);
     assert_eq!(shown["config"], format!("{ODD}:8"));
     assert_eq!(shown["worker"], 0);
@@ -129,10 +141,30 @@ fn json_is_whole_and_in_order() {
     assert_eq!(shown["recent"], "SFC");
     assert_eq!(shown["last"]["outcome"], "cancelled");
     assert_eq!(shown["history"].as_array().map(Vec::len), Some(3));
-    assert_eq!(json(&view, History::LeftOut).get("history"), None);
+    assert_eq!(shown["method"], "POST");
+    assert_eq!(shown["uri"], "/sync?at=$timer_due");
+    assert_eq!((&shown["jitter_ms"], &shown["overlap"]), (&0.into(), &"skip".into()));
+    assert_eq!(shown["missed"], json!({"policy": "run", "within_ms": 3_600_000}));
+    assert_eq!(shown["retry"], Value::Null);
+    let next: Vec<_> =
+        (2..7).map(|minute| format!("2025-11-24T16:0{}:00.000Z", minute + 1)).collect();
+    assert_eq!(shown["next"], json!(next));
+    for field in ["method", "uri", "jitter_ms", "overlap", "missed", "retry", "next", "history"] {
+        assert_eq!(json(&view, Extent::Listed).get(field), None, "{field}");
+    }
+    let definition = Definition {
+        missed: MissedPolicy::Skip,
+        retry: RetryPolicy { more: 3, ..RetryPolicy::default() },
+        overlap: OverlapPolicy::Queue,
+        ..definition()
+    };
+    let shown = json(&view, Extent::Whole(&definition));
+    assert_eq!(shown["missed"], json!({"policy": "skip", "within_ms": null}));
+    assert_eq!(shown["overlap"], "queue");
+    assert_eq!(shown["retry"]["number"], 3);
 
     let mut text = Vec::new();
-    json::write_timer(&view, History::LeftOut, &mut text);
+    json::write_timer(&view, Extent::Listed, &mut text);
     let text = String::from_utf8(text).unwrap();
     let places: Vec<_> = [
         "name",
@@ -184,14 +216,14 @@ fn the_host_comes_first() {
     assert_eq!(shown["state_file"], Value::Null);
     assert_eq!(shown["paused"]["until"], Value::Null);
     let any = Configured { worker: AssignedTo::Any, ..timer() };
-    assert_eq!(json(&view(&any, None, BORN), History::LeftOut)["worker"], "any");
+    assert_eq!(json(&view(&any, None, BORN), Extent::Listed)["worker"], "any");
 }
 
 #[test]
 fn an_unreadable_record_is_unknown() {
     let timer = timer();
     let view = view(&timer, None, at(0));
-    let shown = json(&view, History::Told);
+    let shown = json(&view, Extent::Whole(&definition()));
     assert_eq!(shown["status"], "unknown");
     assert_eq!(shown["counters"], Value::Null);
     assert_eq!(shown["health"], "unknown");
@@ -215,7 +247,7 @@ fn the_first_health_that_fits() {
         assert_eq!(view.health(), health);
         assert_eq!(complaint(&view), (health, text.to_owned()));
         let word = health.to_string();
-        assert_eq!(json(&view, History::LeftOut)["health"], word.as_str());
+        assert_eq!(json(&view, Extent::Listed)["health"], word.as_str());
         assert_eq!(Sample::of(&view).map(|sample| sample.health), Some(health));
     };
     is(&reading, 60, TimerHealth::Ok, "");

@@ -151,7 +151,26 @@ impl View<'_> {
         self.reading.as_ref()?.next_due(&self.timer.due_times, self.now)
     }
 
-    /// How far it is behind the start of that.
+    /// The instant after which its due times are to come: now, or the end of a pause; `None` if it is
+    /// disabled, or paused without end.
+    pub(super) fn due_after(&self) -> Option<UnixMs> {
+        let reading = self.reading.as_ref().filter(|_| self.timer.scheduled == Scheduled::On)?;
+        let pauses = [reading.control.paused, reading.header.paused];
+        let holding = pauses.into_iter().flatten().filter(|paused| paused.holds(self.now));
+        holding
+            .map(|paused| paused.until)
+            .try_fold(self.now, |after, until| Some(after.max(until?)))
+    }
+
+    /// Its next due times, `count` at most.
+    pub(super) fn next_due_times(&self, count: usize) -> Vec<UnixMs> {
+        let schedule = &self.timer.due_times.schedule;
+        let next = |after: UnixMs| schedule.next(after).filter(|due| due.is_in_calendar());
+        let first = self.due_after().and_then(next);
+        std::iter::successors(first, |due| next(*due)).take(count).collect()
+    }
+
+    /// How far it is behind the start of its first due time that has not been handled.
     pub(super) fn late_by(&self) -> Duration {
         self.next_due()
             .filter(|due| *due < self.now)

@@ -78,6 +78,8 @@ pub struct TimerConf {
     pub method: Method,
     /// The URI of its requests.
     pub uri: Uri,
+    /// That URI with its variables.
+    pub written_uri: String,
     /// The `Host` of its requests.
     pub host: Option<String>,
     /// Whether its requests run through the access phases.

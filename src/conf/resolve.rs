@@ -88,6 +88,7 @@ fn timer(
         retry: inherited.and_then(|conf| conf.retry.clone()).unwrap_or_default(),
         method: definition.method,
         uri: definition.uri,
+        written_uri: definition.written_uri,
         host,
         access: definition.access,
         worker: inherited.and_then(|conf| conf.worker).unwrap_or_default(),

@@ -31,6 +31,8 @@ pub(super) struct Definition {
     pub(super) location: Location,
     pub(super) method: Method,
     pub(super) uri: Uri,
+    /// With its variables.
+    pub(super) written_uri: String,
     /// `None`: the server's first name, if that is a plain one.
     pub(super) host: Option<String>,
     pub(super) access: Access,
@@ -86,9 +88,14 @@ impl LocationDirective for TimerDirective {
         let jitter = parameters
             .get("jitter", hint, |word| parse_time(word).filter(|jitter| *jitter < bound))?;
         let location = parsing.location();
-        let uri = match parameters.get("uri", "", Some)? {
+        let given = parameters.get("uri", "", Some)?;
+        let uri = match given {
             Some(uri) => given_uri(uri, location, parsing)?,
             None => Uri::Constant(default_uri(location, parsing)?),
+        };
+        let written_uri = match &uri {
+            Uri::Constant(uri) => uri,
+            Uri::Variable(_) => given.unwrap_or_default(),
         };
 
         let definition = Definition {
@@ -99,6 +106,7 @@ impl LocationDirective for TimerDirective {
             scheduled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or(Scheduled::On),
             location,
             method: parameters.get("method", "in upper case", Method::parse)?.unwrap_or_default(),
+            written_uri: String::from_utf8_lossy(written_uri).into_owned(),
             uri,
             host: parameters.get("host", "a host name", host)?,
             access: parameters.get("access", ON_OFF, access)?.unwrap_or(Access::LeftOut),

@@ -34,6 +34,11 @@ impl Jitter {
         }
     }
 
+    /// The bound of its delays, in milliseconds.
+    pub fn bound_ms(&self) -> u64 {
+        self.bound_ms
+    }
+
     /// Whether every start is its due time.
     pub fn is_none(&self) -> bool {
         self.bound_ms == 0

@@ -48,7 +48,7 @@ my $nginx = TimerTest::Nginx->new(
         . timer( $backend, 'bad', 'every=300ms', 'status/502' )
         . timer( $backend, 'hangs', $once, 'hang', 'timer_timeout 1h; proxy_read_timeout 1h;' )
         . timer( $backend, 'slow', $once, 'hang', 'timer_timeout 1s; timer_worker any; timer_unhealthy_after 2;' )
-        . timer( $backend, 'off',  'every=30s enabled=off' )
+        . timer( $backend, 'off',  'every=30s enabled=off', 'ok?at=$timer_due', 'timer_missed skip; timer_overlap queue;' )
         . timer( $backend, 'cron', '"cron=0 3 * * mon" tz=Europe/Berlin' )
         . timer( $backend, 'retries', $once, 'status/500', 'timer_retry 2 backoff=1h max=1h;' ),
     http => 'timer_worker 0;',
@@ -116,7 +116,17 @@ for my $timer ( @{ $all->{timers} } ) {
 $answer = get('/timers/ok');
 headers_ok( 'timer', $answer, $JSON );
 my $ok = json($answer);
-is( join( ' ', sort keys %$ok ), join( ' ', sort @fields, 'history' ), 'one timer: all fields, and the history' );
+my @more = qw( method uri jitter_ms overlap missed retry next history );
+is( join( ' ', sort keys %$ok ), join( ' ', sort @fields, @more ), 'one timer: all fields, its definition, and the history' );
+is_deeply(
+    [ @$ok{qw( method uri jitter_ms overlap missed retry )} ],
+    [ 'GET', '/ok', 0, 'skip', { policy => 'run', within_ms => 3_600_000 }, undef ],
+    'what its directives say'
+);
+is_deeply( show('retries')->{retry}, { number => 2, on => [qw( failure error )], backoff_ms => 3_600_000, max_ms => 3_600_000 }, 'its retries' );
+is_deeply( $ok->{next}, json( get('/timers/ok/next') )->{next}, 'its next due times' );
+is_deeply( show('off')->{next}, [], 'none for a disabled one' );
+is_deeply( [ @{ show('off') }{qw( uri missed overlap )} ], [ '/ok?at=$timer_due', { policy => 'skip', within_ms => undef }, 'queue' ], 'its variables' );
 is_deeply( $ok->{history}, [ $ok->{last} ], 'which has the last run first' );
 is( $ok->{status},      'idle',                  'ok: idle' );
 is( $ok->{health},      'ok',                    'ok: and well' );
@@ -204,6 +214,19 @@ is_deeply( [ sort keys %{ json( get('/') ) } ], [ sort @host ], 'the index is al
 for my $path ( '/bare', '/bare/', '/bare/timers' ) {
     is_deeply( [ sort keys %{ json( $nginx->get($path) ) // {} } ], [ sort @host ], "$path: too" );
 }
+
+# The last and the next 24 hours.
+$answer = get('/day');
+headers_ok( 'day', $answer, $JSON );
+my %day = map { $_->{name} => $_ } @{ json($answer)->{timers} };
+is( join( ' ', sort keys %day ), 'bad cron hangs off ok retries slow', 'day: each timer' );
+is( join( ' ', sort keys %{ $day{ok} } ), 'due name often outcomes starts', 'day: with its fields' );
+is( $day{ok}{outcomes}, 'S', 'day: what ran' );
+cmp_ok( abs( $day{ok}{starts}[0] - $begun ), '<', 3600, 'day: and when' );
+ok( !$day{ok}{often} && $day{bad}{often}, 'day: what is due more often than runs are kept' );
+like( scalar @{ $day{bad}{due} }, qr/\A4[89]\z/, 'day: is due in each half hour' );
+is( scalar grep( { $_ <= time - 3600 || $_ > time + 90_000 } map { @{ $_->{due} } } values %day ), 0, 'day: due times are to come' );
+is_deeply( $day{off}{due}, [], 'day: nothing is due for a disabled one' );
 
 # Due times.
 my $after = '2026-11-23T12:00:00Z';
@@ -301,7 +324,7 @@ for my $is ( [ ok => 'ok' ], [ off => 'ok' ], [ bad => 'failing' ], [ slow => 'f
 }
 
 # HEAD, other methods, other paths.
-for my $path ( '/', '/timers', '/timers/ok', '/timers/ok/next', '/next?cron=@daily', '/text', '/health', '/health/ok', '/metrics' ) {
+for my $path ( '/', '/timers', '/timers/ok', '/timers/ok/next', '/next?cron=@daily', '/day', '/text', '/health', '/health/ok', '/metrics' ) {
     my $whole = get($path);
     my $head  = get( $path, method => 'HEAD' );
     my ($type) = $whole->{headers} =~ /^Content-Type: ([^\r\n]+)/mi;

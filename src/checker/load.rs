@@ -1,7 +1,9 @@
 //! What a new configuration needs before a worker serves a request by it: room for the records, and
 //! the marks of the servers in its zones.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use super::group::{CheckedGroup, Makes, first_standing};
 use crate::conf::{MainConf, Mandatory, tell_of_timeouts};
@@ -9,12 +11,17 @@ use crate::health::records::{Key, Records, Slot};
 use crate::health::shared;
 use crate::health::verdict::Standing;
 use crate::nginx::conf::{Opening, Purpose, Unusable};
-use crate::nginx::process::is_reload;
+use crate::nginx::process::{is_leaving, is_reload};
 use crate::nginx::upstream::PeersUnreadable;
 use crate::os::wall_clock;
 
 /// So many servers a name may have at a time.
 const RESOLVED: usize = 256;
+
+thread_local! {
+    /// The configuration in use.
+    static IN_USE: RefCell<Option<Rc<()>>> = const { RefCell::new(None) };
+}
 
 /// Makes room for a configuration that was read; looks only, for a test of it.
 ///
@@ -57,6 +64,9 @@ fn unusable(why: &str) -> Unusable {
 pub(super) fn load(main: &MainConf) {
     let was_loaded = shared::records().is_some() && is_reload();
     shared::take_up();
+    let by = Rc::new(());
+    IN_USE.set(Some(Rc::clone(&by)));
+    main.at_end(move || has_gone(&by));
     let Some(records) = shared::records() else { return };
     let mut groups = CheckedGroup::all(main);
     forget_others(records, &groups);
@@ -67,6 +77,21 @@ pub(super) fn load(main: &MainConf) {
     }
     for group in &mut groups {
         group.refresh(Makes::Slots);
+    }
+}
+
+/// A configuration has gone. If none of ours has followed it, and nginx goes on, there is no `http` block any
+/// more, or the module was taken out: all checks are gone.
+fn has_gone(by: &Rc<()>) {
+    if is_leaving() {
+        return;
+    }
+    let in_use = IN_USE.with_borrow_mut(|in_use| in_use.take_if(|in_use| Rc::ptr_eq(in_use, by)));
+    if in_use.is_some() {
+        super::end();
+        if let Some(records) = shared::records() {
+            records.retire_unless(|_| false);
+        }
     }
 }
 

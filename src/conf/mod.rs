@@ -118,13 +118,11 @@ pub type Timer = Nth<TimerConf>;
 
 /// What is to be done when the configuration goes, which is with the pool of its cycle.
 #[derive(Default)]
-struct AtEnd(Option<Box<dyn FnOnce()>>);
+struct AtEnd(Vec<Box<dyn FnOnce()>>);
 
 impl Drop for AtEnd {
     fn drop(&mut self) {
-        if let Some(act) = self.0.take() {
-            act();
-        }
+        self.0.drain(..).for_each(|act| act());
     }
 }
 
@@ -185,7 +183,7 @@ impl MainConf {
 
     /// Has `act` called when this configuration goes.
     pub fn at_end(&self, act: impl FnOnce() + 'static) {
-        self.at_end.replace(AtEnd(Some(Box::new(act))));
+        self.at_end.borrow_mut().0.push(Box::new(act));
     }
 
     /// What the API may do anywhere, if there is one.

@@ -41,9 +41,19 @@ CONF
     );
 }
 
+# A file without an "http" block, and one without the module.
 my $nginx = TimerTest::Nginx->new( workers => 2, allow => [qr/unknown directive "nonsense"/], configured() );
+my %without = (
+    'an "http" block' => { conf => slurp( $nginx->conf_file ) =~ s/^http \{.*//msr },
+    'the module'      => { no_module => 1, http => '', server => '' },
+);
+
+# It begins with nothing to check.
 $servers->set( 1, 503 );
-$nginx->start;
+$nginx->write_conf( %{ $without{'an "http" block'} } );
+$nginx->start( ready => sub { $nginx->workers == 2 } );
+$nginx->write_conf( conf => undef );
+$nginx->reload_all;
 
 sub peers {
     my ($group) = @_;
@@ -146,6 +156,23 @@ sub clients {
     my $now = peer( $two, 'slow' );
     is( $now->{state}, 'up', 'it is back' );
     is_deeply( $now->{health_checks}, { checks => 1, fails => 0, unhealthy => 0, last_passed => JSON::PP::true }, 'and knows nothing of before' );
+}
+
+# So does one whose checks were gone together with everything else.
+{
+    my $works = 1;
+    for my $what ( sort keys %without ) {
+        $nginx->write_conf( %{ $without{$what} } );
+        $nginx->reload_all;
+        $works = !$works;
+        $works ? $servers->up(1) : $servers->set( 1, 503 );
+        $nginx->write_conf( conf => undef, no_module => 0, configured() );
+        $nginx->reload_all;
+        poll_until( sub { ( peer( $two, 'slow' )->{health_checks}{checks} // 0 ) > 0 } ) || in_vain("a check after a time without $what");
+        my $now = peer( $two, 'slow' );
+        is( $now->{state}, $works ? 'up' : 'unhealthy', "without $what, and back" );
+        is( $now->{health_checks}{checks}, 1, 'it is checked anew, and knows nothing of before' );
+    }
 }
 
 # A check that is gone takes its marks along.

@@ -110,6 +110,8 @@ pub struct MainConf {
     at_end: RefCell<AtEnd>,
     health_definitions: Vec<health::CheckDefinition>,
     matches: Vec<(Vec<u8>, Rc<Match>)>,
+    /// The variables that `match` blocks require, and where.
+    required: Vec<(Vec<u8>, ConfPosition)>,
     health_checks: Rc<Vec<HealthCheck>>,
 }
 

@@ -115,6 +115,14 @@ pub enum Mismatch {
 }
 
 impl<P: Pattern, V> MatchTests<P, V> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.status.is_none()
+            && self.headers.is_empty()
+            && self.body.is_none()
+            && self.require.is_empty()
+    }
+
     /// Whether all tests hold.
     ///
     /// # Errors

@@ -65,8 +65,13 @@ fail_open=100
 keepalive_time=60s
 type=grpc
 mandatory type=grpc
+type=grpc mandatory
 type=grpc grpc_service=a.B
 type=grpc grpc_service=a.B grpc_status=12
+type=grpc grpc_status=0
+grpc_status=16 grpc_service=a.B type=grpc
+type=grpc interval=2s
+grpc_status=12 interval=2s type=grpc persistent mandatory grpc_service=a.B port=8080
 interval=1s port=8080 type=grpc grpc_status=12
 END
 
@@ -90,18 +95,27 @@ for my $of (
         for grep { $_ ne '9' } @values;
     bad( "$pass health_check $name=;", qr/invalid value "" in "$name" parameter/ );
 }
-bad( "$pass health_check type=grpc grpc_status=x;", qr/invalid value "x" in "grpc_status" parameter/ );
+bad( "$pass health_check $_;", qr/invalid value "(?:x|-1|17|99999)" in "grpc_status" parameter, it must be between 0 and 16/ )
+    for map { ( "type=grpc grpc_status=$_", "grpc_status=$_" ) } qw( x -1 17 99999 );
 bad( "$pass health_check interval=1s interval=2s;",        qr/duplicate "interval" parameter/ );
 bad( "$pass health_check mandatory mandatory;",            qr/duplicate "mandatory" parameter/ );
 bad( "$pass health_check mandatory persistent persistent;", qr/duplicate "persistent" parameter/ );
-bad( "$pass health_check persistent;", qr/"persistent" requires "mandatory"/ );
-bad( "$pass health_check $_ type=grpc;", qr/"uri" and "match" are not allowed with "type=grpc"/ )
-    for 'uri=/', 'match=m';
-bad( "$pass health_check type=grpc uri=/;", qr/"uri" and "match" are not allowed with "type=grpc"/ );
-bad( "$pass health_check $_;", qr/"grpc_service" and "grpc_status" require "type=grpc"/ )
-    for 'grpc_service=x', 'grpc_status=12', 'grpc_status=12 type=grpc';
-bad( "$pass health_check type=grpc interval=1s;", qr/invalid parameter "interval=1s"/ );
-bad( "$pass health_check type=grpc mandatory;",   qr/invalid parameter "mandatory"/ );
+# In whatever order they stand, they mean the same, and are refused for the same reason.
+for my $of (
+    [ qr/"persistent" requires "mandatory"/                             => qw( persistent interval=1s type=grpc ) ],
+    [ qr/"uri" and "match" are not allowed with "type=grpc"/            => qw( uri=/ type=grpc interval=1s ) ],
+    [ qr/"uri" and "match" are not allowed with "type=grpc"/            => qw( match=m type=grpc grpc_service=x ) ],
+    [ qr/"grpc_service" and "grpc_status" require "type=grpc"/          => qw( grpc_service=x mandatory ) ],
+    [ qr/"grpc_service" and "grpc_status" require "type=grpc"/          => qw( grpc_status=12 interval=1s ) ],
+    [ qr/invalid value "x" in "interval" parameter, it must be/         => qw( interval=x type=grpc mandatory ) ],
+    )
+{
+    my ( $why, @words ) = @$of;
+    for ( 0 .. $#words ) {
+        push @words, shift @words;
+        bad( "$pass health_check @words;", $why );
+    }
+}
 
 # Where it may stand, and how often.
 refuses( http     => "$zone\nhealth_check; #!", qr/"health_check" directive is not allowed here/ );
@@ -119,12 +133,10 @@ accepts(
 );
 
 # The group.
-for my $lines ( '', 'return 200;', 'empty_gif;', 'proxy_pass http://127.0.0.1:1;', 'proxy_pass http://c.example:1/;',
-    'proxy_pass http://$arg_x;', 'fastcgi_pass $arg_x;', 'return 200; #' )
-{
-    next if $lines =~ /c\.example/;
-    bad( "$lines\nhealth_check;", qr/"health_check" requires an upstream group/ );
-}
+bad( "$_\nhealth_check;", qr/"health_check" requires an upstream group in/ )
+    for '', 'return 200;', 'proxy_pass http://127.0.0.1:1;', 'return 200; #';
+bad( "$_\nhealth_check;", qr/"health_check" requires an upstream group, name it with "upstream=" where variables are passed to/ )
+    for 'proxy_pass http://$arg_x;', 'fastcgi_pass $arg_x;';
 bad( "empty_gif;\nhealth_check upstream=c;", qr/upstream "c" not found/ );
 bad( "return 200;\nhealth_check upstream=b;", qr/"health_check" requires an upstream group/ );
 bad( "proxy_pass http://\$arg_x;\nhealth_check upstream=c;", qr/upstream "c" not found/ );
@@ -149,7 +161,7 @@ good( "$pass health_check;", upstream => "upstream b {\nzone b 64k;\nserver unix
 my $app = 'proxy_pass http://b/app/;';
 good("$app health_check uri=/app/healthz?a=b;");
 good("$app health_check;");
-bad( "$app\nhealth_check uri=/healthz;", qr{"uri" cannot be sent by this "proxy_pass"} );
+bad( "$app\nhealth_check uri=/healthz;", qr{"uri" cannot be sent by this "proxy_pass", it must begin with "/app/"} );
 good('proxy_pass http://b; health_check uri=/healthz;');
 good('proxy_pass http://b/; health_check uri=/healthz;');
 good('set $b b; proxy_pass http://$b/app/; health_check uri=/healthz upstream=b;');
@@ -169,7 +181,6 @@ sub match {
     return "match " . ( $name // 'm' ) . " {\n$lines\n}";
 }
 accepts( http => match($_) ) for split /\n/, <<'END';
-
 status 200;
 status 100;
 status 999;
@@ -196,6 +207,7 @@ body ~ (?i)ok;
 require $upstream_status;
 require $upstream_status $args;
 require $host; require $args;
+require $HTTP_x $arg_a $cookie_B $sent_http_c $upstream_http_d $upstream_trailer_e;
 status 200; header A; header B; header ! C; body ~ x; require $host;
 END
 refuses( http => match($_) =~ s/\n\}/ #!\n}/r, qr/^invalid parameter "(?:[^"]*)"/, "match: $_" ) for split /\n/, <<'END';
@@ -241,8 +253,11 @@ refuses( server   => "match m { #!\n}",      qr/"match" directive is not allowed
 refuses( location => "match m { #!\n}",      qr/"match" directive is not allowed here/ );
 accepts( http => match('status 200;') . match( 'status 200;', 'M' ) . match( 'status 200;', '"a b"' ) );
 
-my ( $ok, $out ) = check_conf( http => match('require $no_such_variable;') );
-ok( !$ok && $out =~ /\[emerg\].* unknown "no_such_variable" variable/, 'a variable that nobody has' ) or diag $out;
+accepts( http => match('require $mine $of_map $of_server;')
+        . 'map $host $mine { default 1; } map $mine $of_map { default 1; } server { set $of_server 1; }' );
+refuses( http => match("require \$host;\nrequire \$args \$$_; #!"), qr/unknown "$_" variable/ ) for 'no_such_variable', '1', 'http';
+refuses( http => "match m { } #!", qr/no tests are inside match "m"/ );
+refuses( http => "match m {\n# status 200;\n} #!", qr/no tests are inside match "m"/ );
 
 good( "$pass health_check match=m;", matches => match('status 200;') );
 accepts( http => match('status 200;') . location("$pass health_check match=m;") );
@@ -326,7 +341,7 @@ my $told = qr/\[notice\].* "health_check" without "timeout" waits for (\d+)ms,.*
 for my $of ( [ '', 5000 ], [ 'interval=7s', 7000 ], [ 'timeout=1s', undef ], [ 'interval=60s', undef ] ) {
     my ( $parameters, $ms ) = @$of;
     my $text = location("$pass health_check $parameters;");
-    ( $ok, $out ) = check_conf( http => "error_log stderr notice;\n$text" );
+    my ( $ok, $out ) = check_conf( http => "error_log stderr notice;\n$text" );
     my ($shown) = $out =~ $told;
     is( $shown, $ms, "the notice of \"health_check $parameters\"" ) or diag $out;
 }

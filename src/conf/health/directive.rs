@@ -61,6 +61,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const MOST: u32 = 1_000_000;
+/// The last status of a call that gRPC has.
+const GRPC_STATUSES: u32 = 16;
 
 impl LocationDirective for HealthCheckDirective {
     type Module = TimerModule;
@@ -76,9 +78,8 @@ impl LocationDirective for HealthCheckDirective {
         let flag = |word: &[u8]| word == MANDATORY.as_bytes() || word == PERSISTENT.as_bytes();
         let words = parsing.arguments();
         let parameters = Parameters::read(words.clone().filter(|word| !flag(word)), &PARAMETERS)?;
-        let mandatory = mandatory(words.clone().filter(|word| flag(word)))?;
+        let mandatory = mandatory(words.filter(|word| flag(word)))?;
         let kind = kind(&parameters)?;
-        type_is_last(words)?;
 
         let location = parsing.location();
         let time = |word| parse_time(word).filter(|time| *time <= LONGEST);
@@ -147,7 +148,9 @@ fn kind(parameters: &Parameters<'_>) -> Result<Kind, Refused> {
     let grpc = parameters.get("type", "\"grpc\"", is_grpc)?.is_some();
     let service = parameters
         .get("grpc_service", "a name", |word| std::str::from_utf8(word).ok().map(str::to_owned))?;
-    let status = parameters.get("grpc_status", "a number", number)?;
+    let status = parameters.get("grpc_status", "between 0 and 16", |word| {
+        number(word).filter(|status: &u32| *status <= GRPC_STATUSES)
+    })?;
     if !grpc {
         if service.is_some() || status.is_some() {
             return because("\"grpc_service\" and \"grpc_status\" require \"type=grpc\"");
@@ -158,23 +161,6 @@ fn kind(parameters: &Parameters<'_>) -> Result<Kind, Refused> {
         return because("\"uri\" and \"match\" are not allowed with \"type=grpc\"");
     }
     Ok(Kind::Grpc { service: service.unwrap_or_default(), status })
-}
-
-/// What belongs to `type=grpc` comes behind it, and nothing else does.
-fn type_is_last<'a>(words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refused> {
-    let mut behind = false;
-    for word in words {
-        let belongs = word.starts_with(b"grpc_service=") || word.starts_with(b"grpc_status=");
-        match (behind, belongs) {
-            (true, true) => {}
-            (true, false) => return Err(Refused::parameter(word)),
-            (false, true) => {
-                return because("\"grpc_service\" and \"grpc_status\" require \"type=grpc\"");
-            }
-            (false, false) => behind = word == b"type=grpc",
-        }
-    }
-    Ok(())
 }
 
 fn count(parameters: &Parameters<'_>, name: &str) -> Result<NonZeroU32, Refused> {

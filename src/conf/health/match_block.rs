@@ -30,7 +30,19 @@ impl HttpDirective for MatchDirective {
             return Err(Refused::Because(format!("duplicate match \"{name}\"")));
         }
         let mut tests = Match::default();
-        parsing.block(|parsing| test(&mut tests, &name, parsing))?;
+        let required = &mut conf.required;
+        parsing.block(|parsing| {
+            let known = tests.require.len();
+            test(&mut tests, &name, parsing)?;
+            for (variable, _) in tests.require.iter().skip(known) {
+                push(required, (variable.clone(), parsing.position()))?;
+            }
+            Ok(())
+        })?;
+        if tests.is_empty() {
+            let name = escaped(&name);
+            return Err(Refused::Because(format!("no tests are inside match \"{name}\"")));
+        }
         Ok(push(&mut conf.matches, (name, Rc::new(tests)))?)
     }
 }

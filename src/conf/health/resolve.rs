@@ -21,8 +21,15 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 ///
-/// There is no group, none with a zone, or no such `match`.
+/// There is no group, none with a zone, no such `match`, or no such variable.
 pub(in crate::conf) fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
+    // nginx itself would not say where it is used.
+    for (variable, position) in std::mem::take(&mut main.required) {
+        if !read.has_variable(&variable) {
+            let why = format!("unknown \"{}\" variable", escaped(&variable));
+            return Err(Refused::At(position, why));
+        }
+    }
     memory::enough_for(main.health_definitions.len().saturating_mul(EACH))?;
     let mut checks: Vec<HealthCheck> = Vec::new();
     for definition in std::mem::take(&mut main.health_definitions) {
@@ -68,7 +75,10 @@ fn check(
         && uri != b"/"
         && !uri.starts_with(&passed)
     {
-        return Err("\"uri\" cannot be sent by this \"proxy_pass\"".to_owned());
+        let passed = escaped(&passed);
+        return Err(format!(
+            "\"uri\" cannot be sent by this \"proxy_pass\", it must begin with \"{passed}\""
+        ));
     }
     let timeout = definition.timeout.unwrap_or_else(|| definition.interval.max(TIMEOUT));
     let server_name = read.server_name(location).map(<[u8]>::to_vec);
@@ -122,7 +132,10 @@ fn group(
         }
         (Passed::Group(group, longest), _) => Ok((group, Some(longest))),
         (Passed::Variable, Some(named)) => Ok((named, None)),
-        (Passed::Variable | Passed::Implicit | Passed::Nothing, _) => Err(none.to_owned()),
+        (Passed::Variable, None) => {
+            Err(format!("{none}, name it with \"upstream=\" where variables are passed to"))
+        }
+        (Passed::Implicit | Passed::Nothing, _) => Err(none.to_owned()),
     }
 }
 

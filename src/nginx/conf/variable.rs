@@ -1,12 +1,15 @@
 //! Variables of the configuration, evaluated for a request.
 
 use ngx::ffi::{
-    ngx_http_get_flushed_variable, ngx_http_get_variable_index, ngx_http_request_t, ngx_uint_t,
+    ngx_hash_key_t, ngx_http_get_flushed_variable, ngx_http_get_variable_index, ngx_http_request_t,
+    ngx_http_variable_t, ngx_uint_t,
 };
 
 use super::parsing::{Parsing, Refused};
+use super::wholly_read::WhollyRead;
 use crate::nginx::core::cycle::Cycle;
-use crate::nginx::core::string::borrowed;
+use crate::nginx::core::module::core_main;
+use crate::nginx::core::string::{borrowed, bytes};
 
 /// A variable that is used in the configuration.
 ///
@@ -58,5 +61,27 @@ impl Parsing<'_> {
         let index = ngx_uint_t::try_from(index).map_err(|_| Refused::AlreadyLogged)?;
         // INVARIANT: nginx gave it.
         Ok(Variable { index, cycle: Cycle::newest() })
+    }
+}
+
+impl WhollyRead<'_> {
+    /// Whether there is a variable `name`, without its `$`: by its name, or as one of a family such as
+    /// `$http_...` (`ngx_http_variables_init_vars`, which comes next).
+    pub fn has_variable(&self, name: &[u8]) -> bool {
+        let name = name.to_ascii_lowercase();
+        // SAFETY: HOST-2: `postconfiguration` has the context of the `http` block.
+        let Some(main) = (unsafe { core_main(self.parsing().cf()) }) else { return true };
+        // SAFETY: made by `ngx_http_core_create_main_conf`; nothing changes it meanwhile.
+        let main = unsafe { main.as_ref() };
+        // SAFETY: there from `preconfiguration` until the variables are set up, which is later.
+        let Some(keys) = (unsafe { main.variables_keys.as_ref() }) else { return true };
+        // SAFETY: an array of this type (`ngx_hash_keys_array_init`).
+        let keys = unsafe { keys.keys.as_slice::<ngx_hash_key_t>() };
+        // SAFETY: an array of this type (`ngx_http_variables_add_core_vars`).
+        let families = unsafe { main.prefix_variables.as_slice::<ngx_http_variable_t>() };
+        // SAFETY: names live in the cycle's pool.
+        let is_key = keys.iter().any(|key| unsafe { bytes(key.key) } == name);
+        // SAFETY: as above.
+        is_key || families.iter().any(|family| name.starts_with(unsafe { bytes(family.name) }))
     }
 }

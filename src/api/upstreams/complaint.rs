@@ -12,9 +12,15 @@ pub(in crate::api) fn complaints(group: &GroupView) -> String {
         let _ = writeln!(lines, "upstream {name}: servers cannot be read");
         return lines;
     }
-    let (healthy, of) = group.share();
-    if healthy == 0 {
-        let _ = writeln!(lines, "upstream {name}: no healthy server of {of}");
+    match group.share() {
+        (0, 0) if group.is_out_of_use() => {}
+        (0, 0) => {
+            let _ = writeln!(lines, "upstream {name}: no servers");
+        }
+        (0, of) => {
+            let _ = writeln!(lines, "upstream {name}: no healthy server of {of}");
+        }
+        _ => {}
     }
     for server in group.servers.iter().filter(|server| !server.is_configured_down) {
         let address = &server.server;
@@ -64,9 +70,18 @@ mod tests {
             "upstream back\"end: 127.0.0.1:8000 is not checked\n\
              upstream back\"end: 127.0.0.1:8001 not checked for 20s\n"
         );
-        group.servers.truncate(2);
+    }
+
+    #[test]
+    fn a_group_without_servers_is_told_unless_all_are_down_on_purpose() {
+        let mut group = group(&[Standing::Healthy, Standing::Unhealthy]);
         group.servers.iter_mut().for_each(|server| server.is_configured_down = true);
-        assert_eq!(complaints(&group), "upstream back\"end: no healthy server of 0\n");
+        assert_eq!(complaints(&group), "");
+        group.has_names = true;
+        assert_eq!(complaints(&group), "upstream back\"end: no servers\n");
+        group.has_names = false;
+        group.servers.clear();
+        assert_eq!(complaints(&group), "upstream back\"end: no servers\n");
     }
 
     #[test]

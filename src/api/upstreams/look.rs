@@ -48,6 +48,7 @@ fn view(group: &CheckedGroup) -> GroupView {
         servers: Vec::new(),
         fails_open: flag(Flag::FailOpen),
         unreadable,
+        has_names: group.group().templates().is_ok_and(|count| count > 0),
         now: wall_clock(),
     };
     view.with(servers.collect())

@@ -20,6 +20,8 @@ pub(in crate::api) struct GroupView {
     pub(in crate::api) fails_open: bool,
     /// Whether its servers cannot be told.
     pub(in crate::api) unreadable: bool,
+    /// Whether servers of it are found by name.
+    pub(in crate::api) has_names: bool,
     /// The instant at which that is.
     pub(in crate::api) now: UnixMs,
 }
@@ -110,6 +112,13 @@ impl GroupView {
         let servers = self.servers.iter().filter(|server| !server.is_configured_down);
         let healthy = servers.clone().filter(|server| server.standing() == Standing::Healthy);
         (healthy.count(), servers.count())
+    }
+
+    /// Whether the configuration has taken it out of use: all of its servers are `down` there.
+    pub(in crate::api) fn is_out_of_use(&self) -> bool {
+        !self.servers.is_empty()
+            && !self.has_names
+            && self.servers.iter().all(|server| server.is_configured_down)
     }
 
     /// The group with these servers.

@@ -27,6 +27,8 @@ pub struct CheckedGroup {
     servers: Vec<CheckedServer>,
     /// Which servers these are; `None` before they were read.
     membership: Option<Membership>,
+    /// What has become of `fail_open`, until it is told.
+    lifted: Option<(HealthyShare, bool)>,
     /// Where this cannot work: told once.
     unknown_layout: bool,
 }
@@ -56,6 +58,7 @@ impl CheckedGroup {
                     checks: vec![check],
                     servers: Vec::new(),
                     membership: None,
+                    lifted: None,
                     unknown_layout: false,
                 }),
             }
@@ -104,7 +107,7 @@ impl CheckedGroup {
     }
 
     /// Looks for new servers and for lost slots, and puts the marks that the servers are to have; once a
-    /// second, and when one of them has changed its standing.
+    /// second, and when one of them has changed its standing. What [`Self::tell`] has to tell comes of it.
     pub fn refresh(&mut self, makes: Makes) {
         let Some(records) = shared::records() else { return };
         // Servers that come and go without end are looked at again in a second.
@@ -198,7 +201,7 @@ impl CheckedGroup {
     }
 
     /// Whether too few servers are healthy, so that all get requests.
-    fn are_marks_lifted(&self, records: Records<'static>, makes: Makes) -> bool {
+    fn are_marks_lifted(&mut self, records: Records<'static>, makes: Makes) -> bool {
         let Some(slot) = self.slot(records) else { return false };
         let before = slot.flag(Flag::FailOpen);
         let percent = self.fail_open();
@@ -208,22 +211,30 @@ impl CheckedGroup {
         let share = self.share();
         let lifted = share.lifts_marks(percent, before);
         if slot.set_flag(Flag::FailOpen, lifted) {
-            let (HealthyShare { healthy, of }, name) = (share, escaped(&self.name));
-            if lifted {
-                let message = format_args!(
-                    "{healthy} of {of} servers in upstream \"{name}\" are healthy, less than \
-                     {percent}%, requests are passed to all"
-                );
-                self.log().write(Level::Crit, message);
-            } else {
-                let message = format_args!(
-                    "{healthy} of {of} servers in upstream \"{name}\" are healthy, requests are \
-                     passed to these"
-                );
-                self.log().write(Level::Notice, message);
-            }
+            self.lifted = Some((share, lifted));
         }
         lifted
+    }
+
+    /// Tells whether all servers get requests now, if that has changed: behind the line of the server that
+    /// has changed it.
+    pub fn tell(&mut self) {
+        let Some((share, lifted)) = self.lifted.take() else { return };
+        let (HealthyShare { healthy, of }, name) = (share, escaped(&self.name));
+        if lifted {
+            let percent = self.fail_open();
+            let message = format_args!(
+                "{healthy} of {of} servers in upstream \"{name}\" are healthy, less than \
+                 {percent}%, requests are passed to all"
+            );
+            self.log().write(Level::Crit, message);
+        } else {
+            let message = format_args!(
+                "{healthy} of {of} servers in upstream \"{name}\" are healthy, requests are \
+                 passed to these"
+            );
+            self.log().write(Level::Notice, message);
+        }
     }
 
     /// The share of healthy servers, in percent, below which all get requests.

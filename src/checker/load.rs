@@ -77,6 +77,7 @@ pub(super) fn load(main: &MainConf) {
     }
     for group in &mut groups {
         group.refresh(Makes::Slots);
+        group.tell();
     }
 }
 

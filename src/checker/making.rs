@@ -152,6 +152,7 @@ impl CheckWorker {
             self.mark(target.group);
         }
         report::end(target, outcome, reason, &recorded);
+        self.tell_of_group(target.group);
     }
 
     /// The checks in progress here.

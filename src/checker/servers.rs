@@ -31,6 +31,7 @@ impl CheckWorker {
     /// Reads the group's servers, and puts their marks.
     pub(super) fn refresh(&self, number: usize) {
         self.mark(number);
+        self.tell_of_group(number);
         if process::is_leaving() {
             self.running().for_each(|(_, running)| running.cut_off());
         } else if self.note_servers(number).is_err() {
@@ -48,6 +49,14 @@ impl CheckWorker {
             watched.refreshed.set(None);
         }
         group.refresh(makes);
+    }
+
+    /// Tells what has become of the group.
+    pub(super) fn tell_of_group(&self, number: usize) {
+        let Some(watched) = self.groups.get(number) else { return };
+        if let Ok(mut group) = watched.group.try_borrow_mut() {
+            group.tell();
+        }
     }
 
     /// Compares the checks that there are with the servers of the group.

@@ -112,7 +112,7 @@ fn one_timer(mut snapshot: Snapshot, number: usize) -> Answer {
 /// How many timers the page shows to a browser without scripts.
 const STATIC_ROWS: usize = 1000;
 
-/// The page, with what a browser without scripts shows of the timers.
+/// The page, with what a browser without scripts shows of the timers and of the groups of servers.
 pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
     let mut snapshot = Snapshot::now(registry);
     let buttons = match write {
@@ -122,8 +122,15 @@ pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
     let shown = registry.timers().len().min(STATIC_ROWS);
     let left_out = registry.timers().len() - shown;
     let mut page = Page::new(buttons, snapshot.remarks(), shown, left_out);
-    let body =
-        body_by(move |piece| page.write(|number| snapshot.look(number, page::PageRow::of), piece));
+    let groups = Groups::now();
+    let table = move |number| {
+        let mut table = Vec::new();
+        write_table(&groups.view(number)?, &mut table);
+        Some(String::from_utf8_lossy(&table).into_owned())
+    };
+    let body = body_by(move |piece| {
+        page.write(|number| snapshot.look(number, page::PageRow::of), &table, piece)
+    });
     let mut response = response(200, response::HTML, body);
     let policy = page::CONTENT_SECURITY_POLICY;
     response.headers.push(("Content-Security-Policy", policy.into()));

@@ -1,7 +1,7 @@
 //! The page: one document with everything in it, which reads the JSON from there on.
 //!
 //! It is the same for everybody but for one attribute, that says whether there are buttons, and the
-//! rows of the table that a browser without scripts shows. Script and style are not touched, so
+//! rows of the tables that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
 use std::time::Duration;
@@ -66,6 +66,7 @@ const PAGE: &str = include_str!("page.html");
 const BUTTONS: (&str, &str) = cut(PAGE, "data-write=\"off\"");
 const REMARKS: (&str, &str) = cut(BUTTONS.1, "<!--remarks-->\n");
 const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
+const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
@@ -92,6 +93,7 @@ enum Section {
     Buttons,
     Remarks,
     Row(usize),
+    Group(usize),
     End,
 }
 
@@ -108,10 +110,11 @@ impl Page {
         Self { buttons, remarks, rows, left_out, fixed: BUTTONS.0, next: Section::Buttons }
     }
 
-    /// Appends what comes next; `row` is asked for the rows.
+    /// Appends what comes next; `row` is asked for the rows, `group` for the tables of servers, as text.
     pub(super) fn write(
         &mut self,
         mut row: impl FnMut(usize) -> Result<Option<PageRow>, Duration>,
+        group: impl Fn(usize) -> Option<String>,
         out: &mut Vec<u8>,
     ) -> Then {
         if !self.fixed.is_empty() {
@@ -152,7 +155,21 @@ impl Page {
                     text.push_str(&self.left_out.to_string());
                     text.push_str(" more</tr>\n");
                 }
-                (self.fixed, self.next) = (ROWS.1, Section::End);
+                (self.fixed, self.next) = (GROUPS.0, Section::Group(0));
+            }
+            Section::Group(number) => {
+                if let Some(table) = group(number) {
+                    if number == 0 {
+                        text.push_str("<h2>Upstreams</h2>\n<div class=\"scroll whole\"><pre>");
+                    }
+                    escape(&table, &mut text);
+                    self.next = Section::Group(number + 1);
+                } else {
+                    if number > 0 {
+                        text.push_str("</pre></div>\n");
+                    }
+                    (self.fixed, self.next) = (GROUPS.1, Section::End);
+                }
             }
             Section::End => return Then::End,
         }
@@ -260,10 +277,15 @@ mod tests {
     }
 
     fn page(buttons: Buttons, rows: &[PageRow], left_out: usize) -> String {
+        page_with(buttons, rows, left_out, &[])
+    }
+
+    fn page_with(buttons: Buttons, rows: &[PageRow], left_out: usize, groups: &[String]) -> String {
         let remarks = vec!["the state is <b>".to_owned()];
         let mut page = Page::new(buttons, remarks, rows.len(), left_out);
         let mut text = Vec::new();
-        while page.write(|number| Ok(rows.get(number).cloned()), &mut text) != Then::End {}
+        let row = |number: usize| Ok(rows.get(number).cloned());
+        while page.write(row, |number| groups.get(number).cloned(), &mut text) != Then::End {}
         String::from_utf8(text).unwrap()
     }
 
@@ -305,7 +327,15 @@ mod tests {
         assert!(shown.starts_with("<!doctype html>\n<html lang=\"en\" data-write=\"on\">\n"));
         assert_eq!(shown.replacen("data-write=\"on\"", "data-write=\"off\"", 1), left_out);
         let remark = PAGE.replace("<!--remarks-->", "<p>the state is &lt;b&gt;</p>");
-        assert_eq!(left_out, remark.replace("<!--rows-->\n", ""));
+        assert_eq!(left_out, remark.replace("<!--rows-->\n", "").replace("<!--groups-->\n", ""));
+    }
+
+    #[test]
+    fn tables_of_servers_are_text() {
+        let groups = ["\na<b>\n".to_owned(), "\nc&d\n".to_owned()];
+        let page = page_with(Buttons::LeftOut, &[], 0, &groups);
+        let html = "</div>\n<h2>Upstreams</h2>\n<div class=\"scroll whole\"><pre>\na&lt;b&gt;\n\nc&amp;d\n</pre></div>\n<p>";
+        assert!(page.contains(html), "{page}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ my %balancer = (
 $balancer{least_time} = ['least_time header;'] if nginx_version() >= 1031000;
 $balancer{sticky}     = ['sticky cookie s;']   if nginx_version() >= 1029006;
 my @names = sort keys %balancer;
+my $drained = nginx_version() >= 1029006
+    ? "upstream drained { zone drained 64k; sticky route \$arg_to; server $one route=one max_fails=0; server $two route=two drain max_fails=0; }"
+    : '';
 
 my $upstreams = join "\n", map {
     my ( $by, $parameters ) = @{ $balancer{$_} };
@@ -45,7 +48,11 @@ my $nginx = TimerTest::Nginx->new(
     upstream twice { zone shared; server $one max_fails=0; server $two max_fails=0; server $two max_fails=0; server $three down; }
     upstream alone { zone alone 64k; server $two max_fails=0; }
     upstream spare { zone spare 64k; server $two max_fails=0; server $one backup max_fails=0; }
+    match never { status 299; }
+    upstream here { zone here 64k; server $three max_fails=0; }
+    upstream there { zone there 64k; server $three max_fails=0; }
     upstream mixed { zone mixed 64k; server $one max_fails=0; server $two max_fails=0; }
+    $drained
 CONF
     server => <<"CONF",
     $locations
@@ -53,7 +60,10 @@ CONF
     location /twice { proxy_pass http://twice; health_check interval=50ms uri=/twice; }
     location /alone { proxy_pass http://alone; health_check interval=50ms uri=/alone; }
     location /spare { proxy_pass http://spare; health_check interval=50ms uri=/spare; }
+    location /here { proxy_pass http://here; health_check interval=1000s uri=/here; }
+    location /there { proxy_pass http://there; health_check interval=1000s uri=/there match=never; }
     location /mixed { proxy_pass http://mixed; health_check interval=50ms uri=/mixed; health_check interval=1000s uri=/mixed fails=2 port=${\ $servers->port(2) }; }
+    ${\ ( $drained ? 'location /drained { proxy_pass http://drained; health_check interval=50ms uri=/drained; }' : '' ) }
     location /status/ { timer_api; }
 CONF
 );
@@ -68,6 +78,21 @@ sub wait_state {
         return $seen =~ /\A$state(?:,$state)*\z/;
     };
     return poll_until($is) || in_vain( "$address in $group to be $state", $seen );
+}
+
+# An address in two groups is another server in each, over a reload too.
+{
+    my $told = sub {
+        join ' ', map { my $group = $_; map {"$group=$_->{state}"} grep { $_->{server} eq $three } @{ json( $nginx->get("/status/upstreams/$group") )->{peers} } }
+            qw( here there );
+    };
+    wait_state( there => $three, 'unhealthy' );
+    wait_state( here => $three, 'up' );
+    for ( 1 .. 3 ) {
+        $nginx->reload;
+        is( $told->(), 'here=up there=unhealthy', 'as they were' );
+        is( $nginx->get($_)->{status}, $_ eq '/here' ? 200 : 502, "a client of $_" ) for qw( /here /there );
+    }
 }
 
 # Of 12 clients of each, how many the second server has seen, and whether all were served.
@@ -127,6 +152,34 @@ for ( 1 .. 12 ) {
     counts( twice => 1, 'of a group with one that is configured "down", too' );
     $servers->up(1);
     counts( twice => 3, 'and back' );
+}
+
+# One that is draining is checked, and gets what is for it alone; unhealthy, not even that. It goes on draining then.
+SKIP: {
+    skip 'this nginx has no "drain"', 1 if !$drained;
+    my $down = zone()->down( drained => $two );
+    my $to = sub {
+        my ($route) = @_;
+        my $from = $servers->clients(1);
+        my $served = grep { $nginx->get("/drained?to=$route")->{status} == 200 } 1 .. 6;
+        return "$served " . ( $servers->clients(1) - $from );
+    };
+    for my $round ( 1, 2 ) {
+        wait_state( drained => $two, 'draining' );
+        is( $down->(), 8, 'what nginx itself has set' );
+        is( $to->('two'), '6 6', 'draining: requests of its sessions' );
+        is( $to->('none'), '6 0', 'and no others' );
+        my $checks = $servers->checks(1);
+        $servers->wait_checks( 1, 5 );
+        $servers->set( 1, 503 );
+        wait_state( drained => $two, 'unhealthy' );
+        poll_until( sub { ( $down->() & ~8 ) && ( $down->() & 8 ) } ) || in_vain( 'our mark beside that', $down->() );
+        is( $to->('two'), '6 0', 'unhealthy: its sessions go elsewhere' );
+        counts( drained => 1, 'one server gets requests' );
+        $servers->up(1);
+        wait_state( drained => $two, 'draining' );
+        poll_until( sub { $down->() == 8 } ) || in_vain( 'our mark alone to go', $down->() );
+    }
 }
 
 # Others overwrite a mark: it is back within a second. They set a bit of theirs: it stays.

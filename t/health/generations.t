@@ -10,11 +10,17 @@ use IO::Socket::INET ();
 use Test::More;
 use TimerTest;
 use TimerTest::Api qw( json );
+use TimerTest::Canned;
 use TimerTest::Nginx;
 use TimerTest::Servers;
 use TimerTest::Zone;
 
 my $servers = TimerTest::Servers->start(4);
+# It says again what it hears.
+my $socket = TimerTest::Canned->start( answer => sub {
+    my ($asked) = @_;
+    return $asked =~ /\AGET / ? "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" : $asked;
+} );
 my @server  = map { '127.0.0.1:' . $servers->port($_) } 0 .. 3;
 
 sub configured {
@@ -27,7 +33,8 @@ sub configured {
         location / { proxy_pass http://b; health_check interval=100ms uri=/check; }
         location /open/ { proxy_pass http://open; health_check interval=50ms uri=/open-check fail_open=$open; }
         location /more/ { proxy_pass http://${\ ( $more ? 'more' : 'b' ) }; ${\ ( $more ? 'health_check interval=1000s uri=/more;' : '' ) } }
-        location /held/ { proxy_pass http://127.0.0.1:${\ $servers->port(3) }; proxy_read_timeout 1000s; }
+        location /socket/ { proxy_pass http://127.0.0.1:${\ $socket->port }; proxy_read_timeout 1000s; proxy_http_version 1.1;
+            proxy_set_header Upgrade \$http_upgrade; proxy_set_header Connection Upgrade; }
         location /status/ { timer_api; }
 CONF
     );
@@ -51,21 +58,28 @@ sub peers { my ($group) = @_; return @{ json( $nginx->get("/status/upstreams/$gr
     is( ( join ' ', map { $_->{state} } @{ $group->{peers} } ), 'unhealthy unhealthy unhealthy up', 'beside what the checks say' );
     like( $nginx->get('/status/metrics')->{body}, qr/^nginx_upstream_fail_open\{upstream="open"\} 1$/m, 'and metrics' );
     is( $nginx->log_lines(qr/\[crit\]/), 1, 'one line tells of it' );
+    my ($third) = $nginx->log =~ /(peer \Q$server[2]\E in upstream "open" is unhealthy.* 1 of 4 servers)/s;
+    ok( $third, 'behind that of the server by which they are too few' );
     $servers->up($_) for 1, 2;
     $nginx->wait_log(qr/\[notice\].* \d of 4 servers in upstream "open" are healthy, requests are passed to these/);
+    ok( $nginx->log =~ /peer \S+ in upstream "open" is healthy [^\n]*\n(?:.*\n)*?.* \d of 4 servers in upstream "open" are healthy, requests/, 'and so is the other one' );
     is( $nginx->get('/open/')->{status}, 200, 'and to no other' ) for 1 .. 8;
     $servers->up(0);
     for my $group (qw( b open )) { $nginx->wait_log(qr/peer \Q$server[$_]\E in upstream "$group" is healthy/) for 0, 1 }
 }
 
-# A client holds an old worker: its zone is another, which it goes on marking.
+# A websocket holds an old worker: its zone is another, which it goes on marking.
 {
     my ($old) = $nginx->workers;
-    $servers->set( 3, 'hang' );
     my $client = IO::Socket::INET->new( PeerAddr => '127.0.0.1', PeerPort => $nginx->port ) or die "connect: $!";
-    print {$client} "GET /held/ HTTP/1.0\r\n\r\n";
-    # It is accepted once another request of the same worker was.
-    $nginx->get('/');
+    my $says = sub {
+        my ( $text, $answer ) = @_;
+        syswrite $client, $text;
+        my $heard = '';
+        poll_until( sub { sysread $client, $heard, 4096, length $heard; $heard =~ $answer } ) || in_vain( 'an answer', $heard );
+    };
+    $client->blocking(0);
+    $says->( "GET /socket/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", qr/\AHTTP\/1\.1 101 .*\r\n\r\n/s );
     $nginx->reload;
     ok( is_alive($old), 'an old worker is held' );
     my ($new) = grep { $_ != $old } $nginx->workers;
@@ -78,7 +92,7 @@ sub peers { my ($group) = @_; return @{ json( $nginx->get("/status/upstreams/$gr
     $servers->up(1);
     poll_until( sub { !$in_new->() } ) || in_vain('the mark to go');
     ok( poll_until( sub { !$in_old->() } ), 'and takes the mark away' );
-    $servers->up(3);
+    $says->( 'still there', qr/\Astill there\z/ );
     close $client;
     $nginx->wait_gone( [$old] );
 }

@@ -37,6 +37,15 @@ my $twice  = TimerTest::Canned->start(
     },
 );
 
+# Its host is gone: nothing closes the connection, nothing comes over it any more.
+my $gone   = scratch_dir() . '/gone';
+my $silent = TimerTest::Canned->start(
+    answer => sub {
+        my ($asked) = @_;
+        return $asked =~ /\r\n\r\n\z/ && !-e $gone ? "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" : ();
+    },
+);
+
 my $nginx = TimerTest::Nginx->new( workers => 1 );
 my ( $cert, $key ) = make_certificate( $nginx->prefix, 'app.test' );
 
@@ -49,12 +58,14 @@ my %check = (
     tls     => "health_check uri=/tls interval=50ms keepalive_time=1h; $alive proxy_pass https://tls;",
     once    => "health_check uri=/once interval=50ms keepalive_time=1h; $alive proxy_pass http://once;",
     twice   => "health_check uri=/twice interval=50ms keepalive_time=1h; $alive proxy_pass http://twice;",
+    silent  => "health_check uri=/silent interval=50ms timeout=300ms keepalive_time=1h; $alive proxy_pass http://silent;",
 );
 my %server = (
     ( map { $_ => $port } qw( fresh kept a_while http10 ) ),
     tls   => $tls,
     once  => $once->port,
     twice => $twice->port,
+    silent => $silent->port,
 );
 my $upstreams = join "\n", map {"upstream $_ { zone $_ 64k; server 127.0.0.1:$server{$_}; keepalive 4; }"} sort keys %server;
 my $locations = join "\n", map {"location /$_ { proxy_set_header X-Timer $_; $check{$_} }"} sort keys %check;
@@ -121,6 +132,13 @@ spew( $closes, '' );
 $nginx->wait_log(qr/in upstream "twice" is unhealthy: upstream prematurely closed connection.*, 1 failure/);
 unlink $closes;
 $nginx->wait_log(qr/in upstream "twice" is healthy/);
+
+# A connection that is kept says nothing of the server behind it.
+$silent->wait_asked(3);
+spew( $gone, '' );
+$nginx->wait_log(qr/in upstream "silent" is unhealthy: .*timed out while reading response header from upstream, 1 failure/);
+unlink $gone;
+$nginx->wait_log(qr/in upstream "silent" is healthy/);
 
 # What is kept does not hold a worker.
 $nginx->reload_all;

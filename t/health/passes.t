@@ -40,6 +40,7 @@ my %canned = (
     half_line => { answer => sub { $_[0] =~ $http ? ( 'HTTP/1.1 2', 'close' ) : () } },
     bad_chunk => { answer => sub { $_[0] =~ $http ? ( "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 'close' ) : () } },
     grpc_app  => { answer => sub { $_[0] =~ /\r\n\r\n.*\z/s ? ( "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n\0\0\0\0\2\b" . ( $_[0] =~ /sick/ ? "\2" : "\1" ), 'close' ) : () } },
+    no_reason => { answer => sub { $_[0] =~ $http ? ( "HTTP/1.1 200\r\n\r\n", 'close' ) : () } },
     early     => { greeting => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" },
 );
 my %server = map { $_ => TimerTest::Canned->start( %{ $canned{$_} } ) } sort keys %canned;
@@ -96,6 +97,7 @@ my %case = (
     endless    => [ "health_check uri=/slow-header/100/0.1 timeout=300ms; $pass", unhealthy => 'timed out while .*' ],
     switches   => [ "health_check uri=/upgrade; proxy_http_version 1.1; proxy_set_header Upgrade x; proxy_set_header Connection upgrade; $pass", unhealthy => 'status 101' ],
     ssh        => [ 'proxy_pass http://UP;', unhealthy => 'invalid response', server => 'ssh' ],
+    no_reason  => [ 'proxy_pass http://UP;', passes => undef, server => 'no_reason' ],
     half_line  => [ 'proxy_pass http://UP;', unhealthy => 'upstream prematurely closed connection while .*', server => 'half_line' ],
     bad_chunk  => [ 'proxy_http_version 1.1; proxy_pass http://UP;', unhealthy => 'upstream sent invalid chunked response while .*', server => 'bad_chunk' ],
     early      => [ 'proxy_pass http://UP;', passes => undef, server => 'early' ],

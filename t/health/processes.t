@@ -50,7 +50,7 @@ none_of { !$worker{ $_->{by} } } 'by workers alone', @checks;
 
 # The worker that checks is killed, again and again: nothing waits, each costs a check at most.
 my $from = $servers->checks(1);
-for ( 1 .. 12 ) {
+for ( 1 .. 6 ) {
     $servers->wait_checks( 1, 2 );
     my ($last) = reverse $servers->checks(1);
     next if !is_alive( $last->{by} );
@@ -63,6 +63,29 @@ $servers->wait_checks( $_, 5 ) for 0, 1;
 cmp_ok( rate( 0.1, @checks ), '<=', 1.05, 'KILL: no check is made twice' );
 is( $nginx->get('/')->{status}, 200, 'KILL: clients are served' ) for 1 .. 4;
 is( $nginx->log_lines(qr/is unhealthy/), 0, 'KILL: no server is marked' );
+
+# Workers are killed wherever they are, 150 times: no check is made twice, none is lost for good.
+{
+    $nginx->stop('QUIT');
+    $nginx = checking( 'interval=20ms', workers => 4, allow => [qr/exited on signal 9/] );
+    $nginx->start;
+    $servers->wait_checks( $_, 5 ) for 0, 1;
+    my @from = map { scalar $servers->checks($_) } 0, 1;
+    my ( $killed, $end ) = ( 0, deadline(60) );
+    while ( $killed < 150 && time < $end ) {
+        my @pids = children_of( $nginx->pid );
+        $killed += kill 'KILL', $pids[ rand @pids ] if @pids;
+        sleep rand 0.02;
+    }
+    is( $killed, 150, 'so often a worker was killed' );
+    $servers->wait_checks( $_, 20 ) for 0, 1;
+    for my $number ( 0, 1 ) {
+        my @made = since( $number, $from[$number] );
+        cmp_ok( rate( 0.02, @made ), '<=', 1.05, "150 times KILL: no check of server $number is made twice" );
+    }
+    is( $nginx->log_lines(qr/is unhealthy/), 0, '150 times KILL: no server is marked' );
+    is( $nginx->get('/')->{status}, 200, '150 times KILL: clients are served' ) for 1 .. 8;
+}
 
 # It is stopped with a check in progress: others go on after the deadline, and its own result is not heard of.
 $nginx->stop('QUIT');
@@ -152,12 +175,14 @@ $nginx->stop;
 $nginx = checking( 'interval=100ms', connections => 24, allow => [qr/worker_connections are not enough/] );
 $nginx->start;
 my @held;
-for ( 1 .. 60 ) {
-    my $socket = IO::Socket::INET->new( PeerAddr => '127.0.0.1', PeerPort => $nginx->port ) or last;
+# A check that ends gives its own connections back: others have to take these.
+my $hold = sub {
+    my $socket = IO::Socket::INET->new( PeerAddr => '127.0.0.1', PeerPort => $nginx->port ) or return;
     push @held, $socket;
     print {$socket} "GET /ready HTTP/1.1\r\n";
-}
-$nginx->wait_log(qr/was not checked: no free connection/);
+};
+$hold->() for 1 .. 60;
+poll_until( sub { $hold->(); $nginx->log_lines(qr/was not checked: no free connection/) } ) || in_vain('a check without a connection');
 undef @held;
 $servers->wait_checks( $_, 3 ) for 0, 1;
 is( $nginx->log_lines(qr/is unhealthy/), 0, 'no free connection: no server is marked' );

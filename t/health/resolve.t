@@ -20,7 +20,7 @@ my $witness = TimerTest::Nginx->new( no_module => 1, wrapper => '' );
 my $dir     = $witness->prefix;
 my @address = map {"127.0.1.$_"} 1 .. 4;
 $witness->write_conf(
-    http => "log_format asked '\$server_addr \$status \$request_uri'; access_log $dir/logs/asked.log asked; server { "
+    http => "log_format asked '\$server_addr \$status \$request_uri'; server { access_log $dir/logs/asked.log asked; "
         . join( '', map {"listen $_:$port;"} @address )
         . " location / { if (-f $dir/\$server_addr) { return 503; } return 200 \$server_addr; } }" );
 $witness->start;
@@ -28,18 +28,27 @@ sub asked { my ( $address, $uri ) = @_; return scalar grep {m{\A\Q$address\E \d+
 sub fails { my ($address) = @_; spew( "$dir/$address", '' ); return }
 sub works { my ($address) = @_; unlink "$dir/$address"; return }
 
-my $dns   = TimerTest::Dns->start( 'app.test' => "$address[0] $address[1]", 'gone.test' => '' );
+my $dns = TimerTest::Dns->start(
+    'app.test'            => "$address[0] $address[1]",
+    'gone.test'           => '',
+    '_http._tcp.svc.test' => "1/5/$port/first.svc.test 1/2/$port/more.svc.test 2/5/$port/spare.svc.test",
+    'first.svc.test'      => $address[0],
+    'more.svc.test'       => "@address[ 1, 2 ]",
+    'spare.svc.test'      => $address[3],
+);
 my $nginx = TimerTest::Nginx->new(
     workers => 2,
     http    => <<"CONF",
     resolver 127.0.0.1:${\ $dns->port } valid=1s ipv6=off;
     resolver_timeout 1s;
     upstream named { zone named 256k; server app.test:$port resolve max_fails=0; }
+    upstream service { zone service 256k; server svc.test service=http resolve max_fails=0; }
     upstream strict { zone strict 256k; server app.test:$port resolve max_fails=0; server 127.0.1.9:$port backup down; }
 CONF
     server => <<'CONF',
     proxy_next_upstream off;
     location / { proxy_pass http://named; health_check interval=100ms uri=/named; }
+    location /service { proxy_pass http://service; health_check interval=100ms uri=/service-check; }
     location /strict { proxy_pass http://strict; health_check interval=100ms uri=/s mandatory persistent; }
     location /status/ { timer_api; }
 CONF
@@ -47,6 +56,38 @@ CONF
 );
 fails( $address[1] );
 $nginx->start;
+
+# Found by SRV records, of which one names two addresses, and one is for when all others fail.
+{
+    my $state = sub {
+        my $peers = json( $nginx->get('/status/upstreams/service') )->{peers};
+        return join ' ', sort map { ( $_->{server} =~ /\.(\d):/ )[0] . ( $_->{backup} ? 'b' : '' ) . "=$_->{state}" } @$peers;
+    };
+    my $is = sub {
+        my ( $wanted, $title ) = @_;
+        local $Test::Builder::Level = $Test::Builder::Level + 1;
+        ok( poll_until( sub { $state->() eq $wanted } ), $title ) || diag $state->();
+    };
+    my $asks = sub { my %seen = map { $nginx->get('/service')->{body} => 1 } 1 .. 8; return join ' ', sort keys %seen };
+    $is->( '1=up 2=unhealthy 3=up 4b=up', 'SRV: each address is checked' );
+    is( $asks->(), "@address[ 0, 2 ]", 'SRV: the healthy ones are asked' );
+    $nginx->reload;
+    is( $state->(), '1=up 2=unhealthy 3=up 4b=up', 'SRV: as it was, after a reload' );
+    is( $asks->(), "@address[ 0, 2 ]", 'SRV: no other is asked then' );
+    fails( $address[$_] ) for 0, 2;
+    $is->( '1=unhealthy 2=unhealthy 3=unhealthy 4b=up', 'SRV: all of the first priority fail' );
+    is( $asks->(), $address[3], 'SRV: the backup is asked' );
+    works( $address[$_] ) for 0, 2;
+    $dns->set( '_http._tcp.svc.test' => "1/5/$port/spare.svc.test 2/5/$port/more.svc.test" );
+    $is->( '2b=unhealthy 3b=up 4=up', 'SRV: other priorities, other servers' );
+    is( $asks->(), $address[3], 'SRV: what was backup is asked' );
+    fails( $address[3] );
+    $is->( '2b=unhealthy 3b=up 4=unhealthy', 'SRV: it fails' );
+    is( $asks->(), $address[2], 'SRV: the healthy one of the backups is asked' );
+    works( $address[3] );
+    $dns->set( '_http._tcp.svc.test' => undef );
+    $is->( '', 'SRV: nobody' );
+}
 
 sub states {
     my ($group) = @_;
@@ -94,6 +135,11 @@ $dns->set( 'app.test' => $address[0] );
 wait_states( named => $address[0] => 'up' );
 wait_states( strict => $address[0] => 'up' );
 my $checks = asked( $address[1], '/named' );
+{
+    my $others = asked( $address[0], '/named' );
+    poll_until( sub { asked( $address[0], '/named' ) >= $others + 5 } ) || in_vain('checks of the server that is left');
+    cmp_ok( asked( $address[1], '/named' ), '<=', $checks + 1, 'and the one that is gone is not checked' );
+}
 $dns->set( 'app.test' => "@address[ 0, 1 ]" );
 wait_states( named => $address[0] => 'up', $address[1] => 'unhealthy' );
 cmp_ok( asked( $address[1], '/named' ), '>=', $checks, 'it is checked again' );
@@ -109,7 +155,7 @@ for my $round ( 1 .. 20 ) {
 $dns->set( 'app.test' => undef );
 wait_states( named => () );
 is( $nginx->get('/')->{status}, 502, 'nobody is there' );
-like( $nginx->get('/status/health')->{body}, qr/^upstream named: no healthy server of 0$/m, 'which is told' );
+like( $nginx->get('/status/health')->{body}, qr/^upstream named: no servers$/m, 'which is told' );
 works($_) for @address;
 $dns->set( 'app.test' => $address[3] );
 wait_states( named => $address[3] => 'up' );

@@ -31,6 +31,7 @@ my $nginx = TimerTest::Nginx->new(
     }
     upstream 'a "b"' { zone names 64k; server 'unix:$dir/no "such.sock'; server [::1]:9; server $one; server $one; }
     upstream none { zone none 64k; server $one down; }
+    upstream dead { zone dead 64k; server 127.0.0.1:1; server $one down; }
     upstream many { zone many 2m; $many }
     upstream other { server $one; }
     upstream fails { zone fails 64k; server $one max_fails=1 fail_timeout=1000s; server $two backup; }
@@ -40,6 +41,7 @@ CONF
     location / { proxy_pass http://b; health_check interval=100ms fails=2 uri=/one; health_check interval=100ms uri=/two; }
     location /names/ { proxy_pass 'http://a "b"'; health_check interval=200ms match=broken fails=1000000; }
     location /none/ { proxy_pass http://none; health_check; }
+    location /dead/ { proxy_pass http://dead; health_check interval=100ms; }
     location /many/ { proxy_pass http://many; health_check interval=1000s; }
     location /fails/ { proxy_pass http://fails; proxy_read_timeout 100ms; proxy_next_upstream off; health_check interval=1000s; }
     location /status/ { timer_api; }
@@ -97,7 +99,7 @@ sub peer  { my ( $group, $id ) = @_; return group($group)->{peers}[$id] }
     my $all = $nginx->get('/status/upstreams');
     is( $all->{status}, 200, 'all groups' );
     my $groups = json($all);
-    is( join( '|', sort keys %$groups ), 'a "b"|b|fails|many|none', 'by their names; those without a check are not told of' );
+    is( join( '|', sort keys %$groups ), 'a "b"|b|dead|fails|many|none', 'by their names; those without a check are not told of' );
     my $names = $groups->{'a "b"'};
     is_deeply( group('a%20%22b%22')->{checks}, $names->{checks}, 'one by a name that is escaped' );
     like( $names->{peers}[0]{server}, qr/\Aunix:\Q$dir\E\/no "such\.sock\z/, 'a path with a quote' );
@@ -147,10 +149,15 @@ sub peer  { my ( $group, $id ) = @_; return group($group)->{peers}[$id] }
     like( $text, qr/^a "b" +\[::1\]:9 +up +.* fail: \S/m, 'why a check failed' );
     like( $text, qr/^3 of 3 healthy$/m, 'how many of a group' );
 
+    my $page = $nginx->get( '/status/', headers => "Accept: text/html\r\n" )->{body};
+    my ($static) = $page =~ m{<noscript>\n(.*?)</noscript>}s;
+    like( $static, qr/^b +\Q$three\E backup +up /m, 'the page has it without scripts' );
+    like( $static, qr/^a &quot;b&quot; +\[::1\]:9 /m, 'as text' );
+
     my $health = $nginx->get('/status/health');
     is( $health->{status}, 503, 'health: a group has no healthy server' );
-    like( $health->{body}, qr/^upstream none: no healthy server of 0$/m, 'which one' );
-    lacks( $health->{body}, qr/^upstream b:/m, 'the others are well' );
+    like( $health->{body}, qr/^upstream dead: no healthy server of 1$/m, 'which one' );
+    lacks( $health->{body}, qr/^upstream (?:b|none):/m, 'the others are well; so is one that is "down" on purpose' );
 }
 
 $nginx->stop;

@@ -1,8 +1,9 @@
 package TimerTest::Dns;
 
-# A name server for nginx's "resolver": answers A questions from a table, over UDP on loopback.
+# A name server for nginx's "resolver": answers A and SRV questions from a table, over UDP on loopback.
 #
-#     my $dns = TimerTest::Dns->start( 'app.test' => '127.0.0.1', 'slow.test' => '' );
+#     my $dns = TimerTest::Dns->start( 'app.test' => '127.0.0.1', 'slow.test' => '',
+#         '_http._tcp.app.test' => '0/5/8080/one.test 1/5/8080/two.test' );      # priority, weight, port, target
 #
 #     $dns->set( 'app.test' => '127.0.0.1 127.0.0.2' );      # from the next question on
 #     $dns->set( 'app.test' => undef );                      # does not exist any more
@@ -88,10 +89,16 @@ sub _serve {
         $address = undef if defined $address && $address eq 'none';
         next if defined $address && $address eq '';
 
-        my @found = defined $address && $type == 1 ? split / /, $address : ();
+        my @found = grep { m{/} ? $type == 33 : $type == 1 } split / /, $address // '';
         my $flags = 0x8580 | ( defined $address ? 0 : 3 );
         my $reply = pack( 'n6', $id, $flags, 1, scalar @found, 0, 0 ) . $question;
-        $reply .= pack( 'nnnNna4', 0xc00c, 1, 1, 60, 4, inet_aton($_) ) for @found;
+        for my $record (@found) {
+            my @service = split m{/}, $record;
+            my $data    = @service > 1
+                ? pack( 'nnn', @service[ 0 .. 2 ] ) . join( '', map { pack 'C/a*', $_ } split( /\./, $service[3] ), '' )
+                : inet_aton($record);
+            $reply .= pack( 'nnnNn/a*', 0xc00c, $type, 1, 60, $data );
+        }
         $socket->send($reply);
     }
     return;

@@ -6,7 +6,7 @@ package TimerTest::Servers;
 #     my $servers = TimerTest::Servers->start(3);
 #     ... upstream b { zone b 64k; $servers->list } ...
 #     $servers->set( 1, 503 );             # the second one answers 503 from now on
-#     $servers->set( 1, 'close' );         # closes without a word; "hang": never answers
+#     $servers->set( 1, 'close' );         # closes without a word; "hang": never answers; "flap": 200 or 503, by chance
 #     $servers->up(1);                     # 200 again
 #     $servers->wait_checks( 1, 5 );       # five more checks of it
 #     for my $r ( $servers->requests(1) ) { $r->{at}; $r->{uri}; $r->{is_check}; $r->{by}; $r->{status} }
@@ -26,15 +26,16 @@ sub start {
     my @ports = map { free_port() } 1 .. $count;
     my $nginx = TimerTest::Nginx->new( no_module => 1, wrapper => '', log_level => 'notice', connections => 4096 );
     my $dir   = $nginx->prefix;
-    mkdir "$dir/$_" for qw( 503 404 close hang );
+    mkdir "$dir/$_" for qw( 503 404 close hang flap );
     my $self = bless { nginx => $nginx, ports => \@ports, dir => $dir, seen => [], read => 0 }, $class;
 
     my $listen = join "\n", map {"listen 127.0.0.1:$_ backlog=1024;"} @ports;
     my $change = join "\n", map {"if (-f $dir/$_->[0]/\$server_port) { $_->[1] }"}[ 503 => 'return 503;' ],
-        [ 404 => 'return 404;' ], [ close => 'return 444;' ], [ hang => 'rewrite ^ /hang last;' ];
+        [ 404 => 'return 404;' ], [ close => 'return 444;' ], [ hang => 'rewrite ^ /hang last;' ], [ flap => 'rewrite ^ /flap last;' ];
     my $silent = free_port();
     $nginx->write_conf( http => <<"CONF");
     log_format asked '\$msec \$request_time \$server_port \$status \$request_uri "\$http_user_agent" "\$http_x_by" "\$http_host"';
+    map \$request_id \$fails { default ''; ~^[0-7] 1; }
     server {
         $listen
         access_log $dir/logs/asked.log asked;
@@ -43,6 +44,7 @@ sub start {
             $change
             return 200 "ok \$server_port\\n";
         }
+        location = /flap { internal; if (\$fails) { return 503; } return 200; }
         # Nobody answers there: what is accepted by the kernel is never read.
         location = /hang { internal; proxy_read_timeout 3600s; proxy_pass http://127.0.0.1:$silent; }
     }
@@ -63,7 +65,7 @@ sub list {
     return join "\n", map {"server 127.0.0.1:$_ $parameters;"} @{ $self->{ports} };
 }
 
-# What it answers from now on: 503, 404, close or hang.
+# What it answers from now on: 503, 404, close, hang or flap.
 sub set {
     my ( $self, $number, $what ) = @_;
     spew( "$self->{dir}/$what/" . $self->port($number), '' );
@@ -73,7 +75,7 @@ sub set {
 # It answers 200 again; or, with $but, that alone.
 sub up {
     my ( $self, $number, $but ) = @_;
-    unlink map { "$self->{dir}/$_/" . $self->port($number) } grep { $_ ne ( $but // '' ) } qw( 503 404 close hang );
+    unlink map { "$self->{dir}/$_/" . $self->port($number) } grep { $_ ne ( $but // '' ) } qw( 503 404 close hang flap );
     return $self;
 }
 

@@ -23,7 +23,7 @@ my $nginx = TimerTest::Nginx->new(
     upstream '<b>"x"' { zone x 64k; server $one down; server 'unix:/no<i>such'; }
 CONF
     server => <<'CONF',
-    location / { proxy_pass http://b; health_check interval=100ms; }
+    location / { proxy_pass http://b; health_check interval=500ms; }
     location /x { proxy_pass 'http://<b>"x"'; health_check interval=100ms; }
     location /status/ { timer_api; }
 CONF

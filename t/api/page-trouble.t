@@ -55,6 +55,7 @@ $nginx->write_conf(
         }
         location /old/ { timer_api write=on; }
         location = /old/timers { root $nginx->{prefix}; default_type application/json; }
+        location = /old/timers/hang { alias $nginx->{prefix}/hang.json; default_type application/json; }
         location /slow/ { timer_api write=on; }
         location = /slow/timers { proxy_pass http://127.0.0.1:$silent->{port}; }
         location \@often { timer often every=1s offset=0 uri=/x; return 204; }
@@ -340,7 +341,7 @@ JS
     $browser->go("http://127.0.0.1:$port/old/");
     $browser->reads( 'spread', next => qr/^due$/, 'what waits for its jitter is not late' );
     $browser->click( part( 'spread', 'open' ) );
-    like( $browser->js('return document.querySelector("[data-timer=spread] .more").textContent'), qr/Next due\S+Z \(due\)/, 'nor in its details' );
+    like( $browser->js('return document.querySelector("[data-timer=spread] .more").textContent'), qr/Next due\w+ \d+ \w+, [\d:]+ \(due\)/, 'nor in its details' );
     $browser->console;
 
     # A time is written as near as it is.
@@ -351,6 +352,13 @@ JS
     $browser->go('about:blank');
     $browser->go("http://127.0.0.1:$port/old/");
     $browser->reads( 'hourly', nextAt => qr/^23:50:00$/,      'later today' );
+
+    # What the location answered to the run that failed last is text, too.
+    spew( $nginx->prefix . '/hang.json', JSON::PP::encode_json( { %{ JSON::PP::decode_json( $nginx->get('/status/timers/hang')->{body} ) }, response => "<b>no</b> room\nleft" } ) );
+    $browser->click( part( 'hang', 'open' ) );
+    my $failure = 'return document.querySelector("[data-timer=hang] .failure:not([hidden])")?.textContent';
+    ok( wait_until { ( $browser->js($failure) // '' ) =~ m{^Failure, status 502, after .*<b>no</b> room\nleft$} }, 'details tell why the last run failed' )
+        or diag $browser->js($failure);
     $browser->reads( 'hang',   nextAt => qr/^10 Mar, 00:20$/, 'soon, but tomorrow' );
     $browser->reads( 'often',  nextAt => qr/^1 Jul, 12:00$/,  'in this half of a year' );
     $browser->reads( 'spread', nextAt => qr/^31 Dec 2027$/,   'later' );

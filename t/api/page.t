@@ -12,6 +12,7 @@ use warnings;
 use Digest::SHA qw( sha256_base64 );
 use IO::Socket::INET ();
 use JSON::PP ();
+use POSIX    qw( strftime );
 use Test::More;
 use TimerTest;
 use TimerTest::Nginx;
@@ -50,7 +51,7 @@ CONF
     server {
         listen 127.0.0.1:%OTHER%;
         server_name "<img/src=x/onerror=hacked=1>";
-        location /<b>bold</b>/ { timer odd.server every=1h uri=/<b>bold</b>/; return 204; }
+        location /<b>bold</b>/ { timer odd.server.with.a.name.of.many.parts every=1h uri=/<b>bold</b>/; return 204; }
         location /"'&</script><script>hacked=2</script>/ { timer odd.location every=1h; return 204; }
     }
 CONF
@@ -71,6 +72,17 @@ my $silent = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $back
     or die "listen: $!";
 $nginx->start;
 my $page = 'http://127.0.0.1:' . $nginx->port . '/status/';
+
+# An instant as the API has it, so many seconds from now.
+sub gmtime_in { my ($seconds) = @_; return strftime( '%Y-%m-%dT%H:%M:%S.000Z', gmtime time + $seconds ) }
+
+# The same in details, in a browser whose zone is UTC.
+sub full_moment {
+    my ($instant) = @_;
+    my ( $year, $month, $day, $clock ) = $instant =~ /\A(\d+)-(\d\d)-(\d\d)T(\d\d:\d\d:\d\d)/;
+    my $name = (qw( Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec ))[ $month - 1 ];
+    return strftime( '%a', 0, 0, 0, $day, $month - 1, $year - 1900 ) . ' ' . ( $day + 0 ) . " $name, $clock";
+}
 
 sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/timers/$name")->{body} ) }
 
@@ -135,9 +147,31 @@ sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/
     $browser->clean_console('at rest');
 }
 
+# The last and the next 24 hours.
+{
+    my $off = timer('night')->{next}[0] lt gmtime_in(86_400) ? 6 : 5;
+    $browser->tells( 'ran',    qr/^Last 24 hours: 2 timers ran, 1 failed at least once$/, 'the strip: what ran' );
+    $browser->tells( 'toCome', qr/^Next 24 hours: $off timers due$/,                      'what is due' );
+    $browser->tells( 'often',  qr/^Thin line: 2 timers due more than 32 times a day$/,     'what is due often is a line' );
+    my $strip = sub {
+        my ($what) = @_;
+        return $browser->js("const svg = document.querySelector('#day svg'); return !!($what)");
+    };
+    ok( $strip->('svg.querySelector("[data-outcome=S]") && svg.querySelector("[data-outcome=F]")'), 'outcomes have their colours' );
+    ok( $strip->('svg.querySelector(".due").getAttribute("d").split("z").length > 40'), 'what is due is an outline, in each hour of three timers' );
+    ok( $strip->('Math.abs(svg.querySelector(".now").getAttribute("x") - svg.clientWidth / 2) < 1'), 'now is in the middle' );
+    like( $browser->js('return document.querySelector("#day svg").getAttribute("aria-label")'), qr/^Last 24 hours: 2 .*\. Next 24 hours: $off /, 'and it says so in words' );
+    my $tip = $browser->js(<<'JS');
+        const svg = document.querySelector('#day svg'), box = svg.getBoundingClientRect();
+        svg.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + box.width / 2 - 1, bubbles: true }));
+        return document.getElementById('tip').textContent;
+JS
+    like( $tip, qr/^\w+ \d+ \w+, \d\d:[03]0 to \d\d:[03]0\nfailure: bad\nsuccess: sound\b/, 'the pointer is told which timers' );
+}
+
 # Markup is text, wherever it stands.
 {
-    like( $browser->text_of( 'odd.server', 'where' ), qr{^<img/src=x/onerror=hacked=1> /<b>bold</b>/$}, 'a server with markup' );
+    like( $browser->text_of( 'odd.server.with.a.name.of.many.parts', 'where' ), qr{^<img/src=x/onerror=hacked=1> /<b>bold</b>/$}, 'a server with markup' );
     like( $browser->text_of( 'odd.location', 'where' ), qr{/"'&</script><script>hacked=2</script>/$},    'a location with markup' );
     ok( !$browser->js('return document.querySelector("#app img, #app table script, #app b b") !== null'), 'no element of it' );
     ok( !$browser->js('return "hacked" in window'),                                              'and nothing of it was run' );
@@ -148,7 +182,7 @@ sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/
     lacks( $body, qr/hacked=/, 'and do not hold it' );
     my ($static) = $body =~ m{<tbody>\n(.*?)</tbody>}s;
     my @names = $static =~ m{<tr><th scope="row">([^<]*)<td>}g;
-    is( "@{[ sort @names ]}", 'bad night odd.location odd.server off slow sound', 'they hold the timers' );
+    is( "@{[ sort @names ]}", 'bad night odd.location odd.server.with.a.name.of.many.parts off slow sound', 'they hold the timers' );
 }
 
 # The policy holds.
@@ -211,6 +245,7 @@ JS
     $browser->says( qr/slow: cancel ordered\./, 'Cancel' );
     $browser->reads( 'slow', last => qr/^cancelled · / );
     $browser->reads( 'slow', lastAt => qr/ago, manual$/, 'by hand' );
+    ok( $browser->wait_js('return document.querySelector("#day [data-outcome=C]") !== null'), 'the strip of 24 hours has it at once' );
     ok( $nginx->wait_log(qr/timer "slow": cancelled/), 'the log has it' );
 
     $browser->press_button( $part->( 'sound', 'pause' ) );
@@ -226,6 +261,21 @@ JS
     $browser->press_button( $part->( 'sound', 'open' ) );
     ok( $browser->wait_js('return document.querySelectorAll("[data-timer=sound] .past tbody tr").length > 3'), 'details: past runs' );
     like( $browser->js('return document.querySelector("[data-timer=sound] .more").textContent'), qr/nginx\.conf:\d+/, 'and where it is configured' );
+    my $fact = 'const [name, word] = arguments; return ([...document.querySelectorAll(`[data-timer="${name}"] .more dt`)]'
+        . '.find(node => node.textContent === word) || {}).nextSibling?.textContent';
+    my %facts = (
+        Request => qr{^GET /tick$}, Timeout => qr/^60\xa0s$/, Retry => qr/^none$/, Overlap => qr/^skip$/, Missed => qr/^run, within 60\xa0min$/,
+        Jitter  => qr/^none$/, 'Unhealthy after' => qr/^3 failures$/, Lateness => qr/^\S+\xa0m?s at the last run$/,
+    );
+    for my $word ( sort keys %facts ) {
+        ok( wait_until { ( $browser->js( $fact, 'sound', $word ) // '' ) =~ $facts{$word} }, "details: $word" ) or diag $browser->js( $fact, 'sound', $word );
+    }
+    $browser->press_button( $part->( 'night', 'open' ) );
+    my @due = map { full_moment($_) } @{ timer('night')->{next} };
+    ok( wait_until { ( $browser->js( $fact, 'night', 'Then' ) // '' ) eq join "\n", @due[ 1 .. 4 ] }, 'details: the five next due times' )
+        or diag $browser->js( $fact, 'night', 'Then' );
+    like( $browser->js( $fact, 'night', 'Next due' ), qr/^\Q$due[0]\E \(in /, 'with the first' );
+    $browser->press_button( $part->( 'night', 'open' ) );
     $browser->press_button('[data-timer=sound] [data-for="1h"]');
     $browser->says( qr/sound: paused for 1 hour\./, 'Pause for an hour' );
     $browser->reads( 'sound', why => qr/^until @{[ $browser->moment( timer('sound')->{paused}{until} ) ]}$/ );
@@ -257,16 +307,40 @@ JS
     is( $browser->js('return document.activeElement.id'), 'search', '"/" goes to the search' );
     $browser->type( '#search', 'cron berlin' );
     is( $browser->js($shown), 'night', 'search: all words, anywhere' );
+    is( $browser->text('narrowed'), '1 of 7', 'search: how many of how many' );
+    is( $browser->js('return [...document.querySelectorAll(".chip:not([hidden])")].map(chip => chip.innerText.replace(/\s+/g, "")).join(" ")'),
+        '1all 1idle', 'search: the chips count what is found' );
+    $browser->tells( 'ran', qr/^Last 24 hours: 0 timers ran$/, 'search: and so does the strip of 24 hours' );
     $browser->type( '#search', ' nothing' );
     ok( !$browser->js('return document.getElementById("none").hidden'), 'search: none' );
     $browser->press("\x{E00C}");
     is( $browser->rows, 7, 'Escape shows all' );
 
     $browser->click('[data-sort=name] button');
-    is( $browser->js($shown), 'bad night odd.location odd.server off slow sound', 'sorted by name' );
+    is( $browser->js($shown), 'bad night odd.location odd.server.with.a.name.of.many.parts off slow sound', 'sorted by name' );
     $browser->press("\x{E007}");
-    is( $browser->js($shown), 'sound slow off odd.server odd.location night bad', 'and back, by keyboard' );
+    is( $browser->js($shown), 'sound slow off odd.server.with.a.name.of.many.parts odd.location night bad', 'and back, by keyboard' );
     is( $browser->js('return document.querySelector("[data-sort=name]").getAttribute("aria-sort")'), 'descending', 'which is said' );
+
+    # By server: those with trouble first, then by name; a server of which nothing is found is left out.
+    my $grouped = 'return [...document.querySelectorAll(".timer:not([hidden]), .server:not([hidden])")]'
+        . '.map(row => row.dataset.timer || row.querySelector("th").firstChild.data + ":").join(" ")';
+    $browser->click('[data-sort=name] button');
+    $browser->click('#byServer');
+    my $of_odd = '<img/src=x/onerror=hacked=1>: odd.location odd.server.with.a.name.of.many.parts';
+    is( $browser->js($grouped), "$of_odd localhost: bad night off slow sound", 'by server' );
+    $browser->click('[data-sort=status] button');
+    like( $browser->js($grouped), qr/^localhost: bad .* \Q$of_odd\E$/, 'the server with trouble first' );
+    $browser->type( '#search', 'odd.location' );
+    is( $browser->js($grouped), '<img/src=x/onerror=hacked=1>: odd.location', 'searched' );
+    $browser->press("\x{E00C}");
+    $browser->js('location.reload()');
+    $browser->shows( 7, 'by server: all are there' );
+    like( $browser->js($grouped), qr/^localhost: bad /, 'the address remembers it' );
+    $browser->click('#byServer');
+    unlike( $browser->js('return location.hash'), qr/by=/, 'and forgets it' );
+    $browser->click('[data-sort=name] button');
+    $browser->click('[data-sort=name] button');
 
     $browser->js('document.querySelector("[data-timer=slow] [data-c=run]").focus()');
     $browser->press("\x{E015}");
@@ -309,7 +383,7 @@ JS
 
     $browser->go($page);
     $browser->shows( 7, 'all are there' );
-    my @wide;
+    my ( @wide, @broken );
     for ( my $width = 320; $width <= 1600; $width += 20 ) {
         $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => $width, height => 900, deviceScaleFactor => 1, mobile => $false );
         my $out = $browser->js(<<'JS');
@@ -318,7 +392,15 @@ JS
             return Math.max(document.documentElement.scrollWidth - innerWidth, Math.ceil(Math.max(...ends) - line));
 JS
         push @wide, "$width: $out" if $out > 0;
+        my $broken = $browser->js(<<'JS');
+            const lines = node => { const range = document.createRange(); range.selectNodeContents(node); return range.getClientRects().length; };
+            const pieces = [...document.querySelectorAll('.timer [data-c=name]')].flatMap(name => [...name.childNodes]).filter(node => node.nodeType === 3);
+            const schedules = [...document.querySelectorAll('.timer [data-c=schedule]')].filter(node => node.scrollWidth > node.clientWidth || node.clientHeight > 26);
+            return [...pieces.filter(node => lines(node) > 1), ...schedules].map(node => node.textContent);
+JS
+        push @broken, "$width: @$broken" if @$broken;
     }
+    is( "@broken", '', 'schedules are on one line and whole, and names break at dots' );
     is( "@wide", '', 'no button is cut off, and nothing scrolls sideways, at 320 to 1600' );
     $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 360, height => 740, deviceScaleFactor => 1, mobile => $true );
     $browser->go($page);
@@ -326,6 +408,12 @@ JS
     ok( $browser->js('return document.documentElement.scrollWidth <= innerWidth'), 'phone: nothing sticks out' )
         or diag $browser->js('return document.documentElement.scrollWidth');
     picture('phone');
+    my $visible = 'return [...document.querySelectorAll("[data-act]")].filter(button => button.checkVisibility()).map(button => button.dataset.act).join(" ")';
+    is( $browser->js($visible), '', 'phone: no buttons but in the details' );
+    my ( $x, $y ) = @{ $browser->js('const box = document.querySelector("[data-timer=off] [data-c=next]").getBoundingClientRect(); return [box.left + 2, box.top + 2]') };
+    $browser->cdp( 'Input.dispatchMouseEvent', type => $_, x => $x, y => $y, button => 'left', clickCount => 1 ) for qw( mousePressed mouseReleased );
+    ok( wait_until { $browser->js($visible) eq 'run cancel pause pause pause pause pause' }, 'phone: all of the line opens them' ) or diag $browser->js($visible);
+    ok( $browser->js('return document.documentElement.scrollWidth <= innerWidth'), 'phone: nor does anything of the details stick out' );
     $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 1280, height => 900, deviceScaleFactor => 1, mobile => $false );
 }
 
@@ -335,7 +423,7 @@ JS
     $browser->go($page);
     my $tree  = $browser->cdp( 'Accessibility.getFullAXTree' )->{nodes};
     my @heads = map { $_->{name}{value} } grep { ( $_->{role}{value} // '' ) eq 'rowheader' } @$tree;
-    is( "@{[ sort @heads ]}", 'bad night odd.location odd.server off slow sound', 'without scripts: a table' );
+    is( "@{[ sort @heads ]}", 'bad night odd.location odd.server.with.a.name.of.many.parts off slow sound', 'without scripts: a table' );
     picture('no-script');
     $browser->cdp( 'Emulation.setScriptExecutionDisabled', value => $false );
 }
@@ -363,7 +451,8 @@ JS
 {
     my $locations = join '', map {
         my $every = 1 + $_ % 60;
-        "location \@t$_ { timer task-$_ every=${every}s uri=/x; return 204; }\n"
+        my $name = $_ <= 300 ? 'few' : 't';
+        "location \@$name$_ { timer task-$_ every=${every}s uri=/x; return 204; }\n"
     } 1 .. 1000;
     my $many = TimerTest::Nginx->new(
         workers => 2,
@@ -405,6 +494,17 @@ JS
 JS
     cmp_ok( $longest, '<', 1000 * $TimerTest::SLOW, sprintf '1,000 timers: no task is longer than %d ms', $longest );
     picture('thousand');
+
+    # All of them laid out, not only those in sight.
+    $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 390, height => 844, deviceScaleFactor => 1, mobile => $true );
+    $browser->type( '#search', 'few' );
+    is( $browser->text('narrowed'), '300 of 1,000', '300 timers on a phone' );
+    my $high = $browser->js(<<'JS');
+        for (const row of document.querySelectorAll('.timer')) row.style.contentVisibility = 'visible';
+        return document.documentElement.scrollHeight;
+JS
+    cmp_ok( $high, '<=', 20 * 844, sprintf 'are %.1f screens', $high / 844 );
+    $browser->cdp( 'Emulation.setDeviceMetricsOverride', width => 1280, height => 900, deviceScaleFactor => 1, mobile => $false );
     $browser->clean_console('1,000 timers');
     $many->stop;
 }

@@ -50,9 +50,9 @@ pub(super) fn not_found() -> Response {
     error(404, "not found")
 }
 
-/// The method is not one of `allowed`.
-pub(super) fn not_allowed(allowed: &'static str) -> Response {
-    let mut response = error(405, "method not allowed");
+/// The method is not one of `allowed`; `why` says what to do.
+pub(super) fn not_allowed(allowed: &'static str, why: &str) -> Response {
+    let mut response = error(405, &format!("method not allowed, {why}"));
     response.headers.push(("Allow", allowed.into()));
     response
 }

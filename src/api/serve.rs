@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::query_args::QueryArgs;
-use super::response::{error, not_allowed, not_found};
+use super::response::{self, error, not_found};
 use super::route::Route;
 use super::upstreams::{self, Groups};
 use super::{act, check, lists, next, origin};
@@ -24,8 +24,20 @@ impl Handler for Api {
     }
 }
 
-const READ: &str = "GET, HEAD";
-const ACT: &str = "POST";
+/// What is there is only read.
+fn only_read() -> Response {
+    response::not_allowed("GET, HEAD", "use GET")
+}
+
+/// What is there is an order.
+fn only_act() -> Response {
+    response::not_allowed("POST", "use POST")
+}
+
+/// It would be one, if this location took orders.
+fn no_orders() -> Response {
+    response::not_allowed("GET, HEAD", r#""timer_api" has no "write=on" here"#)
+}
 
 fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
     let write = request.configuration::<TimerModule>().and_then(LocationConf::api);
@@ -36,7 +48,7 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
             let route = route.filter(|route| write == WriteAccess::On || !route.acts());
             let route = route.ok_or_else(not_found)?;
             if route.acts() {
-                return Err(not_allowed(ACT));
+                return Err(only_act());
             }
             show(request, &registry()?, route, write)
         }
@@ -50,11 +62,12 @@ fn answer(request: &ClientRequest<'_>) -> Result<Answer, Response> {
             match route {
                 Route::Act(name, action) => Ok(act::act(request, &registry()?, name, action)),
                 Route::ActOnAll(action) => Ok(act::act_on_all(request, &registry()?, action)),
-                _ => Err(not_allowed(READ)),
+                _ => Err(only_read()),
             }
         }
-        _ if write == WriteAccess::On && route.is_some_and(Route::acts) => Err(not_allowed(ACT)),
-        _ => Err(not_allowed(READ)),
+        _ if !route.is_some_and(Route::acts) => Err(only_read()),
+        _ if write == WriteAccess::On => Err(only_act()),
+        _ => Err(no_orders()),
     }
 }
 
@@ -97,7 +110,7 @@ fn show(
             let number = groups.find(name).ok_or_else(not_found)?;
             Ok(upstreams::one(&groups, number))
         }
-        Route::Act(..) | Route::ActOnAll(_) => Err(not_allowed(ACT)),
+        Route::Act(..) | Route::ActOnAll(_) => Err(only_act()),
     }
 }
 

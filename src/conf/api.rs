@@ -48,7 +48,7 @@ impl<H: Handler<Module = TimerModule>> LocationDirective for TimerApi<H> {
         if location.kind() != LocationKind::Prefix {
             let name = location.name();
             let name = escaped(&name);
-            let why = format!("\"timer_api\" needs a prefix location, not \"{name}\"");
+            let why = format!("\"timer_api\" requires a prefix location, not \"{name}\"");
             return Err(Refused::Because(why));
         }
         parsing.answer_by::<H>();

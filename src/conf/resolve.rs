@@ -136,7 +136,7 @@ fn name(definition: &Definition, read: &WhollyRead<'_>) -> Result<TimerName, Ref
         None if !template.needs_server_name() => b"",
         None => {
             let word = escaped(template.word());
-            let why = format!("timer name \"{word}\" needs a plain first \"server_name\"");
+            let why = format!("timer name \"{word}\" requires a plain first \"server_name\"");
             return Err(Refused::At(definition.position.clone(), why));
         }
     };

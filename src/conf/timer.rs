@@ -129,9 +129,9 @@ fn rate(parameters: &Parameters<'_>, main: &MainConf) -> Result<Rate, Refused> {
     match (every, cron) {
         (None, None) => because("\"timer\" must have \"every\" or \"cron\" parameter"),
         (Some(_), Some(_)) => because("\"timer\" must have only one of \"every\" and \"cron\""),
-        (Some(_), None) if tz.is_some() => because("\"tz\" parameter needs \"cron\" parameter"),
+        (Some(_), None) if tz.is_some() => because("\"tz\" parameter requires \"cron\" parameter"),
         (None, Some(_)) if offset.is_some() => {
-            because("\"offset\" parameter needs \"every\" parameter")
+            because("\"offset\" parameter requires \"every\" parameter")
         }
         (Some(every), None) => {
             let offset = parameters.get("offset", "a time below \"every\"", |word| {

@@ -100,7 +100,8 @@ impl fmt::Display for CronError {
                 write!(f, r#"unknown nickname "@every", use "every" parameter for a fixed rate"#)
             }
             Self::Nickname(name) if name.eq_ignore_ascii_case("@reboot") => {
-                f.write_str(r#"unknown nickname "@reboot", "first=now" runs a new timer at once"#)
+                let what = r#"use "first=now" to run a timer once, when it is new"#;
+                write!(f, r#"unknown nickname "@reboot", {what}"#)
             }
             Self::Nickname(name) => write!(f, "unknown nickname {}", Quoted(name)),
             Self::AfterNickname(name, word) => {

@@ -309,7 +309,10 @@ mod tests {
             ("0 5\u{a0}* * * *", r#""5\u{a0}*" is not a number in hour field"#),
             ("0 ٣ * * *", r#""٣" is not a number in hour field"#),
             ("0 0 * * \u{1b}", r#""\u{1b}" is not a day of the week in day of week field"#),
-            ("@reboot", r#"unknown nickname "@reboot", "first=now" runs a new timer at once"#),
+            (
+                "@reboot",
+                r#"unknown nickname "@reboot", use "first=now" to run a timer once, when it is new"#,
+            ),
             ("@nightly", r#"unknown nickname "@nightly""#),
             ("@every 5m", r#"unknown nickname "@every", use "every" parameter for a fixed rate"#),
             ("@daily 5", r#""5" after nickname "@daily""#),

@@ -338,7 +338,7 @@ for my $path ( '/', '/timers', '/timers/ok', '/timers/ok/next', '/next?cron=@dai
 }
 my $refused = get( '/text', method => 'POST' );
 headers_ok( '405', $refused, $JSON );
-ok( json($refused)->{error}, '405: says why' );
+is( json($refused)->{error}, 'method not allowed, use GET', '405: says what to do' );
 for my $path ( '/none', '/timers/none', '/timers/', '/timers/none/next', '/timers/ok/none', '/text/', '/health/', '//timers/x', '/timers/%ff', '/timers/ok%00' ) {
     my $none = get($path);
     ok( $none->{status} == 404 || $path =~ /%00/ && $none->{status} == 400, "$path: 404" ) or diag $none->{raw};

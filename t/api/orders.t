@@ -293,6 +293,7 @@ for my $path ( '/timers/tick/run', '/timers/tick/cancel', '/timers/tick/pause', 
     my $answer = $nginx->get("/status$path");
     is( $answer->{status}, 405, "GET $path: 405" );
     like( $answer->{headers}, qr/^Allow: POST\r?$/mi, 'with Allow' );
+    is( $answer->{body}, qq({"error":"method not allowed, use POST"}\n), 'and what to do' );
 }
 is( ( order($_) )[0], 404, "$_: 404" ) for '/timers/none/run', '/timers/none/pause', '/run', '/cancel', '/timers/tick/stop';
 is( ( order($_) )[0], 405, "$_: 405" ) for '/', '/timers', '/timers/tick', '/metrics';

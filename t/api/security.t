@@ -59,7 +59,7 @@ for my $path (@orders) {
     is( $answer->{status}, 405, "write=off: POST $path: 405" );
     like( $answer->{headers}, qr/^Allow: GET, HEAD\r?$/mi,            'with Allow' );
     like( $answer->{headers}, qr/^Content-Type: application\/json\r?$/mi, 'as JSON' );
-    ok( json($answer)->{error}, 'that says why' );
+    is( json($answer)->{error}, 'method not allowed, "timer_api" has no "write=on" here', 'that says why' );
     is( $nginx->get("/status$path")->{status}, 404, 'and nothing is there to GET' );
 }
 

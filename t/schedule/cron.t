@@ -104,7 +104,7 @@ bad( '0 0 * * MONDAY',  '"MONDAY" is not a day of the week' );
 bad( '0 0 * JANUARY *', '"JANUARY" is not a month' );
 
 # Nicknames and settings.
-bad( '@reboot',         'unknown nickname "@reboot", "first=now" runs a new timer at once' );
+bad( '@reboot',         'unknown nickname "@reboot", use "first=now" to run a timer once, when it is new' );
 bad( '@every 5m',       'unknown nickname "@every", use "every" parameter for a fixed rate' );
 bad( '@',               'unknown nickname "@"' );
 bad( '@daily 5',        '"5" after nickname "@daily"' );
@@ -132,8 +132,8 @@ refuses( location => 'timer x cron="0 3 * * *" tz=UTC;', qr/"cron" must be quote
 # What goes together.
 refuses( location => 'timer x;',                               qr/"timer" must have "every" or "cron" parameter/, 'neither' );
 refuses( location => 'timer x every=1s "cron=* * * * *";',     qr/"every" and "cron"/,                            'both' );
-refuses( location => 'timer x every=1h tz=UTC;',               qr/"tz" parameter needs "cron" parameter/,         'tz without cron' );
-refuses( location => 'timer x "cron=* * * * *" offset=1s;',    qr/"offset" parameter needs "every" parameter/,    'offset with cron' );
+refuses( location => 'timer x every=1h tz=UTC;',               qr/"tz" parameter requires "cron" parameter/,         'tz without cron' );
+refuses( location => 'timer x "cron=* * * * *" offset=1s;',    qr/"offset" parameter requires "every" parameter/,    'offset with cron' );
 refuses( location => 'timer x "cron=* * * * *" "cron=0 * * * *";', qr/duplicate/,                                 'cron twice' );
 refuses( location => 'timer x "cron=* * * * *" tz=UTC tz=UTC;', qr/duplicate/,                                    'tz twice' );
 

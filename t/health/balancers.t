@@ -158,23 +158,27 @@ for ( 1 .. 12 ) {
 SKIP: {
     skip 'this nginx has no "drain"', 1 if !$drained;
     my $down = zone()->down( drained => $two );
+    # Six clients of a route: how many of them are served, and how many by the second server.
     my $to = sub {
-        my ($route) = @_;
-        my $from = $servers->clients(1);
+        my ( $route, $wanted, $title ) = @_;
+        my $from   = $servers->clients(1);
         my $served = grep { $nginx->get("/drained?to=$route")->{status} == 200 } 1 .. 6;
-        return "$served " . ( $servers->clients(1) - $from );
+        my $seen;
+        # It writes a request down after it has answered.
+        my $is = sub { ( $seen = "$served " . ( $servers->clients(1) - $from ) ) eq $wanted };
+        local $Test::Builder::Level = $Test::Builder::Level + 1;
+        return ok( poll_until($is), $title ) || diag $seen;
     };
     for my $round ( 1, 2 ) {
         wait_state( drained => $two, 'draining' );
         is( $down->(), 8, 'what nginx itself has set' );
-        is( $to->('two'), '6 6', 'draining: requests of its sessions' );
-        is( $to->('none'), '6 0', 'and no others' );
-        my $checks = $servers->checks(1);
+        $to->( two => '6 6', 'draining: requests of its sessions' );
+        $to->( none => '6 0', 'and no others' );
         $servers->wait_checks( 1, 5 );
         $servers->set( 1, 503 );
         wait_state( drained => $two, 'unhealthy' );
         poll_until( sub { ( $down->() & ~8 ) && ( $down->() & 8 ) } ) || in_vain( 'our mark beside that', $down->() );
-        is( $to->('two'), '6 0', 'unhealthy: its sessions go elsewhere' );
+        $to->( two => '6 0', 'unhealthy: its sessions go elsewhere' );
         counts( drained => 1, 'one server gets requests' );
         $servers->up(1);
         wait_state( drained => $two, 'draining' );

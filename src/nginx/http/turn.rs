@@ -8,7 +8,8 @@
 //! ```
 //!
 //! An answer is at work for one slot: a piece of it, or [`SLOT`]. So each of many has its share, and one
-//! alone has all of the time that answers have.
+//! alone has all of the time that answers have. That is little: who waits to be accepted waits for as many
+//! turns as there are connections before it, since nginx accepts one in a turn.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -16,10 +17,10 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::nginx::core::event::{EventTimer, Hold, Next, Posted};
-use crate::os::Share;
 use crate::os::memory::{NoMemory, fallible};
 
-/// How long an answer is at work before others are.
+/// How long an answer is at work before others are, and all together before nginx is: long beside what a turn
+/// costs.
 const SLOT: Duration = Duration::from_millis(1);
 /// The timer that holds an exiting worker while somebody waits has nothing else to do.
 const HOLD: Duration = Duration::from_secs(60);
@@ -33,8 +34,8 @@ pub(in crate::nginx) trait Work {
 /// The turn of the event loop, as answers see it.
 #[derive(Clone, Copy)]
 struct Turn {
-    /// What all answers together may take of it.
-    share: Share,
+    /// When the first answer in it began.
+    began: Instant,
     at: usize,
 }
 
@@ -78,11 +79,11 @@ fn is_spent() -> bool {
     // SAFETY: HOST-1: one thread.
     let at = unsafe { ngx::ffi::ngx_current_msec };
     let turn = TURN.get().filter(|turn| turn.at == at).unwrap_or_else(|| {
-        let turn = Turn { share: Share::begin(), at };
+        let turn = Turn { began: Instant::now(), at };
         TURN.set(Some(turn));
         turn
     });
-    turn.share.is_spent()
+    turn.began.elapsed() >= SLOT
 }
 
 /// Where in the queue.

@@ -12,7 +12,7 @@ export NGINX NGINX_SOURCE TESTS PROVE_FLAGS DESTDIR PORT
 packages = tools/packages build \
     $(if $(NGINX_SOURCE),,$(if $(filter nginx /usr/sbin/nginx,$(NGINX)),distribution))
 
-.PHONY: help build run test bench lint package install test-asan test-valgrind clean
+.PHONY: help build run test soak bench lint package install test-asan test-valgrind clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -52,6 +52,14 @@ test-newest:
 test-asan test-valgrind:
 	@tools/packages build test $(if $(filter %-valgrind,$@),memory)
 	@MEMORY=$(@:test-%=%) tools/test
+
+## make soak           ten minutes of servers that come and go and reloads (SOAK_SECONDS=600)
+soak: SOAK_SECONDS ?= 600
+soak:
+	@$(packages) prove
+	@tools/packages --try test
+	@NGINX=$${NGINX:-build/nginx} TESTS=t/serial/soak.t PROVE_FLAGS=-v SOAK_SECONDS=$(SOAK_SECONDS) \
+	    TEST_LIMIT=$$(($(SOAK_SECONDS) + 300)) tools/test
 
 ## make bench          what a run, a timer and a takeover cost, into BENCHMARKS.md: takes some minutes
 bench:

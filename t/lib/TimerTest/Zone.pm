@@ -7,6 +7,7 @@ package TimerTest::Zone;
 #     my $down = $zone->down( b => '127.0.0.1:8080' );    # "down" of a server
 #     $down->();                                          # reads it
 #     $down->(4);                                         # overwrites it, as another module might
+#     $zone->free_pages;                                  # of each zone, how many pages are free
 #
 # For any nginx of 64 bits: what is looked for is found by where it leads to.
 
@@ -54,6 +55,18 @@ sub down {
         sysread $zone->{mem}, my $bytes, 8;
         return unpack 'Q', $bytes;
     };
+}
+
+# The pool of a zone is its beginning: "pfree", "start" and "end", after which there is nothing.
+sub free_pages {
+    my ($self) = @_;
+    my @pages;
+    for my $zone ( @{ $self->{zones} } ) {
+        my $end = $zone->{from} + length $zone->{bytes};
+        my ($at) = grep { _word( $zone, $_ ) == $end } map { $_ * 8 } 9 .. 16;
+        push @pages, _word( $zone, $at - 16 ) if defined $at;
+    }
+    return @pages;
 }
 
 # The list of a group: its zone, and where "name" of ngx_http_upstream_rr_peers_t is, which "tries" is two

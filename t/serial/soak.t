@@ -20,7 +20,7 @@ use TimerTest::Zone;
 
 my $seconds = $ENV{SOAK_SECONDS} || 90;
 # KiB by which a process may be larger: what malloc() leaves between what is in use, with twenty servers at times.
-my $MORE = 256;
+my $MORE = 128;
 
 my $resolves = nginx_version() >= 1027003;
 

@@ -70,8 +70,8 @@ const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
 /// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-W6ubEPcL6NdfGuvZaWQJeWrxXBQSgeeJidItcDQOTGM='; \
-     style-src 'sha256-N/mWsBW/Qes5oa8f/z/Vh7BFD5igy3nwRE6+lSo7uMs='; \
+     script-src 'sha256-tssnXMIZGp5XfroDt3yhkH7HS+M61Cw0nr2OANHU8r8='; \
+     style-src 'sha256-cgKa+kZE4PWiiXUifVAgKr2Ps9cm1t+grwYAS08FaYU='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.

@@ -264,7 +264,7 @@ JS
     my $fact = 'const [name, word] = arguments; return ([...document.querySelectorAll(`[data-timer="${name}"] .more dt`)]'
         . '.find(node => node.textContent === word) || {}).nextSibling?.textContent';
     my %facts = (
-        Request => qr{^GET /tick$}, Timeout => qr/^60\xa0s$/, Retry => qr/^none$/, Overlap => qr/^skip$/, Missed => qr/^run, within 60\xa0min$/,
+        Method  => qr/^GET$/, URI => qr{^/tick$}, Timeout => qr/^60\xa0s$/, Retry => qr/^none$/, Overlap => qr/^skip$/, Missed => qr/^run, within 60\xa0min$/,
         Jitter  => qr/^none$/, 'Unhealthy after' => qr/^3 failures$/, Lateness => qr/^\S+\xa0m?s at the last run$/,
     );
     for my $word ( sort keys %facts ) {

@@ -1,9 +1,9 @@
-//! `ngx_http_timer_module`: single-instance timers for nginx. A timer is a location on a clock.
+//! `ngx_http_timer_module`: single-instance timers for nginx. A timer is a location that nginx runs on schedule.
 //!
 //! The descriptor that nginx loads, and hooks that forward. The layers below it:
 //!
 //! - [`schedule`]: pure functions from one instant to the next due time;
-//! - [`state`]: what has been taken, what is in progress and what was left out, in a file;
+//! - [`state`]: which due times have been run or skipped, and what is in progress, in a file;
 //! - [`os`]: system calls; `nginx`: everything that names nginx's types;
 //! - [`health`]: which servers of an upstream group get requests; `checker`: their checks at work;
 //! - `conf`: directives as plain values; `api`: what is shown, and done by hand; `variables`: of timers;

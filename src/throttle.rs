@@ -1,4 +1,4 @@
-//! How often the same thing is told: the first of a row, then at most once a minute.
+//! How often the same thing is logged: the first of a row, then at most once a minute.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -35,14 +35,14 @@ impl Throttle {
         Some(left_out.saturating_sub(1))
     }
 
-    /// `count` things more of this row that no line is to tell of by itself.
+    /// `count` things more of this row that get no line by themselves.
     pub fn leave_out(&self, count: u64) {
         if self.last.get().is_some() {
             self.left_out.set(self.left_out.get().saturating_add(count));
         }
     }
 
-    /// The next one begins a row: it is told at once, and nothing of this one any more.
+    /// The next one begins a row: it is logged at once, without the number of this one.
     pub fn end_row(&self) {
         self.last.set(None);
         self.left_out.set(0);

@@ -176,7 +176,7 @@ impl OrderRequest {
         }
     }
 
-    /// Wakes those whom it concerns, tells the log, and answers.
+    /// Wakes the workers concerned, logs the order, and answers.
     fn done(&self, request: &ClientRequest<'_>, result: &OrderResult) -> Response {
         #[derive(Serialize)]
         struct RunIdJson {

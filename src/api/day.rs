@@ -12,7 +12,7 @@ use super::view::View;
 use crate::schedule::UnixMs;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Due times are told one for each of these.
+/// One due time is shown for each of these.
 const HALF_AN_HOUR_MS: i64 = 30 * 60 * 1000;
 /// So many results are kept.
 const KEPT: u32 = 32;

@@ -52,7 +52,7 @@ impl Pause {
     }
 }
 
-/// How much is told of a timer.
+/// How much is shown of a timer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Extent<'a> {
     /// What the list of all has.
@@ -61,7 +61,7 @@ pub(super) enum Extent<'a> {
     Whole(&'a Definition),
 }
 
-/// So many due times to come are told.
+/// So many of the next due times are shown.
 const NEXT: usize = 5;
 
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ struct TimerJson<'a> {
     more: Option<MoreJson<'a>>,
 }
 
-/// What is told of one timer only.
+/// What is shown of one timer only.
 #[derive(Serialize)]
 struct MoreJson<'a> {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! What is told of all timers, or of one: read and written a little at a time, as the client reads, so that
+//! Answers about all timers, or about one: read and written a little at a time, as the client reads, so that
 //! other requests do not wait and no answer is kept in memory.
 
 use std::rc::Rc;

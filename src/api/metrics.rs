@@ -121,7 +121,7 @@ const FAMILIES: &[Family] = &[
     family!(
         "nginx_timer_next_due_timestamp_seconds",
         "gauge",
-        "The first due time that has not been dealt with, in the past when late; 0 for none.",
+        "The next due time, in the past when late; 0 for none.",
         |sample| sample.next_due
     ),
     Family {

@@ -68,7 +68,7 @@ const REMARKS: (&str, &str) = cut(BUTTONS.1, "<!--remarks-->\n");
 const ROWS: (&str, &str) = cut(REMARKS.1, "<!--rows-->\n");
 const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
-/// `Content-Security-Policy` of the page. A test tells what the hashes have to be.
+/// `Content-Security-Policy` of the page. A test says what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
      script-src 'sha256-tssnXMIZGp5XfroDt3yhkH7HS+M61Cw0nr2OANHU8r8='; \
      style-src 'sha256-cgKa+kZE4PWiiXUifVAgKr2Ps9cm1t+grwYAS08FaYU='; \

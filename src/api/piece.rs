@@ -25,7 +25,7 @@ pub(super) trait Timers {
     /// The name of one.
     fn name(&self, number: usize) -> &str;
 
-    /// What is told of it; `None` if its record cannot be read.
+    /// What is shown of it; `None` if its record cannot be read.
     ///
     /// # Errors
     ///

@@ -13,10 +13,10 @@ pub(super) enum Plus {
     Itself,
 }
 
-/// How many due times are told of if nothing else is asked for, and at most.
+/// How many due times are listed by default, and at most.
 const COUNT: usize = 5;
 const LARGEST_COUNT: usize = 100;
-/// So much of an unknown name is told.
+/// So much of an unknown name is repeated.
 const LONGEST_NAME: usize = 64;
 /// A longer value is none.
 const LONGEST: usize = 4096;

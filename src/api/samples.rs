@@ -11,7 +11,7 @@ use crate::os::memory::{NoMemory, fallible};
 use crate::schedule::UnixMs;
 use crate::state::{Outcome, Progress, Scheduled};
 
-/// What the metrics and the table tell of a timer, but for its name.
+/// What the metrics and the table show of a timer, except its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     pub(super) ended: [u64; 6],

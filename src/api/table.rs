@@ -44,7 +44,7 @@ fn next_due(sample: Option<&Sample>) -> Option<UnixMs> {
     sample.map(|sample| sample.next_due).filter(|due| *due != UnixMs::default())
 }
 
-/// What becomes of it next: how long until then, or why not.
+/// How long until its next due time, or why there is none.
 fn left(sample: &Sample, next: Option<UnixMs>, now: UnixMs) -> String {
     match sample.status {
         Status::Idle => match next {

@@ -123,7 +123,7 @@ impl CheckWorker {
                 let _ = running.end(
                     &target.check,
                     CheckOutcome::Inconclusive,
-                    "server is in the group no more",
+                    "server is no longer in the group",
                 );
                 running.cut_off();
             }

@@ -62,7 +62,7 @@ pub struct TimerConf {
     pub name: TimerName,
     /// When it is due, and when each due time starts.
     pub due_times: Jittered,
-    /// What becomes of it when the state has never seen it.
+    /// When it runs first if the state does not know it.
     pub first: First,
     /// Whether it runs by schedule.
     pub scheduled: Scheduled,

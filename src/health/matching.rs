@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 /// A regular expression.
 pub trait Pattern {
-    /// Whether it matches; `None` if that cannot be told.
+    /// Whether it matches; `None` if that is not known.
     fn is_match(&self, text: &[u8]) -> Option<bool>;
 }
 

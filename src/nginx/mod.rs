@@ -2,7 +2,7 @@
 //!
 //! Safe on the outside. Nothing in here knows of timers as a feature; it offers directives,
 //! variables, events, processes, logs and one primitive: *run this location now, without a client,
-//! and tell how it ended* ([`run::start`]).
+//! and report how it ended* ([`run::start`]).
 //!
 //! Each folder may use those above it:
 //!

@@ -10,7 +10,7 @@ use crate::schedule::stable_hash;
 ///
 /// Where `/proc/sys/kernel/random/boot_id` cannot be read, the boot's instant from `/proc/stat`
 /// stands in for it, and where there is no `/proc` at all, zeros: then a pid from before a reboot
-/// cannot be told from a living one, but the record's lock still can.
+/// cannot be distinguished from a living one, but the record's lock still can.
 /// See random(4), proc(5) and `pid_namespaces(7)`.
 pub fn boot_id() -> [u8; 16] {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -273,7 +273,7 @@ pub fn survive_size_limit() {
     }
 }
 
-/// What fstat(2) tells of `file`.
+/// The result of fstat(2) for `file`.
 ///
 /// # Errors
 ///

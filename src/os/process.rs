@@ -31,7 +31,7 @@ struct Stat {
     started: u32,
 }
 
-/// What `/proc` says of a process; `None` where it does not tell.
+/// What `/proc` says of a process; `None` where it says nothing.
 fn stat(pid: u32) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }

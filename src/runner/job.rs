@@ -75,7 +75,7 @@ pub(super) struct LastLook {
     pub(super) catch_up_at: Option<UnixMs>,
     /// Whether due times that were left out are still to be counted.
     pub(super) uncounted: bool,
-    /// Whether one run made up for them, of which the log tells once their number is known.
+    /// Whether one run made up for them; it is logged once their number is known.
     pub(super) tells_missed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the state has to tell, in nginx's words.
+//! Log messages of the state, in nginx's words.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
     log.write(Level::Notice, line);
 }
 
-/// Writes what opening or loading the state has to tell; of failures the first, which is the cause
+/// Logs what opening or loading the state reports; of failures the first, which is the cause
 /// of the others, and of records that are locked the first and how many more there are. `path` is
 /// that of the state file.
 pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, notices: &[Notice]) {
@@ -46,7 +46,7 @@ pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, not
     }
 }
 
-/// The log of the location whose timer a notice tells of, if it is one of `timers`.
+/// The log of the location whose timer a notice concerns, if it is one of `timers`.
 pub(super) fn log_of(timers: &[TimerConf], notice: &Notice) -> Option<Log> {
     let name = notice.timer()?;
     let timer = timers.iter().find(|timer| timer.name.as_str() == name)?;
@@ -219,7 +219,7 @@ fn write_of_timer(log: Log, notice: &Notice) {
             );
             log.write(Level::Error, line);
         }
-        // What was left out since a run was in progress is told by the runner.
+        // The runner logs the due times that were skipped during a run.
         _ => {}
     }
 }

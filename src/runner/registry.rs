@@ -155,7 +155,7 @@ impl Registry {
         self.notify_all(WakeHint::of(0));
     }
 
-    /// Writes what the state has to tell of an order.
+    /// Logs what the state reports of an order.
     pub fn report(&self) {
         if let Some(worker) = &self.worker {
             worker.report();

@@ -10,7 +10,7 @@ use crate::nginx::run::StartError;
 use crate::state::Outcome;
 use crate::throttle::Throttle;
 
-/// How an attempt ended, as the log tells it.
+/// How an attempt ended, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// The answer was complete and its status a good one.
@@ -23,7 +23,7 @@ pub(super) enum Ending {
     TimedOut,
     /// It was cut off by an order.
     Cancelled,
-    /// The worker was told to stop at once.
+    /// The worker was stopped by TERM or INT.
     Interrupted,
     /// It could not start.
     NotStarted(StartError),
@@ -32,7 +32,7 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    /// How the record tells it.
+    /// The same for the record.
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Success { .. } => Outcome::Success,
@@ -55,7 +55,7 @@ impl Ending {
     }
 }
 
-/// Tells the log of a timer's runs.
+/// Logs a timer's runs.
 #[derive(Default)]
 pub(super) struct Report {
     failures: Throttle,
@@ -66,7 +66,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Tells of the end of a run that took `took`, when `failures` runs before it had failed in a
+    /// Logs the end of a run that took `took`, when `failures` runs before it had failed in a
     /// row.
     pub(super) fn end(
         &self,
@@ -89,13 +89,13 @@ impl Report {
             return;
         }
         if ending == Ending::Cancelled {
-            // Who has ordered it is told by the worker that took the order.
+            // The worker that took the order has logged who gave it.
             let message = format_args!("run cancelled after {}ms", took.as_millis());
             return write(timer, Level::Info, Some(run), message);
         }
         let failed = FailureText { ending, took, timer, attempt: Some(run.attempt()) };
         if ending == Ending::Interrupted {
-            // The worker is leaving: nothing later would tell of it.
+            // The worker is exiting: no later line would have it.
             let message = format_args!("run interrupted: {failed}, due {}", run.due());
             return write(timer, Level::Error, Some(run), message);
         }
@@ -105,7 +105,7 @@ impl Report {
         }
     }
 
-    /// Tells of the end of an attempt that will be repeated.
+    /// Logs the end of an attempt that will be repeated.
     #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
     pub(super) fn attempt(&self, timer: &TimerConf, run: &Run, ending: Ending, took: Duration) {
         let failed = FailureText { ending, took, timer, attempt: None };
@@ -113,7 +113,7 @@ impl Report {
         write(timer, Level::Warn, Some(run), format_args!("{of} failed: {failed}"));
     }
 
-    /// Tells of due times that were missed, and get one run.
+    /// Logs missed due times that get one run.
     #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
     pub(super) fn missed(&self, timer: &TimerConf, count: u64) {
         let s = if count == 1 { "" } else { "s" };
@@ -121,8 +121,8 @@ impl Report {
         write(timer, Level::Warn, None, message);
     }
 
-    /// Tells of due times that were missed, and get none; together with those before that no line
-    /// has told of.
+    /// Logs missed due times that get none, together with those before that no line
+    /// has counted.
     pub(super) fn left_out(&self, timer: &TimerConf, count: u64) {
         if let Some(others) = self.misses.pass_many(Instant::now(), count) {
             let count = others.saturating_add(1);
@@ -131,7 +131,7 @@ impl Report {
         }
     }
 
-    /// Tells that the record was locked by others for too long.
+    /// Logs that the record was locked by others for too long.
     pub(super) fn locked_too_long(&self, timer: &TimerConf) {
         if let Some(left_out) = self.lock_waits.pass(Instant::now()) {
             let message = format_args!("record is locked for too long{}", Suppressed(left_out));
@@ -139,7 +139,7 @@ impl Report {
         }
     }
 
-    /// Tells of `count` due times that are left out, since the last run has been in progress for
+    /// Logs `count` due times that are skipped, since the last run has been in progress for
     /// `since`.
     pub(super) fn overlap(&self, timer: &TimerConf, count: u64, since: Duration) {
         if let Some(left_out) = self.overlaps.pass_many(Instant::now(), count) {
@@ -150,12 +150,12 @@ impl Report {
         }
     }
 
-    /// The same for due times that were counted later than they were told of.
+    /// The same for due times that were counted after their line was logged.
     pub(super) fn more_overlaps(&self, count: u64) {
         self.overlaps.leave_out(count);
     }
 
-    /// Tells of a run that has been in progress in another process for `since`, too long.
+    /// Logs a run that has been in progress in another process for `since`, too long.
     pub(super) fn stuck(&self, timer: &TimerConf, pid: u32, since: Duration) {
         if self.stuck.pass(Instant::now()).is_some() {
             let ms = since.as_millis();
@@ -206,7 +206,7 @@ impl fmt::Display for Attempts<'_> {
     }
 }
 
-/// How an attempt failed, and the how-manieth it was, if that is to be told.
+/// How an attempt failed, and its number, if that is to be logged.
 struct FailureText<'a> {
     ending: Ending,
     took: Duration,

@@ -1,4 +1,4 @@
-//! A run, as its request's variables and log lines tell of it.
+//! A run, as its request's variables and log lines show it.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -29,11 +29,11 @@ pub(super) struct Worker {
     /// Whether something was left behind that another worker is to take up.
     leaves_work: Cell<bool>,
     timers: Rc<Vec<TimerConf>>,
-    /// What lasts is found again with each due time, and told once a minute.
+    /// What lasts is found again with each due time, and logged once a minute.
     throttles: RefCell<HashMap<ThrottleKey, Throttle>>,
 }
 
-/// What is told once a minute: a kind of notice, and the timer.
+/// What is logged once a minute: a kind of notice, and the timer.
 type ThrottleKey = (Discriminant<Notice>, Box<str>);
 
 impl Worker {
@@ -68,7 +68,7 @@ impl Worker {
         self.slot
     }
 
-    /// Whether the timer falls to this worker when the state cannot tell who runs it.
+    /// Whether this worker runs the timer when the state does not say who does.
     pub(super) fn owner(&self, timer: &TimerConf) -> Owner {
         let own = timer.worker.slot(&timer.name, self.workers) == self.slot;
         if own { Owner::This } else { Owner::Other }
@@ -110,7 +110,7 @@ impl Worker {
         }
     }
 
-    /// Writes what the store has to tell.
+    /// Logs what the store reports.
     pub(super) fn report(&self) {
         let notices = self.store.take_notices();
         if !notices.is_empty() {

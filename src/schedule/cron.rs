@@ -147,7 +147,7 @@ impl fmt::Display for Cron {
     }
 }
 
-/// Whether any day fits. Days are told apart by the year's length and the weekday it begins with,
+/// Whether any day fits. Days differ by the year's length and the weekday it begins with,
 /// and 28 years without a break in the leap years have all 14 kinds.
 fn is_ever_due(pattern: &croner::Cron) -> bool {
     let mut day = date(2000, 1, 1);

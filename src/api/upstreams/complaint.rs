@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::view::GroupView;
 
-/// Lines that tell what is wrong with a group; none if all is well.
+/// Lines that say what is wrong with a group; none if all is well.
 pub(in crate::api) fn complaints(group: &GroupView) -> String {
     let (mut lines, name) = (String::new(), &group.name);
     // Writing to memory cannot fail.

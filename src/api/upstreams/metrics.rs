@@ -142,7 +142,7 @@ impl GroupMetrics {
         if (number, first) == (0, 0) {
             head(out, family.name, family.kind, family.help);
         }
-        // Each family tells of the same servers, read anew: what is kept meanwhile is one group.
+        // Each family has the same servers, read anew: what is kept meanwhile is one group.
         if first == 0 {
             self.view = groups.view(number);
         }

@@ -18,7 +18,7 @@ pub(in crate::api) struct GroupView {
     pub(in crate::api) servers: Vec<ServerView>,
     /// Whether too few servers are healthy, so that all get requests.
     pub(in crate::api) fails_open: bool,
-    /// Whether its servers cannot be told.
+    /// Whether its servers cannot be read.
     pub(in crate::api) unreadable: bool,
     /// Whether servers of it are found by name.
     pub(in crate::api) has_names: bool,

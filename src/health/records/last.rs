@@ -1,4 +1,4 @@
-//! The last result of a check, as it is told.
+//! The last result of a check, as it is shown.
 
 use std::time::Duration;
 

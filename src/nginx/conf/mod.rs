@@ -1,4 +1,4 @@
-//! The configuration: its directives, its locations, and what becomes of it once it was read.
+//! The configuration: its directives, its locations, and what happens when it has been read.
 
 mod block;
 pub(in crate::nginx) mod directive;

@@ -219,7 +219,7 @@ impl<'a> Parsing<'a> {
         Ok(Template(compiled, Cycle::newest()))
     }
 
-    /// The log to which the reading tells.
+    /// The log of the configuration that is being read.
     #[expect(clippy::unused_self, reason = "it is asked of the reading")]
     pub fn log(&self) -> Log {
         // As `ngx_init_cycle` has it: that of the cycle before.

@@ -66,7 +66,7 @@ impl Notifier {
         let watching = Self(node);
         // SAFETY: a connection of ours.
         let read = unsafe { (*c).read };
-        // SAFETY: asks the event method, whichever it is, to tell when it is readable.
+        // SAFETY: asks the event method, whichever it is, to report when it is readable.
         let asked = unsafe { ngx::ffi::ngx_handle_read_event(read, 0) };
         (asked == rc::OK).then_some(watching)
     }

@@ -42,7 +42,7 @@ impl Role {
     }
 }
 
-/// Whether this process was told to leave (QUIT, TERM, or a reload), and so starts nothing.
+/// Whether this process is exiting (QUIT, TERM, or a reload), and so starts nothing.
 pub fn is_leaving() -> bool {
     // SAFETY: HOST-1: one thread; signal handlers only ever write whole words.
     let exiting = unsafe { ngx::ffi::ngx_exiting };

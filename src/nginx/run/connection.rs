@@ -210,7 +210,7 @@ impl RunConnection {
         Some((state.origin(), state.access()))
     }
 
-    /// Has the log lines to come tell of `r`, as `ngx_http_set_log_request` does.
+    /// Makes `r` the context of the next log lines, as `ngx_http_set_log_request` does.
     ///
     /// # Safety
     ///

@@ -1,4 +1,4 @@
-//! Runs a location now, without a client, and tells how it ended.
+//! Runs a location now, without a client, and reports how it ended.
 
 mod capture;
 pub(in crate::nginx) mod connect;

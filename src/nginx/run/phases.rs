@@ -63,7 +63,7 @@ pub(in crate::nginx) unsafe fn put_first(cycle: &ngx_cycle_t) {
     let mut at = first.wrapping_add(index);
     // SAFETY: an entry of the array.
     let own = unsafe { at.read() };
-    // The way on tells phases apart: it is the index behind the phase.
+    // A phase is recognized by its `next`, the index behind it.
     while at > first {
         let before = at.wrapping_sub(1);
         // SAFETY: not before the array's first entry.

@@ -1,4 +1,4 @@
-//! Runs a location now, without a client, and tells how it ended.
+//! Runs a location now, without a client, and reports how it ended.
 //!
 //! ```text
 //!   start ──> in progress ──────────────── the request ends ──> ended ──> on_end(RequestEnd)
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! However and whenever the request ends, a cleanup on its pool sees it (RUN-10): it survives
-//! internal redirects, and subrequests share it. The end is told by `start` or from a posted event,
+//! internal redirects, and subrequests share it. The end is reported by `start` or from a posted event,
 //! never from inside nginx's closing code.
 
 use std::ffi::c_void;
@@ -30,7 +30,7 @@ use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard_else;
 use crate::nginx::core::{bits, gauges, pool};
 
-/// A run in progress. Dropping it lets the run go on, and nobody is told of its end.
+/// A run in progress. Dropping it lets the run go on; its end is not reported.
 pub struct InProgress(Rc<RunState>);
 
 /// A run that was started.
@@ -91,12 +91,12 @@ pub(in crate::nginx) fn start_attached(
 }
 
 impl InProgress {
-    /// Has `on_end` told how the run ended, later.
+    /// Has `on_end` called when the run has ended.
     pub fn on_end(&self, on_end: impl FnOnce(RequestEnd) + 'static) {
         self.0.tell(on_end);
     }
 
-    /// Ends the run: its upstream connection is closed. The end is told as ever, though later
+    /// Ends the run: its upstream connection is closed. The end is reported as usual, though later
     /// where a thread or a cache lock holds the request (RUN-12).
     pub fn cut_off(&self) {
         cut_off_run(&self.0);

@@ -15,7 +15,7 @@ use crate::nginx::core::event::Posted;
 
 /// Who has a location run: known to the run's log lines and variables.
 pub trait Origin: Any {
-    /// Writes what each log line of the run tells of it, `name: value, name: value`.
+    /// Writes the context of the run's log lines, `name: value, name: value`.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl RunState {
         }
     }
 
-    /// Has `on_end` told of the end, from a posted event.
+    /// Has `on_end` called at the end, from a posted event.
     pub(super) fn tell(self: &Rc<Self>, on_end: impl FnOnce(RequestEnd) + 'static) {
         let weak = Rc::downgrade(self);
         let mut on_end = Some(on_end);
@@ -98,7 +98,7 @@ impl RunState {
         self.posted.replace(Some(posted));
     }
 
-    /// Nobody is told of the end any more.
+    /// The end is not reported any more.
     pub(super) fn tell_nobody(&self) {
         drop(self.posted.take());
     }

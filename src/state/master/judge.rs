@@ -1,4 +1,4 @@
-//! Whose content: what tells a state file that was damaged from a file of somebody else's.
+//! Whether a file is a damaged state file, or a file of another kind.
 
 use std::io;
 

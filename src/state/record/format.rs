@@ -108,7 +108,7 @@ impl Part {
     }
 }
 
-/// The hash by which a claim part tells whose it is.
+/// The hash by which a claim part says whose it is.
 pub(in crate::state) fn name_hash(name: &str) -> u64 {
     xxh64(name.as_bytes(), 0)
 }

@@ -56,7 +56,7 @@ impl PidFile {
         Self { hash: stable_hash(&[b"pid", name]), name: cut.into() }
     }
 
-    /// What tells instances apart.
+    /// What distinguishes instances.
     pub(in crate::state) fn hash(&self) -> u64 {
         self.hash
     }

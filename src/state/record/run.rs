@@ -45,7 +45,7 @@ pub enum Outcome {
     Timeout,
     /// Cut off by an order.
     Cancelled,
-    /// Its process died or was told to stop at once.
+    /// Its process died, or was stopped by TERM or INT.
     Interrupted,
     /// It could not start or finish for want of something.
     Error,

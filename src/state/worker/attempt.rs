@@ -88,7 +88,7 @@ pub enum Step {
     },
     /// The record was locked for too long: the timer is late, with an `error`.
     GaveUp,
-    /// The file tells nobody who runs it, and it falls to another worker.
+    /// The file does not say who runs it, and another worker is to.
     LeftToOwner,
     /// It cannot be written, and may have been taken before this process was there by one that could
     /// not write it either: it has to wait.
@@ -171,7 +171,7 @@ impl ClaimAttempt {
             Excluded::Us => {
                 let now = clock();
                 let progress = match inner.run_elsewhere(timer, now) {
-                    // What this worker remembers of its own tells nothing of others.
+                    // What this worker remembers of its own says nothing about others.
                     Some(attempt) if store.read(timer.record) == Err(Unread::Lost) => {
                         Some(Progress::Running(attempt))
                     }

@@ -1,4 +1,4 @@
-//! What the store has to tell the log. It writes no line itself.
+//! What the store reports to the log. It writes no line itself.
 
 use std::io;
 use std::path::PathBuf;
@@ -164,7 +164,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// The timer that it tells of.
+    /// The timer that it concerns.
     pub fn timer(&self) -> Option<&str> {
         match self {
             Self::MovedAside { .. }

@@ -25,7 +25,7 @@ pub struct Record {
     /// `None`: the file has no room for it, and the timer is degraded.
     pub(in crate::state) page: Option<u32>,
     pub(in crate::state) name: Box<str>,
-    /// The hash by which its claim part tells whose it is.
+    /// The hash by which its claim part says whose it is.
     pub(in crate::state) name_hash: u64,
     /// What the workers of this master have claimed of it.
     pub(in crate::state) claims: Option<SharedClaim>,

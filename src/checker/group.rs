@@ -27,7 +27,7 @@ pub struct CheckedGroup {
     servers: Vec<CheckedServer>,
     /// Which servers these are; `None` before they were read.
     membership: Option<Membership>,
-    /// What has become of `fail_open`, until it is told.
+    /// What has happened to `fail_open`, until it is told.
     lifted: Option<(HealthyShare, bool)>,
     /// Where this cannot work: told once.
     unknown_layout: bool,

@@ -9,7 +9,7 @@ use crate::nginx::escaped;
 use crate::nginx::log::Level;
 use crate::nginx::process;
 
-/// Tells what came of a check.
+/// Tells the result of a check.
 pub(super) fn end(target: &Target, outcome: CheckOutcome, reason: &str, recorded: &RecordedResult) {
     let RecordedResult { change, verdict, was_down_for } = recorded;
     let row = Row(*verdict);

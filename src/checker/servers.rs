@@ -51,7 +51,7 @@ impl CheckWorker {
         group.refresh(makes);
     }
 
-    /// Tells what has become of the group.
+    /// Tells what has happened to the group.
     pub(super) fn tell_of_group(&self, number: usize) {
         let Some(watched) = self.groups.get(number) else { return };
         if let Ok(mut group) = watched.group.try_borrow_mut() {

@@ -137,7 +137,7 @@ impl CheckWorker {
     /// One turn.
     fn dispatch(&self) {
         let share = Share::begin();
-        // The next turn comes, whatever becomes of this one.
+        // The next turn comes, whatever happens to this one.
         self.posted.post_next();
         loop {
             if !memory::enough() {

@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(60 * 60);
 /// Without the directive.
 pub(super) const DEFAULT: MissedPolicy = MissedPolicy::Run { within: WITHIN };
 
-/// `timer_missed run [within=time] | skip`: what becomes of due times that passed while nobody was
+/// `timer_missed run [within=time] | skip`: what happens to due times that passed while nobody was
 /// there to take them.
 pub struct TimerMissed;
 

@@ -66,9 +66,9 @@ pub struct TimerConf {
     pub first: First,
     /// Whether it runs by schedule.
     pub scheduled: Scheduled,
-    /// What becomes of missed due times.
+    /// What happens to missed due times.
     pub missed: MissedPolicy,
-    /// What becomes of due times that come while the last run is in progress.
+    /// What happens to due times that come while the last run is in progress.
     pub overlap: OverlapPolicy,
     /// Which attempts are repeated.
     pub retry: RetryPolicy,

@@ -8,7 +8,7 @@ use crate::TimerModule;
 use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
 use crate::state::OverlapPolicy;
 
-/// `timer_overlap skip | queue`: what becomes of a due time that comes while the last run is still
+/// `timer_overlap skip | queue`: what happens to a due time that comes while the last run is still
 /// in progress.
 pub struct TimerOverlap;
 

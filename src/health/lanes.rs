@@ -48,7 +48,7 @@ impl Lanes {
         push(&mut self.all, Lane::default())
     }
 
-    /// `check` waits; one that could not be noted for want of memory is told so.
+    /// `check` waits; one that could not be noted for lack of memory is told so.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 //! - [`matching`] and [`grpc`]: the tests that a response must pass;
 //! - [`due`]: when a check is due; [`lanes`]: in which order those that are due start;
 //! - [`pulse`]: whether the worker itself was late;
-//! - [`records`]: what all workers share, in memory: who makes a check now, and what came of the last;
+//! - [`records`]: what all workers share, in memory: who makes a check now, and the result of the last;
 //! - [`shared`]: where these are, over reloads;
 //! - [`verdict`]: from results to a server's state, and from states to its marks.
 #![forbid(unsafe_code)]

@@ -34,7 +34,7 @@ pub enum LockKind {
     Exclusive,
 }
 
-/// What came of an attempt to lock.
+/// The result of an attempt to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
     /// The byte is locked, or its lock was converted to the kind asked for.

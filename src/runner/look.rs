@@ -89,7 +89,7 @@ impl Job {
                     store.repair(&self.record, look.now);
                 });
             }
-            // It falls to its owner.
+            // Its owner runs it.
             Err(Unread::Lost) => return NextStep::Rest,
         };
         let elsewhere = !self.is_running();

@@ -189,7 +189,7 @@ impl RunQueue {
         let mut now = Instant::now();
         let share = Share::begin_at(now);
         if self.has_work(now) {
-            // The next turn comes, whatever becomes of this one.
+            // The next turn comes, whatever happens to this one.
             self.posted.post_next();
         }
         loop {

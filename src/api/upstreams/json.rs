@@ -144,7 +144,7 @@ impl<'a> LastCheck<'a> {
     }
 }
 
-/// The word for what came of a check.
+/// The word for the result of a check.
 pub(super) fn result(outcome: CheckOutcome) -> &'static str {
     match outcome {
         CheckOutcome::Passed => "pass",

@@ -1,4 +1,4 @@
-//! What is shown of the groups with health checks: their servers, and what came of the checks.
+//! What is shown of the groups with health checks: their servers, and the results of the checks.
 
 mod complaint;
 mod json;

@@ -229,7 +229,7 @@ impl ServerView {
         results.reduce(|all, passed| all && passed)
     }
 
-    /// What came of the last check: of one that keeps it from getting requests, if there is one.
+    /// The result of the last check: of one that keeps it from getting requests, if there is one.
     pub(in crate::api) fn last(&self) -> Option<&Last> {
         let lasts = self.recorded().filter_map(|it| it.last.as_ref().map(|last| (it, last)));
         lasts

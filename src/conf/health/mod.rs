@@ -47,7 +47,7 @@ pub struct HealthCheck {
     pub fails: NonZeroU32,
     /// Passes in a row until it is healthy again.
     pub passes: NonZeroU32,
-    /// What becomes of a server that is new.
+    /// What happens to a server that is new.
     pub mandatory: Mandatory,
     /// What a response must pass: by default, its status is 2xx or 3xx.
     pub matching: Option<Rc<Match>>,
@@ -69,7 +69,7 @@ pub struct HealthCheck {
     pub position: ConfPosition,
 }
 
-/// What becomes of a server that is new.
+/// What happens to a server that is new.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mandatory {
     /// It is taken for healthy.

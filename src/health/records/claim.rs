@@ -54,7 +54,7 @@ pub struct CheckClaim<'a> {
 /// The result of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckResult<'a> {
-    /// What came of it.
+    /// Its result.
     pub outcome: CheckOutcome,
     /// Why; not for one that passed.
     pub reason: &'a str,

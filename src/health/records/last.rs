@@ -11,14 +11,14 @@ use crate::schedule::UnixMs;
 /// The reason of a result has at most so many bytes.
 pub const REASON_BYTES: usize = 120;
 
-/// What came of the last check.
+/// The result of the last check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Last {
     /// When it ended.
     pub at: UnixMs,
     /// How long it took.
     pub duration: Duration,
-    /// What came of it.
+    /// Its result.
     pub outcome: CheckOutcome,
     /// Why; empty if it passed.
     pub reason: String,

@@ -1,4 +1,4 @@
-//! What all workers share of the checks: who makes one now, what came of it, how the server stands.
+//! What all workers share of the checks: who makes one now, its result, how the server stands.
 //!
 //! The records are words of memory that all workers map, changed without a lock. A worker that is
 //! killed or stopped between any two steps holds up nothing but its own check, until its process is

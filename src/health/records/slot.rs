@@ -185,7 +185,7 @@ impl<'a> Slot<'a> {
         Downtime { since: Some(since), total: so_far + now.since(since) }
     }
 
-    /// What came of the last check; `None` before the first, and while it is written.
+    /// The result of the last check; `None` before the first, and while it is written.
     pub fn last(&self) -> Option<Last> {
         // The writer is seldom met twice.
         (0..3).find_map(|_| last::read(&self.last_words()))
@@ -195,7 +195,7 @@ impl<'a> Slot<'a> {
         array::from_fn(|n| Word(&self.words[At::Last as usize + n]))
     }
 
-    /// What came of the last checks.
+    /// The result of the last checks.
     pub fn strip(&self) -> Strip {
         Strip(self.word(At::Strip).load())
     }
@@ -273,7 +273,7 @@ impl<'a> Slot<'a> {
     }
 
     /// Puts what `next` makes of the verdict, if results with this token still count; answers what
-    /// that was before, and what came of it.
+    /// that was before, and its result.
     pub(super) fn change_verdict<T>(
         &self,
         token: u64,

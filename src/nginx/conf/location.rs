@@ -295,7 +295,7 @@ impl Location {
         // SAFETY: a compiled pattern of the cycle.
         let regex = unsafe { (*regex.as_ptr()).regex };
         let mut path = borrowed(path);
-        // SAFETY: reads the path, and writes no captures for want of room.
+        // SAFETY: reads the path, and writes no captures for lack of room.
         let matched =
             unsafe { ngx::ffi::ngx_regex_exec(regex, &raw mut path, std::ptr::null_mut(), 0) };
         matched >= 0 as ngx_int_t

@@ -47,7 +47,7 @@ impl<'a> WhollyRead<'a> {
         unsafe { location.server_name() }
     }
 
-    /// Whether the block of a location says what becomes of a request: by a content handler, `root`,
+    /// Whether the block of a location says what happens to a request: by a content handler, `root`,
     /// `try_files`, `return` or `rewrite`.
     pub fn has_content(&self, location: Location) -> bool {
         let Some(location) = self.own(location) else { return true };

@@ -37,7 +37,7 @@ pub const fn context<M: HttpModule>() -> ngx_http_module_t {
     }
 }
 
-/// The module's descriptor, but for its tables.
+/// The module's descriptor, except its tables.
 pub const fn descriptor<M: HttpModule>() -> ngx_module_t {
     ngx_module_t {
         type_: ngx::ffi::NGX_HTTP_MODULE as usize,

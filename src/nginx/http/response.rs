@@ -67,7 +67,7 @@ pub(in crate::nginx) const PIECE: usize = 32 * 1024;
 /// What [`Pieces::write`] appends at most without asking for room.
 pub const STEP: usize = 8 * 1024;
 
-/// What became of the first slot of a response.
+/// What happened to the first slot of a response.
 pub(in crate::nginx) enum Begun {
     /// This is what the request is to be finalized with.
     Ended(ngx_int_t),

@@ -21,13 +21,13 @@ pub trait Receiver {
     /// A piece of its body has come.
     fn body(&self, piece: &[u8]) -> Flow;
 
-    /// What becomes of the response then.
+    /// What happens to the response then.
     fn then(&self) -> NextFilter {
         NextFilter::Called
     }
 }
 
-/// What becomes of a response once its receiver has it.
+/// What happens to a response once its receiver has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextFilter {
     /// It goes on through the filters of all other modules.

@@ -26,7 +26,7 @@ use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::core_location;
 use crate::nginx::core::{bits, gauges, rc};
 
-/// What became of it.
+/// What happened to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trial {
     /// All went as it must.

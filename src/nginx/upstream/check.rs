@@ -57,7 +57,7 @@ enum Stage {
 }
 
 /// Has nginx request `location` from this server; `judge` is shown a response that is complete, or
-/// fills `body_limit`, and says why it does not pass. `on_end` is told what came of it, later, from a
+/// fills `body_limit`, and says why it does not pass. `on_end` is told its result, later, from a
 /// posted event.
 ///
 /// # Errors

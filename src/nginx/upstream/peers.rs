@@ -188,7 +188,7 @@ impl From<NoMemory> for PeersUnreadable {
     }
 }
 
-/// What came of the marking.
+/// The result of the marking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marked {
     /// So many servers had other marks.

@@ -35,7 +35,7 @@ pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int
 
 const ELSEWHERE: &str = "the location passes to another upstream";
 
-/// What a check is about, and what has become of it.
+/// What a check is about, and what has happened to it.
 ///
 /// # Invariants
 ///

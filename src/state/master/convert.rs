@@ -28,7 +28,7 @@ pub(in crate::state) fn may_convert(pages: &PagedFile) -> io::Result<bool> {
     Ok(pages.any_record_held()? == Held::Nowhere)
 }
 
-/// The conversion of what is still in format 1, but for the mark in the header that something is: see
+/// The conversion of what is still in format 1, except the mark in the header that something is: see
 /// [`end`]. Who goes on with it has the file alone.
 #[derive(Debug)]
 pub(in crate::state) struct Conversion {

@@ -51,7 +51,7 @@ enum Waits {
 pub(crate) enum Backing {
     /// In the configured file.
     File,
-    /// In memory, as configured or for want of a file.
+    /// In memory, as configured or for lack of a file.
     Memory,
     /// Nowhere: not even memory could be had.
     Nothing,
@@ -239,7 +239,7 @@ fn open_at(
     Ok(Err(NoFile::because(changing, Health::Degraded)))
 }
 
-/// What came of looking into a file.
+/// The result of looking into a file.
 enum Adopted {
     Whole(Newness),
     /// Others use it in format 1.

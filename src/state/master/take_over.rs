@@ -35,7 +35,7 @@ use super::quota::Quota;
 use super::scan::Scan;
 use super::state::{Opened, State};
 
-/// What came of trying to take a file over.
+/// The result of trying to take a file over.
 #[derive(Debug)]
 pub enum TakenOver {
     /// It is ours: what opening it would have given, and what loading it.

@@ -78,7 +78,7 @@ impl Reading {
         Self { claim, control, header: HeaderControl::default() }
     }
 
-    /// The newest instant up to which every due time has been handled, but for `first`: taken,
+    /// The newest instant up to which every due time has been handled, except `first`: taken,
     /// left out for good, or never the timer's.
     pub fn handled_up_to(&self, now: UnixMs) -> UnixMs {
         let expired = |paused: Option<Paused>| {

@@ -47,7 +47,7 @@ pub enum Outcome {
     Cancelled,
     /// Its process died, or was stopped by TERM or INT.
     Interrupted,
-    /// It could not start or finish for want of something.
+    /// It could not start or finish for lack of something.
     Error,
 }
 

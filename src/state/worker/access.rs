@@ -52,7 +52,7 @@ fn keep(results: &mut Vec<RunResult>, ended: Option<RunResult>) {
     results.drain(..too_many);
 }
 
-/// What came of an attempt to lock a part.
+/// The result of an attempt to lock a part.
 pub(in crate::state) enum Lock<'a> {
     Taken(Locked<&'a Inner>),
     /// Another description holds it.

@@ -71,7 +71,7 @@ enum Looks {
     Twice,
 }
 
-/// What came of a step of a [`ClaimAttempt`].
+/// The result of a step of a [`ClaimAttempt`].
 #[derive(Debug)]
 pub enum Step {
     /// The attempt is this worker's to make.

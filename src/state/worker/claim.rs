@@ -25,7 +25,7 @@ pub struct Claim {
     counted: bool,
 }
 
-/// What became of a run with the end of an attempt.
+/// What happened to a run with the end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finished {
     /// It waits for its next attempt.

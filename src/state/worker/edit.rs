@@ -20,7 +20,7 @@ use super::store::{
     UNWRITTEN_EDIT_TRIES, Unread, Written,
 };
 
-/// What came of an edit.
+/// The result of an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Edited<T> {
@@ -31,12 +31,12 @@ pub enum Edited<T> {
     Again,
     /// It could not be written; this worker alone remembers it, as it is the timer's owner.
     NotWritten(T),
-    /// It could not be written, or the record not be read, and the timer falls to another worker:
+    /// It could not be written, or the record not be read, and the timer belongs to another worker:
     /// nothing was done.
     Failed,
 }
 
-/// What came of an order.
+/// The result of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ordered {
     /// It is pending, with this run id: the one that was given, or that of an order which was

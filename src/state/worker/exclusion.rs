@@ -39,7 +39,7 @@ pub(in crate::state) enum Excluded<'a> {
     Others(Exclusion<'a>),
     /// Another one does.
     Us,
-    /// Nobody can be excluded by the file, and the timer falls to another worker.
+    /// Nobody can be excluded by the file, and the timer belongs to another worker.
     LeftToOwner,
 }
 

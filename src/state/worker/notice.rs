@@ -44,7 +44,7 @@ pub enum Notice {
     Waits,
     /// crit: somebody deleted or replaced the file; its records were written into the new one.
     Replaced,
-    /// The state is kept in memory instead of in the file. Warn where that is as good, but for
+    /// The state is kept in memory instead of in the file. Warn where that is as good, except
     /// restarts; crit where the state is degraded.
     InMemory {
         /// What failed.

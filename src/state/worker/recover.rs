@@ -29,7 +29,7 @@ pub enum Recovered {
     Interrupted,
     /// It waited for an attempt that a pause or a cancel forbids; it has ended like this.
     Ended(Outcome),
-    /// Nobody can be excluded by the file, or it cannot be read, and the timer falls to another worker.
+    /// Nobody can be excluded by the file, or it cannot be read, and the timer belongs to another worker.
     LeftToOwner,
     /// A lock was refused, or a read torn: to be called again after one of
     /// [`Steps`](crate::state::Steps).

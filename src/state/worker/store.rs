@@ -61,7 +61,7 @@ pub struct TimerRef<'a> {
     pub record: &'a Record,
     /// Its due times.
     pub due_times: &'a dyn DueTimes,
-    /// Whether it falls to this worker when the state is degraded.
+    /// Whether it belongs to this worker when the state is degraded.
     pub owner: Owner,
     /// `timer_timeout`: how long an attempt may take.
     pub timeout: Duration,
@@ -100,7 +100,7 @@ pub enum Unread {
     /// The unlocked read was torn eight times. To be repeated after each of [`Steps`]; then the
     /// answer is "unknown", and who needs more calls [`Store::repair`].
     Torn,
-    /// There is none, or reading it failed: what it says is unknown, and it falls to its owner.
+    /// There is none, or reading it failed: what it says is unknown, and its owner runs it.
     Lost,
 }
 
@@ -168,7 +168,7 @@ pub(in crate::state) struct LocalRecord {
     /// Parts that are newer than those in the file, because they could not be written.
     pub(in crate::state) claim: Option<Box<ClaimPart>>,
     pub(in crate::state) control: Option<Box<Control>>,
-    /// The record as it was read or written last, of a timer that falls to this worker.
+    /// The record as it was read or written last, of a timer that belongs to this worker.
     pub(in crate::state) known: Option<Box<[u8; RECORD_BYTES]>>,
     /// What has happened while there was no record, or it could not be read; its counters are those
     /// of this time.
@@ -214,7 +214,7 @@ impl Health {
     }
 }
 
-/// What came of writing a part.
+/// The result of writing a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::state) enum Written {
     Yes,
@@ -307,7 +307,7 @@ impl Store {
         }
     }
 
-    /// The results of the timer's last runs, newest first: as many as the record has places for, but for
+    /// The results of the timer's last runs, newest first: as many as the record has places for, except
     /// those that are being written or cannot be read.
     pub fn results(&self, record: &Record, reading: &Reading) -> Vec<RunResult> {
         self.inner.read_results(record, &reading.claim)

@@ -27,6 +27,8 @@ pub struct CheckedGroup {
     servers: Vec<CheckedServer>,
     /// Which servers these are; `None` before they were read.
     membership: Option<Membership>,
+    /// Its slot, and how often its servers had changed their standing when they were marked.
+    marked: Option<(Slot<'static>, u64)>,
     /// What has happened to `fail_open`, until it is told.
     lifted: Option<(HealthyShare, bool)>,
     /// Where this cannot work: told once.
@@ -58,6 +60,7 @@ impl CheckedGroup {
                     checks: vec![check],
                     servers: Vec::new(),
                     membership: None,
+                    marked: None,
                     lifted: None,
                     unknown_layout: false,
                 }),
@@ -104,6 +107,19 @@ impl CheckedGroup {
     /// Whether servers have come or gone since it was refreshed; takes no lock.
     pub fn has_changed(&self) -> bool {
         self.membership.is_none_or(|membership| self.group.has_changed(membership))
+    }
+
+    /// Whether servers have changed their standing since they were marked: by the check of a worker that has
+    /// marked them in a zone of its own alone, if that is one of another configuration.
+    pub fn has_news(&self) -> bool {
+        self.marked.is_some_and(|(slot, changes)| slot.changes() != changes)
+    }
+
+    /// A server has changed its standing: all workers are to mark it.
+    pub fn note_change(&self) {
+        if let Some((slot, _)) = self.marked {
+            slot.note_change();
+        }
     }
 
     /// Looks for new servers and for lost slots, and puts the marks that the servers are to have; once a
@@ -153,6 +169,8 @@ impl CheckedGroup {
         if let Some(slot) = group {
             slot.seen(now);
         }
+        // Before the verdicts are read: what changes meanwhile is news.
+        self.marked = group.map(|slot| (slot, slot.changes()));
 
         let mut full = false;
         for server in &mut self.servers {

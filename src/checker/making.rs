@@ -149,7 +149,7 @@ impl CheckWorker {
     fn record(&self, target: &Target, running: &RunningCheck, outcome: CheckOutcome, reason: &str) {
         let Some(recorded) = running.end(&target.check, outcome, reason) else { return };
         if matches!(recorded.change, VerdictChange::Healthy | VerdictChange::Unhealthy) {
-            self.mark(target.group);
+            self.note_change(target.group);
         }
         report::end(target, outcome, reason, &recorded);
         self.tell_of_group(target.group);

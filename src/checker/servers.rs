@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::group::Makes;
+use super::group::{CheckedGroup, Makes};
 use super::target::Target;
 use super::worker::{CheckWorker, DeadlineFor};
 use crate::conf::HealthCheck;
@@ -18,11 +18,13 @@ use crate::os::memory::{NoMemory, push};
 const TICK: Duration = Duration::from_secs(1);
 
 impl CheckWorker {
-    /// Looks whether servers have come or gone; once a second looks at their records and marks, too.
+    /// Looks whether servers have come or gone, or are to be marked; once a second looks at their records and
+    /// marks, too.
     pub(super) fn look_at_group(&self, number: usize) {
         let Some(watched) = self.groups.get(number) else { return };
         let is_due = watched.refreshed.get().is_none_or(|last| last.elapsed() >= TICK);
-        if is_due || watched.group.try_borrow().is_ok_and(|group| group.has_changed()) {
+        let is_other = |group: &CheckedGroup| group.has_changed() || group.has_news();
+        if is_due || watched.group.try_borrow().is_ok_and(|group| is_other(&group)) {
             self.refresh(number);
             watched.refreshed.set(Some(Instant::now()));
         }
@@ -49,6 +51,15 @@ impl CheckWorker {
             watched.refreshed.set(None);
         }
         group.refresh(makes);
+    }
+
+    /// A server of the group has changed its standing: marks it, here and in all other workers.
+    pub(super) fn note_change(&self, number: usize) {
+        let Some(watched) = self.groups.get(number) else { return };
+        if let Ok(group) = watched.group.try_borrow() {
+            group.note_change();
+        }
+        self.mark(number);
     }
 
     /// Tells what has happened to the group.

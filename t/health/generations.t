@@ -8,6 +8,7 @@ use warnings;
 
 use IO::Socket::INET ();
 use Test::More;
+use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Api qw( json );
 use TimerTest::Canned;
@@ -92,6 +93,21 @@ sub peers { my ($group) = @_; return @{ json( $nginx->get("/status/upstreams/$gr
     $servers->up(1);
     poll_until( sub { !$in_new->() } ) || in_vain('the mark to go');
     ok( poll_until( sub { !$in_old->() } ), 'and takes the mark away' );
+    # Soon: not when it looks at all marks the next time, a second later at most. Four in a row are no chance.
+    my ( $row, $is, @took ) = ( 0, 0 );
+    poll_until( sub {
+        $is ? $servers->up(1) : $servers->set( 1, 503 );
+        $is = !$is;
+        poll_until( sub { !$in_new->() == !$is } );
+        my $began = time;
+        poll_until( sub { !$in_old->() == !$is } );
+        push @took, time - $began;
+        $row = $took[-1] < 0.3 ? $row + 1 : 0;
+        return $row == 4;
+    } );
+    is( $row, 4, 'soon after the new one' ) or diag "@took";
+    $servers->up(1);
+    poll_until( sub { !$in_old->() } ) || in_vain('the last mark to go');
     $says->( 'still there', qr/\Astill there\z/ );
     close $client;
     $nginx->wait_gone( [$old] );

@@ -215,6 +215,16 @@ impl<'a> Slot<'a> {
         changed.is_some()
     }
 
+    /// How often servers of the group have changed their standing.
+    pub fn changes(&self) -> u64 {
+        self.word(At::Changes).load()
+    }
+
+    /// A server of the group has changed its standing.
+    pub fn note_change(&self) {
+        self.word(At::Changes).add(1);
+    }
+
     /// The server is in the list: its slot is not given to another for a while.
     pub fn seen(&self, now: Duration) {
         let now = millis(now);

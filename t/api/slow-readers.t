@@ -115,7 +115,7 @@ sub longest_turn {
 # is measured from the beginning.
 for my $count ( 1000, 10_000 ) {
     my ( $nginx, $slow, $worker ) = started($count);
-    my @paths = $count == 1000 ? qw( metrics text timers / ) : qw( metrics text );
+    my @paths = $count == 1000 ? qw( metrics text timers day / ) : qw( metrics text );
     my %body  = map { $_ => $nginx->get( "/status/$_", %html )->{body} } @paths;
     ok( wait_idle($worker), "$count timers: nothing is going on" );
     my ( $before, $free ) = ( memory($worker), connections($worker) );
@@ -165,6 +165,7 @@ for my $count ( 1000, 10_000 ) {
         is( scalar @{ json( { body => $got } )->{timers} // [] }, 10_000, 'JSON: valid' ) if $path eq 'timers';
     }
 
+    is( scalar @{ ( json( $nginx->get('/status/day') ) // {} )->{timers} // [] }, 10_000, 'day: valid' );
     my $whole   = length $nginx->get('/status/metrics')->{body};
     my @sockets = map { asked( $nginx->port, '/status/metrics' ) } 1 .. 12;
     my ( $least, $health );

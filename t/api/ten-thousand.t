@@ -74,7 +74,7 @@ is( json( $api->ask("/timers/$last") )->{name}, $last, 'the last of them' );
 
 # Another request of this worker is answered before the answer that takes many turns, though it came later: nginx's
 # own log says which ended first. It came too late if this test stood still in between.
-for my $path (qw( /timers /metrics /text /health / )) {
+for my $path (qw( /timers /day /metrics /text /health / )) {
     my $before = 0;
     for ( 1 .. 10 ) {
         spew( $order, '' );

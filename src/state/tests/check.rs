@@ -57,6 +57,9 @@ fn bad_paths_are_refused_by_check_and_by_open_and_not_touched() {
 
 #[test]
 fn the_owner_is_judged_by_a_start_and_told_by_a_test() {
+    if !is_root() {
+        return;
+    }
     let fixture = Fixture::file(&["a"]);
     chown(path(&fixture), Some(12_345), None).unwrap();
     let says = format!(

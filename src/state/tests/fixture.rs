@@ -39,6 +39,11 @@ pub(in crate::state) fn ended(outcome: Outcome) -> Ended {
     Ended { outcome, status: 200, duration: Duration::from_millis(3) }
 }
 
+/// Whether this process may give files away; a test that has to is skipped otherwise.
+pub(in crate::state) fn is_root() -> bool {
+    FileOwner::of_this_process().uid == 0
+}
+
 impl Fixture {
     /// Nothing opened yet; `make` turns a directory's path into the configuration.
     pub(in crate::state) fn closed(make: impl FnOnce(std::path::PathBuf) -> StatePath) -> Self {

@@ -70,8 +70,8 @@ const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
 /// `Content-Security-Policy` of the page. A test says what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-tssnXMIZGp5XfroDt3yhkH7HS+M61Cw0nr2OANHU8r8='; \
-     style-src 'sha256-cgKa+kZE4PWiiXUifVAgKr2Ps9cm1t+grwYAS08FaYU='; \
+     script-src 'sha256-r3xlVrt6LcFX1wAGViMfKmpfOLFOnhaofn3Xw/rHt4w='; \
+     style-src 'sha256-YNNL296FgKa5l21GTMm211I9YWG1twpej12Dmv9uVR8='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.

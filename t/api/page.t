@@ -166,7 +166,16 @@ sub timer { my ($name) = @_; return JSON::PP::decode_json( $nginx->get("/status/
         svg.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + box.width / 2 - 1, bubbles: true }));
         return document.getElementById('tip').textContent;
 JS
-    like( $tip, qr/^\w+ \d+ \w+, \d\d:[03]0 to \d\d:[03]0\nfailure: bad\nsuccess: sound\b/, 'the pointer is told which timers' );
+    my $now = qr/^\w+ \d+ \w+, \d\d:[03]0 to \d\d:[03]0\nfailure: bad\nsuccess: sound\b/;
+    like( $tip, $now, 'the pointer is told which timers' );
+    $browser->js('document.querySelector("#day svg").focus()');
+    $browser->press("\x{E012}");
+    $browser->tells( 'tip',   $now, 'and so is the keyboard' );
+    $browser->tells( 'found', $now, 'and who listens' );
+    $browser->press("\x{E014}") for 1 .. 2;
+    $browser->tells( 'found', qr/^\w+ \d+ \w+, \d\d:[03]0 to \d\d:[03]0\ndue: /, 'on to what is due' );
+    $browser->js('document.activeElement.blur()');
+    ok( $browser->js('return document.getElementById("tip").hidden'), 'until it leaves' );
 }
 
 # Markup is text, wherever it stands.

@@ -42,6 +42,7 @@ sub cpu_of { my ($pid) = @_; return ( split ' ', slurp("/proc/$pid/schedstat") )
 
 my %paths = (
     JSON    => '/status/timers',
+    day     => '/status/day',
     metrics => '/status/metrics',
     text    => '/status/text',
     health  => '/status/health',
@@ -153,7 +154,8 @@ JS
     my $nginx = nginx_with(10_000);
     for my $what ( sort keys %paths ) {
         my @rounds = map { longest_turn( $nginx, $paths{$what} ) } 1 .. 9;
-        my ($best) = sort { $a->{ms} <=> $b->{ms} } @rounds;
+        # A round in which none of the two waited for the other tells nothing.
+        my ($best) = sort { ( $b->{asked} > 1 ) <=> ( $a->{asked} > 1 ) || $a->{ms} <=> $b->{ms} } @rounds;
         cmp_ok( $best->{ms}, '<', 20 * $slow, sprintf '10,000 timers: %s, %d bytes: the longest turn is %.1f ms', $what, @$best{qw( length ms )} );
         cmp_ok( $best->{asked}, '>', 1, "and $best->{asked} requests are answered meanwhile" );
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::messages;
+use super::messages::{self, Finder};
 use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, TimerConf, WriteAccess};
 use crate::nginx::conf::{Opening, Purpose, Unusable};
@@ -175,11 +175,12 @@ fn loaded<'a>(timer: &TimerConf, record: &'a state::Record) -> Loaded<'a> {
 
 /// Tells what a load has found.
 fn tell_load(main: &MainConf, path: Option<&Path>, told: &[Notice], now: UnixMs, log: Log) {
+    let mut finder = Finder::new(main.timers());
     for notice in told {
         if let Notice::ScheduleChanged { name } = notice {
-            let timer = main.timers().iter().find(|timer| timer.name.as_str() == &**name);
+            let timer = finder.find(name);
             let next = timer.and_then(|timer| timer.due_times.schedule.next(now));
-            let log = messages::log_of(main.timers(), notice).unwrap_or(log);
+            let log = timer.map_or(log, |timer| timer.location.log());
             messages::schedule_changed(log, name, next);
         }
     }

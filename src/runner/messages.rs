@@ -31,11 +31,12 @@ pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, not
     let failed = notices.iter().find(|notice| is_failure(notice));
     let locked = notices.iter().find(|notice| is_locked(notice));
     let is = |one: Option<&Notice>, notice| one.is_some_and(|one| ptr::eq(one, notice));
+    let mut finder = Finder::new(timers);
     for notice in notices {
         let is_further = (is_failure(notice) && !is(failed, notice))
             || (is_locked(notice) && !is(locked, notice));
         if !is_further {
-            write(log_of(timers, notice).unwrap_or(log), path, notice);
+            write(finder.log_of(notice).unwrap_or(log), path, notice);
         }
     }
     let further = notices.iter().filter(|notice| is_locked(notice)).count().saturating_sub(1);
@@ -46,11 +47,32 @@ pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, not
     }
 }
 
-/// The log of the location whose timer a notice concerns, if it is one of `timers`.
-pub(super) fn log_of(timers: &[TimerConf], notice: &Notice) -> Option<Log> {
-    let name = notice.timer()?;
-    let timer = timers.iter().find(|timer| timer.name.as_str() == name)?;
-    Some(timer.location.log())
+/// Finds timers by their names, the next one soon: who asks for many does that in their order.
+pub(super) struct Finder<'a> {
+    timers: &'a [TimerConf],
+    /// The one that was found last.
+    last: usize,
+}
+
+impl<'a> Finder<'a> {
+    /// Among these timers.
+    pub(super) fn new(timers: &'a [TimerConf]) -> Self {
+        Self { timers, last: 0 }
+    }
+
+    /// The timer of this name.
+    pub(super) fn find(&mut self, name: &str) -> Option<&'a TimerConf> {
+        let (before, from) = self.timers.split_at_checked(self.last)?;
+        let mut all = from.iter().chain(before).enumerate();
+        let (after, timer) = all.find(|(_, timer)| timer.name.as_str() == name)?;
+        self.last = (self.last + after) % self.timers.len();
+        Some(timer)
+    }
+
+    /// The log of the location whose timer a notice concerns.
+    pub(super) fn log_of(&mut self, notice: &Notice) -> Option<Log> {
+        Some(self.find(notice.timer()?)?.location.log())
+    }
 }
 
 /// Writes one notice; `path` is that of the state file.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::messages;
+use super::messages::{self, Finder};
 use super::run_queue::RunQueue;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
@@ -136,9 +136,10 @@ impl Worker {
     }
 
     fn write(&self, notices: Vec<Notice>) {
+        let mut finder = Finder::new(&self.timers);
         for notice in notices {
             if self.passes(&notice) {
-                let log = messages::log_of(&self.timers, &notice).unwrap_or(Log::cycle());
+                let log = finder.log_of(&notice).unwrap_or(Log::cycle());
                 messages::write(log, self.path.as_deref(), &notice);
             }
         }

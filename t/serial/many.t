@@ -83,8 +83,20 @@ note sprintf '%d taken by the other worker: median %.0f ms, longest %.0f ms', sc
 my $began = time;
 is( $with->get('/ready')->{status}, 200, 'clients are served' );
 cmp_ok( time - $began, '<', 2 * $TimerTest::SLOW, 'at once' );
-my @old = $with->reload;
-ok( $with->wait_gone( \@old, 20 ), 'it is reloaded' );
+# What a reload costs the master, as nanoseconds of the processor.
+sub reloaded {
+    my ($title) = @_;
+    my $cpu    = sub { ( split ' ', slurp( '/proc/' . $with->pid . '/schedstat' ) )[0] };
+    my $before = $cpu->();
+    my @old    = $with->reload;
+    ok( $with->wait_gone( \@old, 20 ), $title );
+    return $cpu->() - $before;
+}
+my $same = reloaded('it is reloaded');
+$with->write_conf( server => $with->{server} =~ s/every=5s/every=6s/gr );
+my $changed = reloaded('it is reloaded with other schedules');
+is( $with->log_lines(qr/timer "n\d+": schedule has changed/), $count, 'which is told' );
+cmp_ok( $changed, '<', 1.6 * $same, sprintf 'the master takes %.2f s for that, and %.2f s for the same ones', $changed / 1e9, $same / 1e9 );
 $with->stop;
 
 done_testing;

@@ -70,7 +70,7 @@ const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
 /// `Content-Security-Policy` of the page. A test says what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-r3xlVrt6LcFX1wAGViMfKmpfOLFOnhaofn3Xw/rHt4w='; \
+     script-src 'sha256-KlvvPBioyDyuFk2jEMbN45cKYEgIWruReowW9sHTa1A='; \
      style-src 'sha256-YNNL296FgKa5l21GTMm211I9YWG1twpej12Dmv9uVR8='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 

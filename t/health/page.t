@@ -21,10 +21,12 @@ my $nginx = TimerTest::Nginx->new(
     http => <<"CONF",
     upstream b { zone b 64k; server $one weight=2 max_fails=0; server $two backup max_fails=0; }
     upstream '<b>"x"' { zone x 64k; server $one down; server 'unix:/no<i>such'; }
+    upstream off { zone off 64k; server $one down; server $two down; }
 CONF
     server => <<'CONF',
     location / { proxy_pass http://b; health_check interval=500ms; }
     location /x { proxy_pass 'http://<b>"x"'; health_check interval=100ms; }
+    location /off { proxy_pass http://off; health_check interval=100ms; }
     location /status/ { timer_api; }
 CONF
 );
@@ -62,6 +64,8 @@ is( $browser->js('return document.querySelectorAll("#upstreams i, #upstreams h3 
 if ( $ENV{TEST_NGINX_SCREENSHOTS} ) {
     $browser->screenshot("$ENV{TEST_NGINX_SCREENSHOTS}/upstreams.png");
 }
+
+shows( 'off', qr/\Aoff\s+all down$/m, 'a group that is out of use' );
 
 # Without a check the part is gone.
 $nginx->write_conf( http => "upstream b { server $one; }", server => 'location / { proxy_pass http://b; } location /status/ { timer_api; }' );

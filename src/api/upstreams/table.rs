@@ -23,6 +23,10 @@ pub(in crate::api) fn write_table(group: &GroupView, out: &mut Vec<u8>) {
     for row in &rows {
         line(row, widths, out);
     }
+    if group.is_out_of_use() {
+        out.extend_from_slice(b"all down\n");
+        return;
+    }
     let (healthy, of) = group.share();
     let all = if group.fails_open { ", requests are passed to all" } else { "" };
     // Writing to memory cannot fail.
@@ -81,5 +85,9 @@ mod tests {
              back\"end  127.0.0.1:8001 backup  unhealthy  2027-01-15 08:00:00Z  3ms   fail: status \"503\"\n\
              1 of 2 healthy, requests are passed to all\n"
         );
+        group.servers.iter_mut().for_each(|server| server.is_configured_down = true);
+        let mut out = Vec::new();
+        write_table(&group, &mut out);
+        assert!(out.ends_with(b"\nall down\n"));
     }
 }

@@ -43,9 +43,9 @@ mod module {
 
     use crate::api::Api;
     use crate::conf::{
-        HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerDirective,
-        TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState, TimerSuccess,
-        TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker, resolve,
+        HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerCapture,
+        TimerDirective, TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState,
+        TimerSuccess, TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker, resolve,
     };
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
@@ -59,7 +59,7 @@ mod module {
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<15> = Commands([
+    static COMMANDS: Commands<16> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
@@ -68,6 +68,7 @@ mod module {
         location_command::<TimerOverlap>(),
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
+        location_command::<TimerCapture>(),
         location_command::<TimerUnhealthyAfter>(),
         location_command::<TimerApi<Api>>(),
         location_command::<HealthCheckDirective>(),

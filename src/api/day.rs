@@ -97,7 +97,9 @@ mod tests {
             ]
         };
         let mut out = Vec::new();
-        write_day(&View { timer, reading: Some(reading), now, results: &results }, &mut out);
+        let failure_text = &|_: &Reading| None;
+        let view = View { timer, reading: Some(reading), now, results: &results, failure_text };
+        write_day(&view, &mut out);
         serde_json::from_slice(&out).unwrap()
     }
 

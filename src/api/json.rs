@@ -101,6 +101,8 @@ struct MoreJson<'a> {
     #[serde(flatten)]
     definition: &'a Definition,
     next: Vec<String>,
+    /// The beginning of the response of the last run that failed.
+    response: Option<String>,
     history: Vec<RunJson>,
 }
 
@@ -200,6 +202,7 @@ pub(super) fn write_timer(view: &View<'_>, extent: Extent<'_>, out: &mut Vec<u8>
                     .iter()
                     .map(|due| due.rfc3339().to_string())
                     .collect(),
+                response: reading.and_then(view.failure_text),
                 history: results.iter().map(RunJson::of).collect(),
             }),
         },

@@ -263,7 +263,13 @@ mod tests {
         };
         // A Tuesday.
         let now = UnixMs::parse_rfc3339("2026-11-24T00:00:00Z").unwrap();
-        let view = |reading| View { timer: &timer, reading, now, results: &|_| Vec::new() };
+        let view = |reading| View {
+            timer: &timer,
+            reading,
+            now,
+            results: &|_| Vec::new(),
+            failure_text: &|_| None,
+        };
 
         let row = PageRow::of(&view(Some(Reading::anew("a", now))));
         assert_eq!((row.status.as_str(), row.health.as_str()), ("idle", "ok"));

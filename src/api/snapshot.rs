@@ -118,7 +118,10 @@ impl Snapshot {
             return Err(after);
         }
         let timer = configured(conf, self.registry.workers());
-        Ok(Some(look(&View { timer: &timer, reading, now: self.now, results: &results })))
+        let failure_text = |reading: &Reading| self.registry.failure_text(number, reading);
+        let (results, failure_text) = (&results, &failure_text);
+        let view = View { timer: &timer, reading, now: self.now, results, failure_text };
+        Ok(Some(look(&view)))
     }
 
     /// What the directives say of one timer's runs.

@@ -76,7 +76,7 @@ pub(super) fn reading() -> Reading {
 }
 
 fn view(timer: &Configured, reading: Option<Reading>, now: UnixMs) -> View<'_> {
-    View { timer, reading, now, results: &|_| Vec::new() }
+    View { timer, reading, now, results: &|_| Vec::new(), failure_text: &|_| None }
 }
 
 fn json(view: &View<'_>, extent: Extent<'_>) -> Value {

@@ -90,6 +90,8 @@ pub(super) struct View<'a> {
     pub(super) now: UnixMs,
     /// Reads the results of its last runs, newest first.
     pub(super) results: &'a dyn Fn(&Reading) -> Vec<RunResult>,
+    /// Reads the text of its last failure.
+    pub(super) failure_text: &'a dyn Fn(&Reading) -> Option<String>,
 }
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);

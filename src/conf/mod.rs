@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod capture;
 mod health;
 mod limits;
 mod missed;
@@ -26,6 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use api::{TimerApi, WriteAccess};
+pub use capture::TimerCapture;
 pub use health::{
     CheckIdentity, HealthCheck, HealthCheckDirective, Kind, Mandatory, Match, MatchDirective,
     tell_of_timeouts,
@@ -92,6 +94,8 @@ pub struct TimerConf {
     pub success: Success,
     /// How many failures in a row are not well.
     pub unhealthy_after: u32,
+    /// How many bytes of a response are kept, if the run fails; 0 for none.
+    pub capture: usize,
     /// Where it is defined.
     pub position: ConfPosition,
 }
@@ -222,6 +226,7 @@ pub struct LocationConf {
     timezone: Option<Zone>,
     success: Option<Success>,
     unhealthy_after: Option<u32>,
+    capture: Option<usize>,
     api: Option<WriteAccess>,
     /// What the health checks of the block ask; never inherited.
     health_checks: Vec<CheckIdentity>,
@@ -250,6 +255,7 @@ impl LocationConf {
         self.missed = self.missed.or(from.missed);
         self.overlap = self.overlap.or(from.overlap);
         self.unhealthy_after = self.unhealthy_after.or(from.unhealthy_after);
+        self.capture = self.capture.or(from.capture);
         if self.success.is_none() {
             self.success.clone_from(&from.success);
         }

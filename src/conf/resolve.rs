@@ -38,6 +38,9 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
         warn(&timer, read);
         timers.push(timer);
     }
+    if timers.iter().any(|timer| timer.capture > 0) {
+        read.shows_responses();
+    }
     main.timers = Rc::new(timers);
     health::resolve(main, read)
 }
@@ -93,6 +96,7 @@ fn timer(
         access: definition.access,
         worker: inherited.and_then(|conf| conf.worker).unwrap_or_default(),
         timeout: inherited.and_then(|conf| conf.timeout).unwrap_or(limits::TIMEOUT),
+        capture: inherited.and_then(|conf| conf.capture).unwrap_or(0),
         success: inherited.and_then(|conf| conf.success.clone()).unwrap_or_default(),
         position: definition.position,
         name,

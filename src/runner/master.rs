@@ -87,6 +87,9 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     };
     match state::open(configured, before.as_ref(), &names, &mut by) {
         Ok(mut opened) => {
+            let texts: Vec<_> = main.timers().iter().map(|timer| timer.capture).collect();
+            let records = mem::take(&mut opened.records);
+            opened.records = opened.state.with_texts(records, &texts, &mut by, &mut opened.notices);
             let told = mem::take(&mut opened.notices);
             messages::write_all(opening.log, main.timers(), configured.path(), &told);
             let patience = by.patience;

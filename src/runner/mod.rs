@@ -14,6 +14,7 @@
 //! is to be done is decided by [`crate::state::decide`], and decided once more under the lock.
 #![forbid(unsafe_code)]
 
+mod captured;
 mod claiming;
 mod job;
 mod look;

@@ -100,6 +100,12 @@ impl Registry {
         timer.map_or_else(Vec::new, |(store, record)| store.results(record, reading))
     }
 
+    /// What the last run of a timer that failed has received, with `timer_capture`.
+    pub fn failure_text(&self, number: usize, reading: &Reading) -> Option<String> {
+        let (store, record) = self.store().zip(self.records.get(number))?;
+        store.failure_text(record, reading)
+    }
+
     /// What holds for all timers.
     pub fn header(&self) -> HeaderControl {
         self.store().map(Store::header).unwrap_or_default()

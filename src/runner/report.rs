@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::captured::Quoted;
 use super::run::Run;
 use crate::conf::TimerConf;
 use crate::nginx::log::Level;
@@ -55,6 +56,14 @@ impl Ending {
     }
 }
 
+/// How an attempt ended, after what time, and what had come of its response.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) ending: Ending,
+    pub(super) took: Duration,
+    pub(super) text: &'a str,
+}
+
 /// Logs a timer's runs.
 #[derive(Default)]
 pub(super) struct Report {
@@ -66,16 +75,9 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Logs the end of a run that took `took`, when `failures` runs before it had failed in a
-    /// row.
-    pub(super) fn end(
-        &self,
-        timer: &TimerConf,
-        run: &Run,
-        ending: Ending,
-        took: Duration,
-        failures: u32,
-    ) {
+    /// Logs the end of a run, when `failures` runs before it had failed in a row.
+    pub(super) fn end(&self, timer: &TimerConf, run: &Run, end: End<'_>, failures: u32) {
+        let End { ending, took, .. } = end;
         if let Ending::Success { status } = ending {
             let ms = took.as_millis();
             let message = format_args!("run succeeded: status {status}, {ms}ms");
@@ -93,7 +95,7 @@ impl Report {
             let message = format_args!("run cancelled after {}ms", took.as_millis());
             return write(timer, Level::Info, Some(run), message);
         }
-        let failed = FailureText { ending, took, timer, attempt: Some(run.attempt()) };
+        let failed = FailureText { end, timer, attempt: Some(run.attempt()) };
         if ending == Ending::Interrupted {
             // The worker is exiting: no later line would have it.
             let message = format_args!("run interrupted: {failed}, due {}", run.due());
@@ -107,8 +109,8 @@ impl Report {
 
     /// Logs the end of an attempt that will be repeated.
     #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
-    pub(super) fn attempt(&self, timer: &TimerConf, run: &Run, ending: Ending, took: Duration) {
-        let failed = FailureText { ending, took, timer, attempt: None };
+    pub(super) fn attempt(&self, timer: &TimerConf, run: &Run, end: End<'_>) {
+        let failed = FailureText { end, timer, attempt: None };
         let of = Attempts { number: run.attempt(), timer };
         write(timer, Level::Warn, Some(run), format_args!("{of} failed: {failed}"));
     }
@@ -208,16 +210,16 @@ impl fmt::Display for Attempts<'_> {
 
 /// How an attempt failed, and its number, if that is to be logged.
 struct FailureText<'a> {
-    ending: Ending,
-    took: Duration,
+    end: End<'a>,
     timer: &'a TimerConf,
     attempt: Option<u32>,
 }
 
 impl fmt::Display for FailureText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let took = self.took.as_millis();
-        match self.ending {
+        let End { ending, took, text } = self.end;
+        let took = took.as_millis();
+        match ending {
             Ending::Success { status } | Ending::Failure { status } => {
                 write!(f, "status {status}")?;
             }
@@ -231,9 +233,9 @@ impl fmt::Display for FailureText<'_> {
         if let Some(number) = self.attempt.filter(|_| self.timer.retry.more > 0) {
             write!(f, ", {}", Attempts { number, timer: self.timer })?;
         }
-        match self.ending {
-            Ending::Failure { .. } | Ending::NoAnswer => write!(f, ", {took}ms"),
-            _ => Ok(()),
+        if matches!(ending, Ending::Failure { .. } | Ending::NoAnswer) {
+            write!(f, ", {took}ms")?;
         }
+        if text.is_empty() { Ok(()) } else { write!(f, ", response {}", Quoted(text)) }
     }
 }

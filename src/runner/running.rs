@@ -4,12 +4,13 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::captured::Captured;
 use super::job::{Job, JobState};
-use super::report::Ending;
+use super::report::{End, Ending};
 use super::run::Run;
 use super::run_queue::Permit;
 use crate::nginx::event::{EventTimer, Hold, Next};
-use crate::nginx::run::{self, InProgress, Place, Request, RequestEnd, Started};
+use crate::nginx::run::{self, InProgress, Place, Receiver, Request, RequestEnd, Started};
 use crate::os::wall_clock;
 use crate::state::{Claim, Ended, Finished, Outcome};
 
@@ -27,6 +28,8 @@ pub(super) struct Running {
     goes_on: OnceCell<GoesOn>,
     /// Whether the record was looked at meanwhile: what was found then may have to wait for the end.
     looked_at: Cell<bool>,
+    /// The beginning of its response, with `timer_capture`.
+    captured: Option<Rc<Captured>>,
     _permit: Permit,
 }
 
@@ -75,6 +78,7 @@ impl Job {
             ended: Cell::new(None),
             goes_on: OnceCell::new(),
             looked_at: Cell::new(false),
+            captured: Captured::new(self.conf.capture),
             _permit: permit,
         });
         self.enter(JobState::Running(Rc::clone(&running)));
@@ -88,7 +92,8 @@ impl Job {
             headers: &[],
             body: None,
         };
-        match run::start(self.conf.location, &request, run) {
+        let receiver = running.captured.clone().map(|captured| captured as Rc<dyn Receiver>);
+        match run::start(self.conf.location, &request, run, receiver) {
             Ok(Started::Ended(end)) => {
                 self.end(end);
                 self.settle();
@@ -190,9 +195,12 @@ impl Job {
             retry.next_at(claim.attempt(), ended.outcome, due_times, wall_clock())
         });
         let mut look_on = running.looked_at.get();
-        match claim.finish(ended, next_at) {
+        let captured = running.captured.as_ref().filter(|_| ended.outcome.is_failure());
+        let text = captured.map(|captured| captured.text()).unwrap_or_default();
+        match claim.finish_with(ended, next_at, &text) {
             Finished::Waiting { .. } => {
-                self.report.attempt(&self.conf, &running.run, ending, duration);
+                let how = End { ending, took: duration, text: &text };
+                self.report.attempt(&self.conf, &running.run, how);
                 self.note(|last| last.plain_up_to = None);
                 look_on = true;
                 if self.is_over() {
@@ -200,7 +208,8 @@ impl Job {
                 }
             }
             Finished::Closed { failures_before, .. } => {
-                self.report.end(&self.conf, &running.run, ending, duration, failures_before);
+                let how = End { ending, took: duration, text: &text };
+                self.report.end(&self.conf, &running.run, how, failures_before);
             }
         }
         self.report_left_out();

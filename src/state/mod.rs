@@ -26,6 +26,7 @@ pub use policy::retry::RetryPolicy;
 pub use record::claim_part::LastResult;
 pub use record::control::Paused;
 pub use record::escaped::Escaped;
+pub use record::format::TEXT_BYTES;
 pub use record::header::{HeaderControl, PidFile};
 pub use record::run::{Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 pub use worker::attempt::{ClaimAttempt, Step};

@@ -116,7 +116,7 @@ for my $timer ( @{ $all->{timers} } ) {
 $answer = get('/timers/ok');
 headers_ok( 'timer', $answer, $JSON );
 my $ok = json($answer);
-my @more = qw( method uri jitter_ms overlap missed retry next history );
+my @more = qw( method uri jitter_ms overlap missed retry next response history );
 is( join( ' ', sort keys %$ok ), join( ' ', sort @fields, @more ), 'one timer: all fields, its definition, and the history' );
 is_deeply(
     [ @$ok{qw( method uri jitter_ms overlap missed retry )} ],
@@ -127,6 +127,7 @@ is_deeply( show('retries')->{retry}, { number => 2, on => [qw( failure error )],
 is_deeply( $ok->{next}, json( get('/timers/ok/next') )->{next}, 'its next due times' );
 is_deeply( show('off')->{next}, [], 'none for a disabled one' );
 is_deeply( [ @{ show('off') }{qw( uri missed overlap )} ], [ '/ok?at=$timer_due', { policy => 'skip', within_ms => undef }, 'queue' ], 'its variables' );
+is( $ok->{response}, undef, 'no response of a failure' );
 is_deeply( $ok->{history}, [ $ok->{last} ], 'which has the last run first' );
 is( $ok->{status},      'idle',                  'ok: idle' );
 is( $ok->{health},      'ok',                    'ok: and well' );

@@ -90,6 +90,14 @@ pub fn parse_time(word: &[u8]) -> Option<Duration> {
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
+/// Reads a size as nginx writes it: `4096`, `8k`, `1m`; `None` if it is none.
+pub fn parse_size(word: &[u8]) -> Option<usize> {
+    let mut word = borrowed(word);
+    // SAFETY: reads the word's bytes only (src/core/ngx_parse.c).
+    let bytes = unsafe { ngx::ffi::ngx_parse_size(&raw mut word) };
+    usize::try_from(bytes).ok()
+}
+
 /// The command table's entry for a directive of the `http` block.
 pub const fn http_command<D: HttpDirective>() -> ngx_command_t {
     command(

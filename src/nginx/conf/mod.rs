@@ -16,7 +16,7 @@ pub(in crate::nginx) mod wholly_read;
 
 pub use directive::{
     Arguments, Commands, Context, HttpDirective, LocationDirective, http_command, location_command,
-    parse_time,
+    parse_size, parse_time,
 };
 pub use location::{Location, LocationKind};
 pub use opening::{Opening, Purpose, Unusable};

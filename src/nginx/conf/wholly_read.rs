@@ -8,6 +8,7 @@ use ngx::ffi::ngx_module_t;
 use super::location::Location;
 use super::parsing::Parsing;
 use crate::nginx::core::module::Module;
+use crate::nginx::run::filters;
 
 /// The modules whose configuration of a location begins with a pointer that is null where the
 /// block has none of their directives, and is not inherited: `return`, `rewrite`, `set` and `if` of
@@ -30,6 +31,11 @@ impl<'a> WhollyRead<'a> {
     /// The reading, for what can be asked at any time of it.
     pub fn parsing(&self) -> &'a Parsing<'a> {
         self.0
+    }
+
+    /// Responses of runs are shown to their receivers: see [`start`](crate::nginx::run::start).
+    pub fn shows_responses(&self) {
+        filters::install();
     }
 
     /// The module's configuration of a location; `None` for one of another configuration.

@@ -25,15 +25,21 @@ static mut NEXT_HEADER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY: ngx_http_output_body_filter_pt = None;
 static mut NEXT_REQUEST_BODY: ngx_http_request_body_filter_pt = None;
 
+/// What this module's filters are known by. A static, so that there is one address.
+static HEADER_FILTER: unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t = header_filter;
+
 /// Puts the filters before all others, in postconfiguration: the chains are built anew for each
-/// configuration that is read.
+/// configuration that is read. Once for each, however often it is called.
 pub(in crate::nginx) fn install() {
     // SAFETY: HOST-1: one thread.
     let header = unsafe { ngx::ffi::ngx_http_top_header_filter };
+    if header.is_some_and(|first| ptr::fn_addr_eq(first, HEADER_FILTER)) {
+        return;
+    }
     // SAFETY: as above. INVARIANT: what nginx calls from now on finds it.
     unsafe { NEXT_HEADER = header };
     // SAFETY: as above.
-    unsafe { ngx::ffi::ngx_http_top_header_filter = Some(header_filter) };
+    unsafe { ngx::ffi::ngx_http_top_header_filter = Some(HEADER_FILTER) };
 
     // SAFETY: as above.
     let body = unsafe { ngx::ffi::ngx_http_top_body_filter };
@@ -132,6 +138,9 @@ unsafe fn take_body(
 ) -> Option<ngx_int_t> {
     let receiver = state.receiver()?;
     let ends = receiver.then() == NextFilter::Skipped;
+    if receiver.is_full() && !ends {
+        return None;
+    }
     while !chain.is_null() {
         // SAFETY: the caller's promise.
         let link = unsafe { chain.read() };
@@ -196,7 +205,7 @@ unsafe fn take_buffer(buffer: *mut ngx_buf_t, receiver: &dyn Receiver) -> Option
     }
     let (file, mut from, to) = (content.file, content.file_pos, content.file_last);
     let mut piece = [0_u8; 8192];
-    while from < to {
+    while from < to && !receiver.is_full() {
         let size = usize::try_from(to - from).unwrap_or(0).min(piece.len());
         // SAFETY: an open file of nginx's, and room of this size.
         let read = unsafe { ngx_read_file(file, piece.as_mut_ptr(), size, from) };

@@ -21,6 +21,11 @@ pub trait Receiver {
     /// A piece of its body has come.
     fn body(&self, piece: &[u8]) -> Flow;
 
+    /// Whether no more pieces are wanted, though the run goes on.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// What happens to the response then.
     fn then(&self) -> NextFilter {
         NextFilter::Called

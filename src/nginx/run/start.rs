@@ -24,6 +24,7 @@ use super::connect::connect;
 use super::connection::{RunConnection, cut_off};
 use super::head;
 use super::phases::engine;
+use super::receiver::Receiver;
 use super::request::{Request, StartError};
 use super::state::{Attached, Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
@@ -41,7 +42,7 @@ pub enum Started {
     InProgress(InProgress),
 }
 
-/// Has nginx request `location`, as `request` says.
+/// Has nginx request `location`, as `request` says; what the response brings goes to `receiver`, too.
 ///
 /// # Errors
 ///
@@ -50,12 +51,11 @@ pub fn start(
     location: Location,
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
+    receiver: Option<Rc<dyn Receiver>>,
 ) -> Result<Started, StartError> {
-    let attached = Attached::default();
     #[cfg(feature = "panic-points")]
-    let attached =
-        Attached { receiver: Some(Rc::new(super::witness::Witness::default())), ..attached };
-    start_attached(location, request, origin, attached)
+    let receiver = receiver.or_else(|| Some(Rc::new(super::witness::Witness::default())));
+    start_attached(location, request, origin, Attached { receiver, inside: None })
 }
 
 /// The same, with these who have to do with it.

@@ -11,8 +11,9 @@ use std::io;
 use crate::os::file::sync;
 use crate::os::lock::Held;
 use crate::schedule::UnixMs;
-use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT_MARK, TEXT_MARK_AT};
+use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES};
 use crate::state::record::header::{HeaderControl, Identity, RecordsFormat};
+use crate::state::record::text::is_text;
 use crate::state::record::version1;
 use crate::state::worker::paged_file::PagedFile;
 
@@ -120,9 +121,4 @@ fn is_current(page: &[u8; PAGE_BYTES]) -> bool {
         || CLAIM.is_whole(CLAIM.of(page))
         || CONTROL.is_whole(CONTROL.of(page))
         || is_text(page)
-}
-
-/// Whether a page is one of a timer's text, be it whole or not.
-pub(in crate::state) fn is_text(page: &[u8; PAGE_BYTES]) -> bool {
-    page.get(TEXT_MARK_AT..) == Some(&TEXT_MARK)
 }

@@ -5,10 +5,9 @@ use std::io;
 use crate::os::file::metadata;
 use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES, TEXT};
 use crate::state::record::header::Bad;
+use crate::state::record::text::is_text;
 use crate::state::record::version1;
 use crate::state::worker::paged_file::PagedFile;
-
-use super::convert::is_text;
 
 /// So many pages are searched for a record: more than a state file with a damaged header has that
 /// holds none among them.

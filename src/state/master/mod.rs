@@ -13,3 +13,4 @@ pub(in crate::state) mod rewrite;
 pub(in crate::state) mod scan;
 pub(in crate::state) mod state;
 pub(in crate::state) mod take_over;
+pub(in crate::state) mod texts;

@@ -8,9 +8,9 @@ use crate::schedule::UnixMs;
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::{Control, Presence};
 use crate::state::record::format::{CLAIM, CONTROL, PAGE_BYTES, name_hash};
+use crate::state::record::text::is_text;
 use crate::state::worker::paged_file::{PagedFile, read_identity};
 
-use super::convert::is_text;
 use super::quota::Quota;
 
 /// What is known of a file so far. However many records it has, no more is kept of them than there are

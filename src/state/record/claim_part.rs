@@ -86,6 +86,8 @@ pub struct ClaimPart {
     pub(in crate::state) results_ever: u64,
     /// The newest result, as far as most want to know it.
     pub last_result: Option<LastResult>,
+    /// The serial of the text of the last failure: the number of that result; 0 for none.
+    pub(in crate::state) failure_text: u64,
 }
 
 /// How the last run has ended.
@@ -129,6 +131,7 @@ impl ClaimPart {
             consecutive_failures: 0,
             results_ever: 0,
             last_result: None,
+            failure_text: 0,
         }
     }
 
@@ -169,7 +172,11 @@ impl ClaimPart {
                 self.consecutive_failures = 0;
             }
             Outcome::Cancelled => {}
-            _ => self.consecutive_failures = self.consecutive_failures.saturating_add(1),
+            _ => {
+                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+                // Whoever has written one says so.
+                self.failure_text = 0;
+            }
         }
         self.progress = Progress::Nothing;
         result
@@ -214,6 +221,7 @@ impl ClaimPart {
         to.i64(at::LAST_LATENESS, self.last_lateness_ms);
         to.u32(at::FAILURES, self.consecutive_failures);
         to.u64(at::RESULTS_EVER, self.results_ever);
+        to.u64(at::FAILURE_TEXT, self.failure_text);
         to.some_instant(at::RESULT_STARTED_AT, self.last_result.map(|last| last.started_at));
         if let Some(last) = self.last_result {
             to.u8(at::RESULT_OUTCOME, last.ended.outcome.code());
@@ -271,6 +279,7 @@ impl ClaimPart {
             last_lateness_ms: from.i64(at::LAST_LATENESS),
             consecutive_failures: from.u32(at::FAILURES),
             results_ever: from.u64(at::RESULTS_EVER),
+            failure_text: from.u64(at::FAILURE_TEXT),
             last_result: from.some_instant(at::RESULT_STARTED_AT).map(|started_at| LastResult {
                 started_at,
                 ended: Ended {
@@ -314,6 +323,9 @@ mod tests {
         let mut claim = ClaimPart::new(0x1234, UnixMs(5));
         claim.serial = 77;
         claim.orders_done = 3;
+        claim.failure_text = 0x77;
+        let text = claim.failure_text;
+        assert_eq!(ClaimPart::decode(&claim.encode()).map(|claim| claim.failure_text), Some(text));
         for number in 0..40 {
             claim.start(attempt(number % 3 + 1));
             let outcome = OUTCOMES[usize::try_from(number).unwrap() % 6];

@@ -63,11 +63,17 @@ pub(in crate::state) const fn place_of(number: u64) -> usize {
     (number % RESULTS as u64) as usize
 }
 
-/// A page of a timer's text. Nothing writes any yet; they are recognised, and left alone.
+/// A page of a timer's text.
 pub(in crate::state) const TEXT: Part = Part { at: 0, bytes: 4088, seed: 9 };
 /// What stands behind the text, so that a damaged page is known for one of a text.
 pub(in crate::state) const TEXT_MARK_AT: usize = 4088;
 pub(in crate::state) const TEXT_MARK: [u8; 8] = *b"NGXTTEXT";
+/// How many bytes of a text one page holds.
+pub(in crate::state) const TEXT_PAGE_BYTES: usize = 4056;
+/// The longest text, in bytes.
+pub const TEXT_BYTES: usize = 8192;
+/// How many pages that takes.
+pub(in crate::state) const TEXT_PAGES: usize = TEXT_BYTES.div_ceil(TEXT_PAGE_BYTES);
 
 const _: () = assert!(CLAIM.at + CLAIM.bytes == CONTROL.at && RECORD_BYTES <= RING_AT);
 const _: () = assert!(RING_AT + RING_BYTES <= PAGE_BYTES && TEXT.bytes == TEXT_MARK_AT);
@@ -219,6 +225,7 @@ pub(super) mod claim {
         RESULT_STARTED_AT 264 8 "last result: start of its last attempt; never for none";
         CLAIM_ID 272 16 "reserved: id of a claim";
         FENCE 288 8 "reserved: fence of a claim";
+        FAILURE_TEXT 296 8 "serial of the text of the last failure; 0 for none";
     }
 }
 const _: () = assert!(fit(claim::ROWS, CLAIM.bytes));
@@ -293,7 +300,7 @@ pub(super) mod text {
     use super::{Field, FieldRow};
     fields! {
         CHECKSUM 0 8 "checksum of 8..4088";
-        SERIAL 8 8 "serial";
+        SERIAL 8 8 "serial: the number of the result whose text it is; 0 for none yet";
         OWNER 16 8 "hash of the name of the timer whose text it is";
         INDEX 24 4 "which page of the text: 0, 1 or 2";
         LENGTH 28 4 "length of the whole text in bytes, at most 8192";

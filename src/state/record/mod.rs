@@ -8,4 +8,5 @@ pub(in crate::state) mod format;
 pub(in crate::state) mod header;
 pub(in crate::state) mod results;
 pub(in crate::state) mod run;
+pub(in crate::state) mod text;
 pub(in crate::state) mod version1;

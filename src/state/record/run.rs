@@ -90,6 +90,11 @@ impl fmt::Display for Trigger {
 }
 
 impl Outcome {
+    /// Whether it makes a row of failures longer.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Success | Self::Cancelled)
+    }
+
     pub(in crate::state) fn code(self) -> u8 {
         self as u8
     }

@@ -106,6 +106,7 @@ fn decode_run(from: Decoder<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunR
         consecutive_failures: from.u32(Field(336)),
         results_ever: counters.ended().max(count as u64),
         last_result: newest.as_ref().map(LastResult::from),
+        failure_text: 0,
     };
     Some((claim, results))
 }

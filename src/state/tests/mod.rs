@@ -15,3 +15,4 @@ pub(in crate::state) mod rng;
 pub(in crate::state) mod simulator;
 pub(in crate::state) mod simulator_tests;
 pub(in crate::state) mod take_over;
+pub(in crate::state) mod texts;

@@ -75,7 +75,8 @@ impl Claim {
 
     /// Records how the attempt has ended and releases the timer. With `next_at` the run waits for
     /// its next attempt ([`RetryPolicy::next_at`](crate::state::RetryPolicy::next_at)).
-    pub fn finish(mut self, ended: Ended, next_at: Option<UnixMs>) -> Finished {
+    /// The text is that of the attempt, and kept if its run has failed.
+    pub fn finish_with(mut self, ended: Ended, next_at: Option<UnixMs>, text: &str) -> Finished {
         self.find_record();
         let failures_before = self.part.consecutive_failures;
         let (finished, result) = if let Some(next_at) = next_at {
@@ -83,6 +84,10 @@ impl Claim {
             (Finished::Waiting { next_at }, None)
         } else {
             let result = self.part.close(self.attempt, ended);
+            if ended.outcome.is_failure() && !text.is_empty() {
+                self.part.failure_text =
+                    self.inner.write_text(&self.record, self.part.results_ever, text);
+            }
             (Finished::Closed { result, failures_before }, Some(result))
         };
         self.inner.write_claim(&self.record, &mut self.part, result);
@@ -91,6 +96,12 @@ impl Claim {
 }
 
 impl Claim {
+    /// Ends without a text.
+    #[cfg(test)]
+    pub(in crate::state) fn finish(self, ended: Ended, next_at: Option<UnixMs>) -> Finished {
+        self.finish_with(ended, next_at, "")
+    }
+
     /// Its process dies: the kernel lets go of the lock, and nothing else happens.
     #[cfg(test)]
     pub(in crate::state) fn die(mut self) {

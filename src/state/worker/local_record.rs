@@ -284,6 +284,8 @@ impl ClaimPart {
         self.last_lateness_ms = local.last_lateness_ms;
         if local.results_ever > 0 {
             self.last_result = local.last_result;
+            // The text of what was before is that of no newer failure.
+            self.failure_text = 0;
         }
         self.results_ever = self.results_ever.saturating_add(local.results_ever);
         taken_over

@@ -15,3 +15,4 @@ pub(in crate::state) mod paged_file;
 pub(in crate::state) mod recover;
 pub(in crate::state) mod shared_claims;
 pub(in crate::state) mod store;
+pub(in crate::state) mod texts;

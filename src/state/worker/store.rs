@@ -9,7 +9,7 @@ use crate::schedule::UnixMs;
 use crate::state::policy::due::{DueTimes, Reading};
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::Control;
-use crate::state::record::format::{RECORD_BYTES, name_hash};
+use crate::state::record::format::{RECORD_BYTES, TEXT_PAGES, name_hash};
 use crate::state::record::header::{HeaderControl, Newness};
 use crate::state::record::run::{BootId, RunResult};
 
@@ -24,6 +24,8 @@ pub struct Record {
     pub(in crate::state) number: usize,
     /// `None`: the file has no room for it, and the timer is degraded.
     pub(in crate::state) page: Option<u32>,
+    /// The pages of its text, as many as it has.
+    pub(in crate::state) texts: [Option<u32>; TEXT_PAGES],
     pub(in crate::state) name: Box<str>,
     /// The hash by which its claim part says whose it is.
     pub(in crate::state) name_hash: u64,
@@ -50,7 +52,8 @@ impl Record {
     /// A record that no file has a page for.
     pub(in crate::state) fn nowhere(name: &str) -> Self {
         let name_hash = name_hash(name);
-        Self { number: 0, page: None, name: name.into(), name_hash, claims: None }
+        let texts = [None; TEXT_PAGES];
+        Self { number: 0, page: None, texts, name: name.into(), name_hash, claims: None }
     }
 }
 

@@ -47,6 +47,7 @@ sub read_state {
 
     for ( my $at = PAGE; $at + PAGE <= length $file; $at += PAGE ) {
         my $page = substr $file, $at, PAGE;
+        next if $page =~ /NGXTTEXT\z/;
         my ($name) = unpack 'x336 C/a', $page;
         next if !length $name;
         $record{$name} = { _record( $name, $page ), page => $at / PAGE };

@@ -44,22 +44,20 @@ mod module {
     use crate::api::Api;
     use crate::conf::{
         HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerCapture,
-        TimerDirective, TimerMaxRunning, TimerMissed, TimerOverlap, TimerRetry, TimerState,
-        TimerSuccess, TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker, resolve,
+        TimerDirective, TimerMaxRunning, TimerMissed, TimerNotify, TimerOverlap, TimerRetry,
+        TimerState, TimerSuccess, TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker,
     };
     use crate::nginx::conf::{
         Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
     };
     use crate::nginx::hooks::{HttpModule, InitProcess, context, descriptor};
-    use crate::nginx::http::Block;
-    use crate::nginx::log::Log;
-    use crate::nginx::module::Module;
-    use crate::{checker, runner, variables};
+    use crate::nginx::{http::Block, log::Log, module::Module};
+    use crate::{checker, conf, runner, variables};
 
     /// The module, as nginx sees it.
     pub struct TimerModule;
 
-    static COMMANDS: Commands<16> = Commands([
+    static COMMANDS: Commands<17> = Commands([
         location_command::<TimerDirective>(),
         location_command::<TimerWorker>(),
         location_command::<TimerTimeout>(),
@@ -69,6 +67,7 @@ mod module {
         location_command::<TimerRetry>(),
         location_command::<TimerTimezone>(),
         location_command::<TimerCapture>(),
+        location_command::<TimerNotify>(),
         location_command::<TimerUnhealthyAfter>(),
         location_command::<TimerApi<Api>>(),
         location_command::<HealthCheckDirective>(),
@@ -125,7 +124,7 @@ mod module {
         }
 
         fn after_configuration(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
-            resolve(main, read)
+            conf::resolve(main, read)
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {

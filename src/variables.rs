@@ -9,9 +9,9 @@ use std::rc::Rc;
 use crate::nginx::conf::{Parsing, Refused};
 use crate::nginx::process::Role;
 use crate::nginx::run::Origin;
-use crate::nginx::run::variable::{self, LONGEST, Variable};
+use crate::nginx::run::variable::{self, LONGEST, OptionalVariable, Variable};
 use crate::nginx::text::Text;
-use crate::runner::Run;
+use crate::runner::{Notification, Run};
 
 /// Adds all variables, before the configuration is read.
 ///
@@ -26,7 +26,14 @@ pub fn add(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
     variable::add::<Trigger>(parsing)?;
     variable::add::<Lateness>(parsing)?;
     variable::add::<LastSuccess>(parsing)?;
-    variable::add::<WorkerSlot>(parsing)
+    variable::add::<WorkerSlot>(parsing)?;
+    variable::add_optional::<EventName>(parsing)?;
+    variable::add_optional::<OutcomeOf>(parsing)?;
+    variable::add_optional::<Status>(parsing)?;
+    variable::add_optional::<Error>(parsing)?;
+    variable::add_optional::<Response>(parsing)?;
+    variable::add_optional::<Failures>(parsing)?;
+    variable::add_optional::<Duration>(parsing)
 }
 
 type Value = Text<LONGEST>;
@@ -49,19 +56,92 @@ macro_rules! of_run {
             }
         }
     };
+    ($(#[$doc:meta])* $variable:ident, $name:literal, |$run:ident, $value:ident| $write:expr,
+     |$told:ident| $also:expr) => {
+        $(#[$doc])*
+        struct $variable;
+
+        impl Variable for $variable {
+            const NAME: &'static CStr = $name;
+
+            fn write(origin: Option<Rc<dyn Origin>>, $value: &mut Value) {
+                let origin = origin.as_deref().map(|origin| origin as &dyn Any);
+                if let Some($run) = origin.and_then(<dyn Any>::downcast_ref::<Run>) {
+                    let _ = $write;
+                } else if let Some($told) =
+                    origin.and_then(<dyn Any>::downcast_ref::<Notification>)
+                {
+                    let _ = $also;
+                }
+            }
+        }
+    };
 }
+
+/// Defines a variable that there is in a notification's request alone.
+macro_rules! of_notification {
+    ($(#[$doc:meta])* $variable:ident, $name:literal, |$told:ident| $value:expr) => {
+        $(#[$doc])*
+        struct $variable;
+
+        impl OptionalVariable for $variable {
+            const NAME: &'static CStr = $name;
+
+            fn value(origin: Option<Rc<dyn Origin>>) -> Option<String> {
+                let origin = origin.as_deref().map(|origin| origin as &dyn Any);
+                let $told = origin.and_then(<dyn Any>::downcast_ref::<Notification>)?;
+                Some($value)
+            }
+        }
+    };
+}
+
+of_notification!(
+    /// What has happened.
+    EventName, c"timer_event", |told| told.event().name().to_owned()
+);
+of_notification!(
+    /// How the run has ended.
+    OutcomeOf, c"timer_outcome", |told| told.outcome().map(|it| it.to_string()).unwrap_or_default()
+);
+of_notification!(
+    /// The status of its response; 0 if there was none.
+    Status, c"timer_status", |told| told.status().to_string()
+);
+of_notification!(
+    /// Why it failed, or how many due times were missed; empty for a success.
+    Error, c"timer_error", |told| told.error().unwrap_or_default().to_owned()
+);
+of_notification!(
+    /// The beginning of its response, with `timer_capture`.
+    Response, c"timer_response", |told| told.response().unwrap_or_default().to_owned()
+);
+of_notification!(
+    /// How many runs in a row have failed.
+    Failures, c"timer_failures", |told| told.failures().to_string()
+);
+of_notification!(
+    /// How long the run's last attempt took, in seconds with milliseconds.
+    Duration, c"timer_duration", |told| {
+        let ms = told.duration_ms();
+        format!("{}.{:03}", ms / 1000, ms % 1000)
+    }
+);
 
 of_run!(
     /// The timer's name.
-    Name, c"timer_name", |run, value| value.write_str(run.timer())
+    Name, c"timer_name", |run, value| value.write_str(run.timer()),
+    |told| value.write_str(told.timer())
 );
 of_run!(
     /// The run's unique id, 32 hex digits.
-    RunId, c"timer_run", |run, value| write!(value, "{}", run.id())
+    RunId, c"timer_run", |run, value| write!(value, "{}", run.id()),
+    |told| told.run().map_or(Ok(()), |run| write!(value, "{run}"))
 );
 of_run!(
     /// The due time, in Unix seconds with milliseconds.
-    Due, c"timer_due", |run, value| write!(value, "{}", run.due())
+    Due, c"timer_due", |run, value| write!(value, "{}", run.due()),
+    |told| told.due().map_or(Ok(()), |due| write!(value, "{due}"))
 );
 of_run!(
     /// The number of the attempt, from 1.

@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod missed;
 mod name;
+mod notify;
 mod overlap;
 mod parameters;
 mod resolve;
@@ -35,6 +36,7 @@ pub use health::{
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
+pub use notify::{Notify, TimerNotify};
 pub use overlap::TimerOverlap;
 pub use resolve::resolve;
 pub use retry::TimerRetry;
@@ -53,8 +55,8 @@ use crate::os::EventFd;
 use crate::os::file::FileOwner;
 use crate::schedule::{Zone, Zones};
 use crate::state::{
-    First, Jittered, MissedPolicy, Opened, OverlapPolicy, PidFile, RetryPolicy, Scheduled,
-    StatePath,
+    First, Jittered, MissedPolicy, Opened, OverlapPolicy, PidFile, RECEIVERS, RetryPolicy,
+    Scheduled, StatePath,
 };
 
 /// A timer, as configured.
@@ -94,6 +96,10 @@ pub struct TimerConf {
     pub success: Success,
     /// How many failures in a row are not well.
     pub unhealthy_after: u32,
+    /// Who is told of its events.
+    pub notify: Vec<Notify>,
+    /// The ids of those; 0 for none.
+    pub receivers: [u32; RECEIVERS],
     /// How many bytes of a response are kept, if the run fails; 0 for none.
     pub capture: usize,
     /// Where it is defined.
@@ -227,6 +233,8 @@ pub struct LocationConf {
     success: Option<Success>,
     unhealthy_after: Option<u32>,
     capture: Option<usize>,
+    /// Empty with `off`.
+    notify: Option<Rc<Vec<notify::Definition>>>,
     api: Option<WriteAccess>,
     /// What the health checks of the block ask; never inherited.
     health_checks: Vec<CheckIdentity>,
@@ -256,6 +264,9 @@ impl LocationConf {
         self.overlap = self.overlap.or(from.overlap);
         self.unhealthy_after = self.unhealthy_after.or(from.unhealthy_after);
         self.capture = self.capture.or(from.capture);
+        if self.notify.is_none() {
+            self.notify.clone_from(&from.notify);
+        }
         if self.success.is_none() {
             self.success.clone_from(&from.success);
         }

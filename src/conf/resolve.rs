@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::timer::{Definition, Rate};
-use super::{MainConf, TimerConf, TimerName, health, limits, missed, state, unhealthy};
+use super::{MainConf, TimerConf, TimerName, health, limits, missed, notify, state, unhealthy};
 use crate::TimerModule;
 use crate::nginx::conf::Refused;
 use crate::nginx::conf::{LocationKind, WhollyRead};
 use crate::nginx::escaped;
 use crate::nginx::log::Level;
+use crate::nginx::run;
 use crate::os::{memory, wall_clock};
 use crate::schedule::{Every, Jitter, Schedule, Zone};
 use crate::state::{Jittered, OverlapPolicy};
@@ -39,7 +40,7 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
         timers.push(timer);
     }
     if timers.iter().any(|timer| timer.capture > 0) {
-        read.shows_responses();
+        run::show_responses(read);
     }
     main.timers = Rc::new(timers);
     health::resolve(main, read)
@@ -79,6 +80,8 @@ fn timer(
         let name = read.server_name(location).filter(|name| is_host(name))?;
         String::from_utf8(name.to_vec()).ok()
     });
+    let notify = inherited.and_then(|conf| conf.notify.as_ref());
+    let notify = notify::resolve(notify, location, name.as_str(), read)?;
     let unhealthy_after = inherited.and_then(|conf| conf.unhealthy_after);
     Ok(TimerConf {
         unhealthy_after: unhealthy_after
@@ -96,6 +99,8 @@ fn timer(
         access: definition.access,
         worker: inherited.and_then(|conf| conf.worker).unwrap_or_default(),
         timeout: inherited.and_then(|conf| conf.timeout).unwrap_or(limits::TIMEOUT),
+        receivers: std::array::from_fn(|place| notify.get(place).map_or(0, |it| it.what.id)),
+        notify,
         capture: inherited.and_then(|conf| conf.capture).unwrap_or(0),
         success: inherited.and_then(|conf| conf.success.clone()).unwrap_or_default(),
         position: definition.position,

@@ -264,7 +264,7 @@ fn default_uri(location: Location, parsing: &Parsing<'_>) -> Result<Vec<u8>, Ref
 }
 
 /// A decoded path as it stands in a request line.
-fn escape(path: &[u8]) -> Vec<u8> {
+pub(super) fn escape(path: &[u8]) -> Vec<u8> {
     use std::io::Write;
 
     let mut escaped = Vec::with_capacity(path.len());

@@ -6,8 +6,8 @@ use super::job::{Job, LONGEST_WAIT, LastLook};
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
-    Decision, Edited, Look, Policy, Progress, Reading, Recovered, Scheduled, Trigger, Unread,
-    Wanted, decide,
+    Decision, Edited, Look, Policy, Progress, Reading, Recovered, Scheduled, Store, Trigger,
+    Unread, Wanted, decide,
 };
 
 /// What comes after a look at the record and one action on it.
@@ -45,6 +45,11 @@ impl Job {
         if let Some(running) = self.running() {
             running.is_looked_at();
         }
+        if self.notifier.begins() {
+            // What happens from now on is to be told.
+            self.tell();
+            self.notifier.look();
+        }
         let mut next = match self.take_claim() {
             Some(claim) => self.go_on(*claim),
             None => self.claim_unseen(look).unwrap_or(NextStep::LookAgain),
@@ -74,6 +79,7 @@ impl Job {
         if let Some(after) = after.into_iter().chain(count_on).min() {
             self.set_alarm(after);
         }
+        self.tell();
     }
 
     /// One look at the record, and one action on it.
@@ -92,6 +98,9 @@ impl Job {
             // Its owner runs it.
             Err(Unread::Lost) => return NextStep::Rest,
         };
+        if self.notifier.is_used() && Store::may_have_events(&reading) {
+            self.notifier.look();
+        }
         let elsewhere = !self.is_running();
         self.watch(elsewhere && reading.claim.progress != Progress::Nothing);
         self.note(|last| {

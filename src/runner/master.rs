@@ -173,6 +173,7 @@ fn loaded<'a>(timer: &TimerConf, record: &'a state::Record) -> Loaded<'a> {
         schedule_hash: timer.due_times.schedule.stable_hash(),
         scheduled: timer.scheduled,
         first: timer.first,
+        receivers: timer.receivers,
     }
 }
 

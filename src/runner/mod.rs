@@ -20,6 +20,8 @@ mod job;
 mod look;
 mod master;
 mod messages;
+mod notification;
+mod notify;
 mod registry;
 mod report;
 mod run;
@@ -32,6 +34,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use master::{load, open};
+pub use notification::Notification;
 pub use registry::{Registry, Wake};
 pub use run::{Run, new_run_id};
 
@@ -212,6 +215,7 @@ pub fn end() {
         runner.jobs.iter().for_each(|job| job.write_again());
         for job in runner.leave() {
             job.interrupt();
+            job.notifier.cut_off();
         }
         if let Some(worker) = worker {
             worker.tell_others();
@@ -225,7 +229,7 @@ impl Runner {
         for jobs in [&mut self.jobs, &mut self.leaving] {
             jobs.retain(|job| {
                 job.disarm();
-                job.is_running()
+                job.is_running() || job.notifier.is_sending()
             });
         }
         self.jobs.append(&mut self.leaving);

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::captured::Quoted;
 use super::run::Run;
-use crate::conf::TimerConf;
+use crate::conf::{Notify, TimerConf};
 use crate::nginx::log::Level;
 use crate::nginx::run::StartError;
-use crate::state::Outcome;
+use crate::state::{EVENT_TRIES, Happened, Outcome};
 use crate::throttle::Throttle;
 
 /// How an attempt ended, for the log.
@@ -131,6 +131,25 @@ impl Report {
             let s = if count == 1 { "" } else { "s" };
             write(timer, Level::Error, None, format_args!("missed {count} due time{s}, left out"));
         }
+    }
+
+    /// Logs that a receiver could not be told of an event.
+    #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
+    pub(super) fn untold(
+        &self,
+        timer: &TimerConf,
+        notify: &Notify,
+        what: &Happened,
+        why: &str,
+        left_out: u64,
+    ) {
+        let (event, receiver, left_out) =
+            (what.event.name(), &notify.receiver, Suppressed(left_out));
+        let message = format_args!(
+            "notification \"{event}\" to \"{receiver}\" failed: {why}, try {EVENT_TRIES} of \
+             {EVENT_TRIES}{left_out}"
+        );
+        write(timer, Level::Error, None, message);
     }
 
     /// Logs that the record was locked by others for too long.

@@ -20,18 +20,21 @@ pub use policy::decide::{
     Decision, MissedPolicy, OverlapPolicy, Policy, Scheduled, Wanted, decide,
 };
 pub use policy::due::{DueTimes, Jittered, Reading};
+pub use policy::events::{Events, Happened, Subscription};
 pub use policy::left_out::Counted;
 pub use policy::look::{Around, Look};
 pub use policy::retry::RetryPolicy;
 pub use record::claim_part::LastResult;
 pub use record::control::Paused;
 pub use record::escaped::Escaped;
-pub use record::format::TEXT_BYTES;
+pub use record::format::{RECEIVERS, TEXT_BYTES};
 pub use record::header::{HeaderControl, PidFile};
+pub use record::receivers::Event;
 pub use record::run::{Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger};
 pub use worker::attempt::{ClaimAttempt, Step};
 pub use worker::claim::{Claim, Finished};
 pub use worker::edit::{Edited, Ordered};
+pub use worker::events::{AfterTry, EVENT_TRIES, EventClaim, EventStep};
 pub use worker::notice::{Action, Notice};
 pub use worker::recover::Recovered;
 pub use worker::store::{Health, Owner, Process, Record, Steps, Store, TimerRef, Unread};

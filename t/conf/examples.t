@@ -181,6 +181,25 @@ SKIP: {
     $nginx->stop;
 }
 
+# notify.conf
+{
+    my $front = free_port();
+    my $nginx = example(
+        'notify.conf', [ qr/listen       8088/ => "listen 127.0.0.1:$front" ], port_change( 9001, $backend->port ), port_change( 9002, $backend->port ),
+        [ qr/every=1m;/          => 'every=1s uri=/turns/500/500/500/200;' ],
+        [ qr/"cron=0 3 \* \* \*"/ => 'every=1s uri=/ok' ],
+    );
+    $nginx->{port} = $front;
+    start($nginx);
+    my @told = $backend->wait_requests( 2, uri => '/send', ended => 1 );
+    like( $told[0]{body}, qr/"event":"failed","timer":"import",/,    'notify: a mail' );
+    like( $told[1]{body}, qr/"event":"recovered","timer":"import",/, 'notify: another one, when it is over' );
+    like( ( $backend->wait_requests( 1, uri => '/hooks/T0/B0' ) )[0]{body}, qr/\A\{"text":"import: failed status 500"\}\z/, 'notify: a chat' );
+    is( ( $backend->wait_requests( 1, uri => '/ping/backup' ) )[0]{method}, 'GET', 'notify: a check-in' );
+    logged_times( $nginx, qr/notification/, 0, 'notify: nobody was not told' );
+    $nginx->stop;
+}
+
 # cache-warming.conf
 {
     my $front = free_port();

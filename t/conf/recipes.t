@@ -28,12 +28,12 @@ for my $block ( $page =~ /^```nginx\n(.*?)^```$/msg ) {
     if   ( $block =~ /^location / ) { push @server, $block }
     else                            { push @http,   $block }
 }
-is( scalar @server, 12, 'locations' );
+is( scalar @server, 16, 'locations' );
 my $recipes = join '', @server;
 
 # Once, at the start; the others of a row follow a period later.
 my $once = $recipes =~ s/(?:every=\w++|"cron=[^"]+")(?! enabled=off)/every=366d first=now/g;
-is( $once, 11, 'schedules' );
+is( $once, 12, 'schedules' );
 my %here = (
     '127\.0\.0\.1:9000'                     => '127.0.0.1:' . $backend->port,
     '/etc/ssl/certs/ca-certificates\.crt'   => $certificate,
@@ -43,6 +43,7 @@ my %here = (
     'https://hc\.example\.org/ping/'        => 'https://hc.example.org/ping/',
     'backoff=\w+'                           => 'backoff=10ms',
     'uri=/tasks/sync'                       => 'uri=/fail-first/3/ok?sync',
+    'uri=/tasks/nightly'                    => 'uri=/turns/500/500/200',
     'uri=/tasks/charge'                     => 'uri=/fail-first/1/ok?charge',
 );
 for my $from ( sort keys %here ) {
@@ -106,6 +107,24 @@ is( request(qr{^/tasks/price\?currency=US%24$})->{body}, 'price=$5', 'a dollar s
 is( scalar $backend->requests( uri => qr{^/tasks/warm-up} ), 0, 'at a start: not by schedule' );
 is( $nginx->get( '/status/timers/warm-up/run', method => 'POST' )->{status}, 202, 'at a start: the order' );
 ok( request(qr{^/tasks/warm-up$}), 'at a start: its run' );
+
+# Notifications: a run that fails, another one, and one that succeeds.
+sub order_nightly {
+    my ($count) = @_;
+    is( $nginx->get( '/status/timers/nightly/run', method => 'POST' )->{status}, 202, 'notifications: a run' );
+    return $backend->wait_requests( $count, uri => '/turns/500/500/200', ended => 1 );
+}
+my $mail = request(qr{^/mail$});
+is( $mail->{headers}{host}, 'mail.example.org', 'notifications: a mail gateway' );
+like( $mail->{body}, qr/\A\{"event":"failed","timer":"nightly",.*"failures":1,.*"response":"status 500\\n"\}\z/, 'what it is told' );
+is( scalar $backend->requests( uri => '/hooks/T0/B0' ), 0, 'notifications: nothing in the chat after one failure' );
+order_nightly(2);
+like( request(qr{^/hooks/T0/B0$})->{body}, qr/\A\{"text":"nightly on [^"]+: failed status 500"\}\z/, 'notifications: a chat' );
+is( scalar $backend->requests( uri => qr{^/ping/nightly} ), 0, 'notifications: no check-in of a failure' );
+order_nightly(3);
+is( request(qr{^/ping/nightly$})->{method}, 'GET', 'notifications: a check-in' );
+like( ( $backend->wait_requests( 2, uri => '/mail', ended => 1 ) )[1]{body}, qr/\A\{"event":"recovered",/, 'notifications: it is over' );
+like( ( $backend->wait_requests( 2, uri => '/hooks/T0/B0', ended => 1 ) )[1]{body}, qr/nightly on [^"]+: recovered "/, 'also in the chat' );
 
 # The other host, and then the active one.
 ok( wait_until( sub { logged( $nginx, qr/timer "settle": run succeeded: status 204/ ) } ), 'two servers: nothing to do here' );

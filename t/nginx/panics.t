@@ -78,7 +78,7 @@ my $nginx = TimerTest::Nginx->new(
 CONF
     server => join( "\n", <<"CONF", map {"location \@idle$_ { timer idle$_ every=366d; return 204; }"} 1 .. 300 ),
     location \@plain { timer plain every=50ms; return 204; }
-    location \@proxied { timer proxied every=50ms; proxy_set_header X-Timer \$timer_name; $proxy; }
+    location \@proxied { timer proxied every=50ms; proxy_set_header X-Timer \$timer_name; proxy_set_header X-Event \$timer_event; $proxy; }
     location /limited { timer limited every=40ms access=on; limit_req zone=z burst=9; timer_timeout 300ms; $proxy; }
     location \@refused { timer refused every=100ms; proxy_pass http://127.0.0.1:1; }
     location \@shared { timer shared every=100ms; timer_worker any; return 204; }

@@ -106,6 +106,28 @@ impl Location {
         unsafe { Self::of(server, self.cycle) }
     }
 
+    /// The named location of this name in its server.
+    ///
+    /// # Safety
+    ///
+    /// It is there, and its `http` block was read whole.
+    pub(in crate::nginx) unsafe fn named(self, name: &[u8]) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let first = NonNull::new(unsafe { self.server() }.named_locations)?;
+        let all = (0..).map(|index| first.as_ptr().wrapping_add(index));
+        // SAFETY: the array is closed by a null pointer (`ngx_http_init_locations`).
+        let mut all = all.map_while(|place| NonNull::new(unsafe { *place }));
+        let is_its = |conf: &NonNull<ngx_http_core_loc_conf_t>| {
+            // SAFETY: a location of the server.
+            let its = unsafe { conf.as_ref() }.name;
+            // SAFETY: the name lives in the cycle's pool.
+            let its = unsafe { bytes(its) };
+            its == name
+        };
+        // INVARIANT: a location of the same cycle and server.
+        all.find(is_its).map(|conf| Self { conf, ..self })
+    }
+
     /// The modules' configurations of it; a server has them in its context.
     ///
     /// # Safety

@@ -8,7 +8,6 @@ use ngx::ffi::ngx_module_t;
 use super::location::Location;
 use super::parsing::Parsing;
 use crate::nginx::core::module::Module;
-use crate::nginx::run::filters;
 
 /// The modules whose configuration of a location begins with a pointer that is null where the
 /// block has none of their directives, and is not inherited: `return`, `rewrite`, `set` and `if` of
@@ -33,11 +32,6 @@ impl<'a> WhollyRead<'a> {
         self.0
     }
 
-    /// Responses of runs are shown to their receivers: see [`start`](crate::nginx::run::start).
-    pub fn shows_responses(&self) {
-        filters::install();
-    }
-
     /// The module's configuration of a location; `None` for one of another configuration.
     pub fn configuration<M: Module>(&self, location: Location) -> Option<&'a M::Location> {
         let location = self.own(location)?;
@@ -51,6 +45,13 @@ impl<'a> WhollyRead<'a> {
         let location = self.own(location)?;
         // SAFETY: ANSWER-3: the names are there until the hook has returned.
         unsafe { location.server_name() }
+    }
+
+    /// The named location of this name, `@` included, in the server of `location`.
+    pub fn named_location(&self, location: Location, name: &[u8]) -> Option<Location> {
+        let location = self.own(location)?;
+        // SAFETY: a location of the configuration at hand, whose servers were read whole.
+        unsafe { location.named(name) }
     }
 
     /// Whether the block of a location says what happens to a request: by a content handler, `root`,

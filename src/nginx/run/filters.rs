@@ -13,6 +13,7 @@ use ngx::ffi::{
 use super::connection::RunConnection;
 use super::receiver::{Flow, NextFilter, Receiver, ResponseHead};
 use super::state::RunState;
+use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{bits, rc};
 
@@ -54,6 +55,11 @@ pub(in crate::nginx) fn install() {
     unsafe { NEXT_REQUEST_BODY = request_body };
     // SAFETY: as above.
     unsafe { ngx::ffi::ngx_http_top_request_body_filter = Some(request_body_filter) };
+}
+
+/// Has the responses of runs shown to their receivers, in the configuration that is being read.
+pub fn show_responses(_: &WhollyRead<'_>) {
+    install();
 }
 
 /// What a run shares with its starter, if `r` is the main request of one.

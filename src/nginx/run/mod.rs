@@ -16,9 +16,10 @@ pub mod variable;
 #[cfg(feature = "panic-points")]
 mod witness;
 
+pub use filters::show_responses;
 pub use receiver::{Flow, NextFilter, Receiver, ResponseHead};
-pub use request::{Access, Method, Place, Request, StartError, Uri};
-pub use start::{InProgress, Started, start};
+pub use request::{Access, Begin, Method, Place, Request, StartError, Uri};
+pub use start::{InProgress, Started, start, start_at};
 pub use state::{Origin, RequestEnd};
 
 pub(in crate::nginx) use connection::RunConnection;

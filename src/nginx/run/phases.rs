@@ -183,6 +183,20 @@ pub(super) unsafe fn content_phase(handlers: *const ngx_http_phase_handler_t) ->
     first
 }
 
+/// The index of the handler that looks for the location; there is one (`ngx_http_init_phase_handlers`).
+///
+/// # Safety
+///
+/// The handlers of a phase engine.
+pub(super) unsafe fn find_config(handlers: *const ngx_http_phase_handler_t) -> ngx_int_t {
+    const FIND_CONFIG: Checker = ngx::ffi::ngx_http_core_find_config_phase;
+
+    // SAFETY: the caller's promise.
+    let checkers = unsafe { entries(handlers) }.filter_map(|entry| entry.checker);
+    let mut found = (0..).zip(checkers);
+    found.find(|(_, checker)| ptr::fn_addr_eq(*checker, FIND_CONFIG)).map_or(0, |(index, _)| index)
+}
+
 /// The index of the first handler behind the access phase; without an access phase, behind the
 /// pre-access phase.
 ///

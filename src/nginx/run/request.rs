@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::nginx::conf::location::Location;
 use crate::nginx::conf::parsing::Template;
 
 /// An HTTP method.
@@ -16,6 +17,11 @@ impl Method {
             return None;
         }
         String::from_utf8(word.to_vec()).ok().map(Self)
+    }
+
+    /// `POST`.
+    pub fn post() -> Self {
+        Self("POST".to_owned())
     }
 
     /// `NGX_HTTP_GET` and so on (`src/http/ngx_http_request.h`).
@@ -77,6 +83,15 @@ pub enum Uri {
     Constant(Vec<u8>),
     /// Evaluated for each run.
     Variable(Template),
+}
+
+/// Where a request begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Begin {
+    /// In this location.
+    Location(Location),
+    /// In the server of this location, in which the location of its URI is looked for.
+    ServerOf(Location),
 }
 
 /// Where a request's URI has to lie.

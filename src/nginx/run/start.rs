@@ -23,9 +23,9 @@ use ngx::ffi::{
 use super::connect::connect;
 use super::connection::{RunConnection, cut_off};
 use super::head;
-use super::phases::engine;
+use super::phases::{engine, find_config};
 use super::receiver::Receiver;
-use super::request::{Request, StartError};
+use super::request::{Begin, Request, StartError};
 use super::state::{Attached, Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard_else;
@@ -58,6 +58,19 @@ pub fn start(
     start_attached(location, request, origin, Attached { receiver, inside: None })
 }
 
+/// The same for a request that begins anywhere; nobody receives its response.
+///
+/// # Errors
+///
+/// As for [`start`].
+pub fn start_at(
+    begin: Begin,
+    request: &Request<'_>,
+    origin: Rc<dyn Origin>,
+) -> Result<Started, StartError> {
+    start_from(begin, request, origin, Attached::default())
+}
+
 /// The same, with these who have to do with it.
 ///
 /// # Errors
@@ -69,9 +82,24 @@ pub(in crate::nginx) fn start_attached(
     origin: Rc<dyn Origin>,
     attached: Attached,
 ) -> Result<Started, StartError> {
+    start_from(Begin::Location(location), request, origin, attached)
+}
+
+fn start_from(
+    from: Begin,
+    request: &Request<'_>,
+    origin: Rc<dyn Origin>,
+    attached: Attached,
+) -> Result<Started, StartError> {
+    let (Begin::Location(location) | Begin::ServerOf(location)) = from;
     if !location.is_in_use() {
         return Err(StartError::ConfigurationGone);
     }
+    let location = match from {
+        Begin::Location(location) => location,
+        // SAFETY: it is there.
+        Begin::ServerOf(location) => unsafe { location.of_server() },
+    };
     let state = Rc::new(RunState::new(origin, request.access, attached));
     let c = connect(location, Rc::clone(&state))?;
     if state.inside().is_some() {
@@ -84,7 +112,12 @@ pub(in crate::nginx) fn start_attached(
     // SAFETY: made just now.
     unsafe { watch_end(r, c, &state) }?;
     // SAFETY: as above.
-    unsafe { begin(r, location, valid_location) };
+    match from {
+        // SAFETY: as above.
+        Begin::Location(_) => unsafe { begin(r, location, valid_location) },
+        // SAFETY: as above.
+        Begin::ServerOf(_) => unsafe { begin_in_server(r, location) },
+    }
     // SAFETY: looks at `destroyed` first: the request may have ended (RUN-8).
     unsafe { ngx_http_run_posted_requests(c) };
     Ok(state.take_end().map_or_else(|| Started::InProgress(InProgress(state)), Started::Ended))
@@ -201,6 +234,25 @@ pub(super) unsafe fn watch_end(
     // SAFETY: made just now; its cleanup tells of the end.
     unsafe { state.begin(r) };
     Ok(())
+}
+
+/// Has nginx look for the location, as for an internal redirect, but without the server's own `rewrite`,
+/// `return` and so on: what is there for clients does not keep it from what it is for (RUN-20).
+///
+/// # Safety
+///
+/// An open request of ours that has not begun; the server's configuration is there.
+unsafe fn begin_in_server(r: *mut ngx_http_request_t, server: Location) {
+    // SAFETY: an open request.
+    let handlers = unsafe { engine(r) }.handlers;
+    // SAFETY: those of a phase engine.
+    let index = unsafe { find_config(handlers) };
+    // SAFETY: the caller's promise.
+    let confs = unsafe { server.confs() };
+    // SAFETY: the caller's promise.
+    unsafe { enter(r, confs, index, 1) };
+    // SAFETY: the request is ready to be run; it may end inside.
+    unsafe { ngx_http_core_run_phases(r) };
 }
 
 /// The cleanup of a run's request pool: notes the result and posts; nothing more (RUN-10).

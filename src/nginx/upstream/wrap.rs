@@ -15,7 +15,6 @@ use crate::nginx::conf::parsing::Refused;
 use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{pool, rc};
-#[cfg(not(feature = "panic-points"))]
 use crate::nginx::run::filters;
 use crate::os::memory;
 

@@ -8,7 +8,7 @@ use crate::schedule::UnixMs;
 use crate::state::policy::decide::Scheduled;
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::{Control, NotIts, Presence};
-use crate::state::record::format::{CLAIM, CONTROL, HEADER_CONTROL, Part, name_hash};
+use crate::state::record::format::{CLAIM, CONTROL, HEADER_CONTROL, Part, RECEIVERS, name_hash};
 use crate::state::record::header::{HeaderControl, Newness};
 use crate::state::worker::locked::Locked;
 use crate::state::worker::notice::{Action, Notice};
@@ -40,6 +40,8 @@ pub struct Loaded<'a> {
     pub scheduled: Scheduled,
     /// `first=`.
     pub first: First,
+    /// The ids of those who are told of its events; 0 for none.
+    pub receivers: [u32; RECEIVERS],
 }
 
 /// Where the timers that are loaded were before.
@@ -205,6 +207,7 @@ fn load(
         Scheduled::On => Presence::Enabled,
         Scheduled::Off => Presence::Disabled,
     };
+    control.keep_receivers(&timer.receivers);
     let changed = control.schedule_hash != timer.schedule_hash;
     // Whatever the record says: nobody was there to say otherwise.
     let was_out = before == Before::Out && control.seen_by == opener.pid_file.hash();

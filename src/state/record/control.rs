@@ -4,6 +4,7 @@ use crate::schedule::UnixMs;
 
 use super::codec::{Decoder, Encoder};
 use super::format::{CONTROL, Field, GAPS, control as at, gap};
+use super::receivers::{self, Receivers};
 use super::run::RunId;
 
 /// A stop until further notice, or until an instant.
@@ -174,6 +175,8 @@ pub struct Control {
     pub missed: u64,
     /// Left-out due times that the two counters do not contain yet, oldest first.
     pub(in crate::state) gaps: Gaps,
+    /// What those who are told of its events have been told.
+    pub(in crate::state) receivers: Receivers,
 }
 
 const FOR_EVER: UnixMs = UnixMs(i64::MAX);
@@ -200,6 +203,7 @@ impl Control {
             overlaps: 0,
             missed: 0,
             gaps: Gaps::default(),
+            receivers: Receivers::default(),
         }
     }
 
@@ -249,6 +253,7 @@ impl Control {
             to.u8(gap::KIND, u8::from(stretch.kind == LeftOut::Overlap));
             to.u32(gap::COUNTED, stretch.counted);
         }
+        receivers::encode(&self.receivers, &mut Encoder(&mut bytes));
         CONTROL.seal(&mut bytes);
         bytes
     }
@@ -302,6 +307,7 @@ impl Control {
                     counted: from.u32(gap::COUNTED),
                 })
                 .collect(),
+            receivers: receivers::decode(from),
         }
     }
 }
@@ -350,6 +356,7 @@ pub(in crate::state) fn get_pause(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::record::receivers::{Event, Receiver};
 
     #[test]
     fn everything_survives_the_file() {
@@ -367,6 +374,23 @@ mod tests {
             overlaps: 6,
             missed: 7,
             gaps: [gap(1, LeftOut::Missed), gap(9, LeftOut::Overlap)].into_iter().collect(),
+            receivers: [
+                Receiver { id: 7, missed: 6, told: 5, row: 4, tries: 3, ..Receiver::default() },
+                Receiver::default(),
+                Receiver {
+                    id: u32::MAX,
+                    failed_told: true,
+                    event: Some(Event::Success),
+                    next_at: UnixMs(-2),
+                    ..Receiver::default()
+                },
+                Receiver {
+                    id: 1,
+                    catching_up_told: true,
+                    event: Some(Event::Failed),
+                    ..Receiver::default()
+                },
+            ],
             ..Control::anew(UnixMs(-3))
         };
         for presence in

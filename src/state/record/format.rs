@@ -25,6 +25,9 @@ pub(in crate::state) const PID_FILE_BYTES: usize = 1024;
 /// How many stretches of left-out due times may wait to be counted.
 pub(in crate::state) const GAPS: usize = 4;
 
+/// How many may be told of a timer's events.
+pub const RECEIVERS: usize = 4;
+
 /// Lock bytes of the header.
 pub(in crate::state) const USE_LOCK: u64 = 0;
 pub(in crate::state) const HEADER_LOCK: u64 = 8;
@@ -56,6 +59,14 @@ pub(in crate::state) const RING_BYTES: usize = RESULTS * RESULT_BYTES;
 pub(in crate::state) const fn result_part(number: u64) -> Part {
     Part { at: RING_AT + place_of(number) * RESULT_BYTES, bytes: RESULT_BYTES, seed: 8 }
 }
+
+/// What is locked while a receiver is told of an event, by its place.
+pub(in crate::state) const fn event_lock(place: usize) -> Part {
+    Part { at: EVENT_LOCKS_AT + place, bytes: 0, seed: 0 }
+}
+
+/// Behind the parts of a record.
+const EVENT_LOCKS_AT: usize = 832;
 
 /// Which place of the ring it is.
 #[expect(clippy::cast_possible_truncation, reason = "less than the number of records")]
@@ -276,6 +287,7 @@ pub(super) mod control {
         MISSED 280 8 "missed";
         GAP_COUNT 288 4 "number of stretches still to be counted";
         GAPS 296 96 "4 stretches of 24 bytes";
+        RECEIVERS 392 112 "4 receivers of 28 bytes";
     }
 }
 const _: () = assert!(fit(control::ROWS, CONTROL.bytes));
@@ -293,6 +305,25 @@ pub(super) mod gap {
     }
 }
 const _: () = assert!(fit(gap::ROWS, gap::BYTES) && GAPS * gap::BYTES == 96);
+
+/// One of the receivers.
+#[rustfmt::skip]
+pub(super) mod receiver {
+    use super::{Field, FieldRow};
+    pub(in crate::state) const BYTES: usize = 28;
+    fields! {
+        ID 0 4 "upper half of the hash of its URI, at least 1; 0 for none";
+        MISSED 4 4 "lower half of the number of missed due times that it was told of";
+        TOLD 8 8 "number of the newest result that it need not be told of any more";
+        NEXT_AT 16 8 "its event is not tried again before";
+        TRIES 24 1 "tries of its event that were begun";
+        EVENT 25 1 "its event: 0 none, 1 failed, 2 recovered, 3 missed, 4 success; bits: 16 failed was sent in this row, 32 the run that catches up was told of";
+        ROW 26 2 "failures in a row, as of that result";
+    }
+}
+const _: () = assert!(fit(receiver::ROWS, receiver::BYTES) && RECEIVERS * receiver::BYTES == 112);
+const _: () = assert!(CONTROL.at + CONTROL.bytes <= EVENT_LOCKS_AT);
+const _: () = assert!(EVENT_LOCKS_AT + RECEIVERS <= RING_AT);
 
 /// A page of a timer's text.
 #[rustfmt::skip]
@@ -338,6 +369,7 @@ mod tests {
             ("Result", result::ROWS),
             ("Control part of a record", control::ROWS),
             ("Stretch", gap::ROWS),
+            ("Receiver", receiver::ROWS),
             ("Text page", text::ROWS),
         ] {
             let rows: Vec<_> =
@@ -366,6 +398,7 @@ mod tests {
             (HEADER_CONTROL.offset(0).to_string(), "header's edit"),
             ("page".to_owned(), "run"),
             (format!("page + {}", CONTROL.at), "edit"),
+            (format!("page + {EVENT_LOCKS_AT} and the place"), "event"),
         ];
         for (byte, lock) in locks {
             let row = format!("| {byte} | {lock} |");

@@ -6,6 +6,7 @@ pub(in crate::state) mod control;
 pub(in crate::state) mod escaped;
 pub(in crate::state) mod format;
 pub(in crate::state) mod header;
+pub(in crate::state) mod receivers;
 pub(in crate::state) mod results;
 pub(in crate::state) mod run;
 pub(in crate::state) mod text;

@@ -56,13 +56,13 @@ impl RunResult {
 pub(in crate::state) fn decode_ring(
     ring: &[u8; RING_BYTES],
     ever: u64,
-) -> impl Iterator<Item = RunResult> {
+) -> impl Iterator<Item = (u64, RunResult)> {
     let kept = ever.min(RESULTS as u64);
     (0..kept).filter_map(move |back| {
         let number = ever - back;
         let part = result_part(number);
         let record = ring.get(part.at - RING_AT..part.at - RING_AT + part.bytes)?;
-        RunResult::decode(record, number)
+        RunResult::decode(record, number).map(|result| (number, result))
     })
 }
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn numbers(ring: &[u8; RING_BYTES], ever: u64) -> Vec<i64> {
-        decode_ring(ring, ever).map(|result| result.attempt.due.0 / 1000).collect()
+        decode_ring(ring, ever).map(|(_, result)| result.attempt.due.0 / 1000).collect()
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
         assert!(numbers(&ring, 0).is_empty());
         (1..=3).for_each(|number| put(&mut ring, number));
         assert_eq!(numbers(&ring, 3), [3, 2, 1]);
-        assert_eq!(decode_ring(&ring, 3).next(), Some(result(3)));
+        assert_eq!(decode_ring(&ring, 3).next(), Some((3, result(3))));
         (4..=40).for_each(|number| put(&mut ring, number));
         assert_eq!(numbers(&ring, 40), (9..=40).rev().collect::<Vec<_>>());
     }

@@ -12,6 +12,7 @@ use super::format::{
     CLAIM, CONTROL, Field, GAPS, PAGE_BYTES, Part, RESULTS, name_hash, result_part,
 };
 use super::header::HeaderControl;
+use super::receivers::Receivers;
 use super::run::{
     Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
 };
@@ -161,6 +162,7 @@ fn decode_control(from: Decoder<'_>) -> Option<(&str, Control)> {
         overlaps: from.u64(Field(272)),
         missed: from.u64(Field(280)),
         gaps: (0..from.count(Field(288), GAPS)).map(gap).collect(),
+        receivers: Receivers::default(),
     };
     Some((from.name(NAME)?, control))
 }

@@ -22,6 +22,8 @@ pub(in crate::state) struct Fixture {
     pub(in crate::state) hash: u64,
     pub(in crate::state) first: First,
     pub(in crate::state) before: Before,
+    /// Who is told of the events of all timers.
+    pub(in crate::state) receivers: [u32; RECEIVERS],
     /// For how long the last opening and loading have waited.
     pub(in crate::state) waited: Cell<Duration>,
 }
@@ -60,6 +62,7 @@ impl Fixture {
             hash: 1,
             first: First::Due,
             before: Before::Loaded,
+            receivers: [0; RECEIVERS],
             waited: Cell::default(),
         }
     }
@@ -116,7 +119,13 @@ impl Fixture {
         let loaded: Vec<Loaded<'_>> = cycle
             .records
             .iter()
-            .map(|record| Loaded { record, schedule_hash: self.hash, scheduled, first: self.first })
+            .map(|record| Loaded {
+                record,
+                schedule_hash: self.hash,
+                scheduled,
+                first: self.first,
+                receivers: self.receivers,
+            })
             .collect();
         notices.extend(cycle.state.load(&loaded, self.before, &mut opener));
         self.state = Some(cycle.state);

@@ -6,6 +6,7 @@ pub(in crate::state) mod claim;
 pub(in crate::state) mod contention;
 pub(in crate::state) mod convert;
 pub(in crate::state) mod decide;
+pub(in crate::state) mod events;
 pub(in crate::state) mod fault;
 pub(in crate::state) mod fixture;
 pub(in crate::state) mod load;

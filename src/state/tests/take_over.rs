@@ -44,7 +44,14 @@ impl OldMaster {
 /// What the configuration says of a timer.
 #[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
 fn loaded_as(_number: usize, record: &Record) -> Option<Loaded<'_>> {
-    Some(Loaded { record, schedule_hash: 1, scheduled: Scheduled::On, first: First::Due })
+    let first = First::Due;
+    Some(Loaded {
+        record,
+        schedule_hash: 1,
+        scheduled: Scheduled::On,
+        first,
+        receivers: [0; RECEIVERS],
+    })
 }
 
 /// A call of a worker of the waiting master.

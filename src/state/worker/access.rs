@@ -163,8 +163,18 @@ impl Inner {
         record: &Record,
         claim: &ClaimPart,
     ) -> Vec<RunResult> {
-        let mut results: Vec<_> = self
-            .local_record(record, |local| local.unwritten_results().into_iter().rev().collect());
+        self.read_numbered(record, claim).into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// The same, each with its number.
+    pub(super) fn read_numbered(
+        &self,
+        record: &Record,
+        claim: &ClaimPart,
+    ) -> Vec<(u64, RunResult)> {
+        let unwritten = self.local_record(record, |local| local.unwritten_results());
+        let numbers = (1..=claim.results_ever).rev();
+        let mut results: Vec<_> = numbers.zip(unwritten.into_iter().rev()).collect();
         let written = claim.results_ever.saturating_sub(results.len() as u64);
         if let Some((pages, page)) = self.record(record)
             && written > 0

@@ -47,7 +47,7 @@ pub enum Ordered {
 }
 
 /// What an edit does with what it has read.
-enum Change<T> {
+pub(super) enum Change<T> {
     /// Write it, and answer this.
     Write(T),
     /// Leave it as it is, and answer this.
@@ -280,7 +280,7 @@ impl Store {
         edited
     }
 
-    fn edit<T>(
+    pub(super) fn edit<T>(
         &self,
         timer: TimerRef<'_>,
         now: UnixMs,

@@ -6,6 +6,7 @@ pub(in crate::state) mod attempt;
 pub(in crate::state) mod broken_rules;
 pub(in crate::state) mod claim;
 pub(in crate::state) mod edit;
+pub(in crate::state) mod events;
 pub(in crate::state) mod exclusion;
 pub(in crate::state) mod local_record;
 pub(in crate::state) mod locked;

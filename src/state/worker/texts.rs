@@ -1,6 +1,7 @@
 //! The text of a timer in its pages: what the last run that failed has received.
 
 use crate::state::policy::due::Reading;
+use crate::state::policy::events::Happened;
 use crate::state::record::format::{PAGE_BYTES, TEXT_BYTES, TEXT_PAGE_BYTES};
 use crate::state::record::text::{decode_page, encode_page, pages_for};
 
@@ -14,6 +15,16 @@ impl Store {
         if serial == 0 {
             return None;
         }
+        (0..READ_TRIES).find_map(|_| self.inner.try_read_text(record, serial))
+    }
+}
+
+impl Store {
+    /// The text of the failure that an event tells of.
+    pub fn event_text(&self, record: &Record, happened: &Happened) -> Option<String> {
+        let failed = happened.result.is_some_and(|result| result.ended.outcome.is_failure());
+        let claim = self.inner.try_read_claim(record).ok().filter(|_| failed)?;
+        let serial = Some(claim.failure_text).filter(|serial| *serial == happened.number)?;
         (0..READ_TRIES).find_map(|_| self.inner.try_read_text(record, serial))
     }
 }

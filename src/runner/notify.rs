@@ -1,0 +1,347 @@
+//! Telling others of a timer's events: a request to a location of its server for each.
+//!
+//! ```text
+//!           claimed in the record            the request ends             recorded
+//!   Idle ──────────────────────────> Sending ────────────────> Ended ───────────────> Idle
+//!    ^                                                                                 │
+//!    └───────────── another event, or another try, for which is waited ────────────────┘
+//! ```
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::mem;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use super::job::Job;
+use super::notification::Notification;
+use super::worker::{Telling, Worker};
+use crate::conf::Notify;
+use crate::nginx::event::{EventTimer, Hold, Next};
+use crate::nginx::run::{self, Access, InProgress, Method, Place, Request, RequestEnd, Started};
+use crate::os::wall_clock;
+use crate::state::{AfterTry, Edited, EventClaim, EventStep, Happened, RunId, Steps};
+use crate::throttle::Throttle;
+
+/// What a timer's job has to do with its events.
+pub(super) struct Notifier {
+    receivers: Vec<Receiver>,
+    /// Whether there may be something to tell of.
+    may_have: Cell<bool>,
+    begins: Cell<bool>,
+    /// Why the last run could not start, and which one that was.
+    last_error: RefCell<Option<(RunId, String)>>,
+}
+
+/// One of those who are told.
+struct Receiver {
+    state: RefCell<State>,
+    /// Looks again.
+    timer: EventTimer,
+    /// The short waits that are left.
+    waits: Cell<Steps>,
+    failures: Throttle,
+}
+
+enum State {
+    Idle,
+    Sending(Rc<Sending>),
+    /// Its result could not be recorded yet.
+    Ended(Box<Ended>),
+}
+
+/// A try that has ended.
+struct Ended {
+    claim: EventClaim,
+    is_told: bool,
+    /// Why not.
+    why: String,
+    /// How often recording that was tried.
+    recorded: u32,
+    /// Tries again; holds a worker that exits, so that its successor does not tell of it again.
+    _timer: Option<EventTimer>,
+}
+
+/// A request in progress.
+struct Sending {
+    claim: Cell<Option<EventClaim>>,
+    since: Instant,
+    timed_out: Cell<bool>,
+    /// Unset while it starts.
+    goes_on: OnceCell<(InProgress, EventTimer)>,
+    _telling: Telling,
+}
+
+/// A receiver that does not answer holds nobody for longer, and no run either.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// One that was cut off is cut off again after this time.
+const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
+/// Where as many are being told as may be, or others are in the way.
+const LATER: Duration = Duration::from_millis(100);
+/// So often a worker that exits tries to record a result.
+const RECORDED: u32 = 50;
+/// What another process does is looked at after this time.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+
+impl Notifier {
+    pub(super) fn new(count: usize, job: &Weak<Job>) -> Self {
+        let receiver = |index| {
+            let job = Weak::clone(job);
+            let look = move || {
+                if let Some(job) = job.upgrade() {
+                    job.look_at_receiver(index);
+                }
+                Next::Stop
+            };
+            Receiver {
+                state: RefCell::new(State::Idle),
+                timer: EventTimer::new(Hold::Cancelable, look),
+                waits: Cell::default(),
+                failures: Throttle::default(),
+            }
+        };
+        Self {
+            receivers: (0..count).map(receiver).collect(),
+            may_have: Cell::new(count > 0),
+            begins: Cell::new(count > 0),
+            last_error: RefCell::default(),
+        }
+    }
+
+    /// There may be something to tell of.
+    pub(super) fn look(&self) {
+        self.may_have.set(!self.receivers.is_empty());
+    }
+
+    /// Whether the record is looked at for the first time.
+    pub(super) fn begins(&self) -> bool {
+        self.begins.replace(false)
+    }
+
+    /// Whether anybody is told of anything.
+    pub(super) fn is_used(&self) -> bool {
+        !self.receivers.is_empty()
+    }
+
+    /// Keeps why a run could not start.
+    pub(super) fn note_error(&self, run: RunId, error: impl FnOnce() -> String) {
+        if self.is_used() {
+            self.last_error.replace(Some((run, error())));
+        }
+    }
+
+    /// Whether a request is in progress, or its result still to be recorded.
+    pub(super) fn is_sending(&self) -> bool {
+        self.receivers.iter().any(|receiver| !receiver.is_idle())
+    }
+
+    /// The worker is about to end: who takes its place makes the next try.
+    pub(super) fn cut_off(&self) {
+        for receiver in &self.receivers {
+            let State::Sending(sending) = receiver.enter(State::Idle) else { continue };
+            if let Some((attempt, _)) = sending.goes_on.get() {
+                attempt.cut_off();
+            }
+        }
+    }
+}
+
+impl Receiver {
+    /// Answers the state before.
+    fn enter(&self, state: State) -> State {
+        mem::replace(&mut *self.state.borrow_mut(), state)
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(*self.state.borrow(), State::Idle)
+    }
+
+    /// The next of the short waits, then a longer one.
+    fn next_wait(&self) -> Duration {
+        let mut waits = self.waits.take();
+        waits.next().inspect(|_| self.waits.set(waits)).unwrap_or(LATER)
+    }
+}
+
+impl Job {
+    /// Tells whoever is to be told, if anything has happened.
+    pub(super) fn tell(&self) {
+        if self.notifier.may_have.replace(false) && !self.is_over() {
+            for (notify, receiver) in self.conf.notify.iter().zip(&self.notifier.receivers) {
+                if receiver.is_idle() {
+                    self.tell_one(notify, receiver);
+                }
+            }
+        }
+    }
+
+    fn look_at_receiver(&self, index: usize) {
+        let Some(receiver) = self.notifier.receivers.get(index) else { return };
+        if receiver.is_idle() {
+            self.notifier.look();
+            self.post();
+        }
+    }
+
+    fn record_again(&self, index: usize) {
+        let Some(receiver) = self.notifier.receivers.get(index) else { return };
+        match receiver.enter(State::Idle) {
+            State::Ended(ended) => self.record(index, *ended),
+            other => drop(receiver.enter(other)),
+        }
+    }
+
+    fn tell_one(&self, notify: &Notify, receiver: &Receiver) {
+        let Some(telling) = Worker::telling(&self.worker) else {
+            return receiver.timer.arm(LATER);
+        };
+        let now = wall_clock();
+        match self.worker.store.claim_event(self.timer(), notify.what, now) {
+            EventStep::Won(claim) => {
+                receiver.waits.take();
+                self.send(notify, receiver, claim, telling);
+            }
+            EventStep::Nothing => drop(receiver.waits.take()),
+            EventStep::NotBefore(at) => receiver.timer.arm(at.since(now)),
+            EventStep::Elsewhere | EventStep::LeftToOwner => receiver.timer.arm(ELSEWHERE),
+            EventStep::Again => receiver.timer.arm(receiver.next_wait()),
+            EventStep::GaveUp(happened) => {
+                self.report_untold(notify, receiver, &happened, "process died");
+                // There may be another one.
+                receiver.timer.arm(Duration::ZERO);
+            }
+        }
+    }
+
+    fn send(&self, notify: &Notify, receiver: &Receiver, claim: EventClaim, telling: Telling) {
+        let index = self.conf.notify.iter().position(|it| it.what.id == notify.what.id);
+        let index = index.unwrap_or_default();
+        let happened = *claim.happened();
+        let text = self.worker.store.event_text(&self.record, &happened);
+        let run = happened.result.map(|result| result.attempt.run);
+        let known = self.notifier.last_error.borrow();
+        let known =
+            known.as_ref().filter(|(its, _)| Some(*its) == run).map(|(_, why)| why.as_str());
+        let notification = Rc::new(Notification::new(&self.conf, &happened, known, text));
+        let body = notification.json();
+        let sending = Rc::new(Sending {
+            claim: Cell::new(Some(claim)),
+            since: Instant::now(),
+            timed_out: Cell::new(false),
+            goes_on: OnceCell::new(),
+            _telling: telling,
+        });
+        drop(receiver.enter(State::Sending(Rc::clone(&sending))));
+        let request = Request {
+            method: &Method::post(),
+            uri: &notify.uri,
+            host: self.conf.host.as_deref(),
+            place: Place::Anywhere,
+            access: Access::LeftOut,
+            headers: &[(b"Content-Type", b"application/json")],
+            body: Some(&body),
+        };
+        match run::start_at(notify.begin, &request, notification) {
+            Ok(Started::Ended(end)) => self.told(index, &sending, end),
+            Ok(Started::InProgress(attempt)) => self.go_on_telling(index, &sending, attempt),
+            Err(why) => self.try_ended(index, &sending, false, why.to_string()),
+        }
+    }
+
+    fn go_on_telling(&self, index: usize, sending: &Rc<Sending>, attempt: InProgress) {
+        let (me, ended) = (Weak::clone(&self.me), Rc::downgrade(sending));
+        attempt.on_end(move |end| {
+            if let Some((job, sending)) = me.upgrade().zip(ended.upgrade()) {
+                job.told(index, &sending, end);
+            }
+        });
+        let late = Rc::downgrade(sending);
+        let limit = self.conf.timeout.min(TIMEOUT);
+        // As a run, it holds a worker that exits until it has ended (HOST-7).
+        let timeout = EventTimer::new(Hold::HoldsExit, move || {
+            let Some(sending) = late.upgrade() else { return Next::Stop };
+            let rest = limit.saturating_sub(sending.since.elapsed());
+            if !rest.is_zero() {
+                return Next::After(rest);
+            }
+            sending.timed_out.set(true);
+            if let Some((attempt, _)) = sending.goes_on.get() {
+                attempt.cut_off();
+            }
+            Next::After(CUT_OFF_AGAIN)
+        });
+        timeout.arm(limit);
+        let _ = sending.goes_on.set((attempt, timeout));
+    }
+
+    fn told(&self, index: usize, sending: &Sending, end: RequestEnd) {
+        let limit = self.conf.timeout.min(TIMEOUT);
+        let (is_told, why) = match end.status {
+            _ if sending.timed_out.get() => {
+                (false, format!("timed out after {}ms", limit.as_millis()))
+            }
+            _ if end.closed => (false, "worker was told to stop".to_owned()),
+            0 => (false, "no response".to_owned()),
+            status @ 200..300 if end.complete => (true, format!("status {status}")),
+            status @ 200..300 => (false, format!("response incomplete, status {status}")),
+            status => (false, format!("status {status}")),
+        };
+        self.try_ended(index, sending, is_told, why);
+    }
+
+    fn try_ended(&self, index: usize, sending: &Sending, is_told: bool, why: String) {
+        let Some(claim) = sending.claim.take() else { return };
+        self.record(index, Ended { claim, is_told, why, recorded: 0, _timer: None });
+    }
+
+    /// Records the result of a try; the claim is held until that is done.
+    fn record(&self, index: usize, ended: Ended) {
+        let configured = self.conf.notify.get(index).zip(self.notifier.receivers.get(index));
+        let Some((notify, receiver)) = configured else { return };
+        let now = wall_clock();
+        let is_told = ended.is_told;
+        let after = match self.worker.store.end_event(self.timer(), &ended.claim, is_told, now) {
+            Edited::Done(after) | Edited::NotWritten(after) => after,
+            Edited::Again | Edited::Failed if self.is_over() && ended.recorded >= RECORDED => {
+                return drop(receiver.enter(State::Idle));
+            }
+            Edited::Again | Edited::Failed => return self.record_later(index, receiver, ended),
+        };
+        receiver.waits.take();
+        drop(receiver.enter(State::Idle));
+        match after {
+            AfterTry::Told => receiver.failures.end_row(),
+            AfterTry::NotBefore(at) => receiver.timer.arm(at.since(now)),
+            AfterTry::GaveUp => {
+                self.report_untold(notify, receiver, ended.claim.happened(), &ended.why);
+            }
+        }
+        drop(ended);
+        if self.is_over() {
+            // Whatever is left is others'.
+            self.worker.leave_work();
+            self.worker.tell_others();
+        } else if !matches!(after, AfterTry::NotBefore(_)) {
+            self.notifier.look();
+            self.post();
+        }
+    }
+
+    fn record_later(&self, index: usize, receiver: &Receiver, ended: Ended) {
+        let me = Weak::clone(&self.me);
+        let timer = EventTimer::new(Hold::HoldsExit, move || {
+            if let Some(job) = me.upgrade() {
+                job.record_again(index);
+            }
+            Next::Stop
+        });
+        timer.arm(receiver.next_wait());
+        let ended = Ended { recorded: ended.recorded + 1, _timer: Some(timer), ..ended };
+        drop(receiver.enter(State::Ended(Box::new(ended))));
+    }
+
+    fn report_untold(&self, notify: &Notify, receiver: &Receiver, what: &Happened, why: &str) {
+        if let Some(left_out) = receiver.failures.pass(Instant::now()) {
+            self.report.untold(&self.conf, notify, what, why, left_out);
+        }
+    }
+}

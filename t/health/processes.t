@@ -14,6 +14,7 @@ use TimerTest::Nginx;
 use TimerTest::Servers;
 
 my $servers = TimerTest::Servers->start(3);
+my $nginx;
 
 # An nginx that checks the group of these servers.
 sub checking {
@@ -30,6 +31,13 @@ sub checking {
 # The checks of a server from the so-manieth on.
 sub since { my ( $number, $from ) = @_; my @all = $servers->checks($number); return @all[ $from .. $#all ] }
 
+# A worker may serve before the master has told of it.
+sub first_worker {
+    my $pid;
+    wait_until { ($pid) = $nginx->workers };
+    return $pid;
+}
+
 # How many were made for each interval in this time.
 sub rate {
     my ( $interval, @checks ) = @_;
@@ -37,7 +45,7 @@ sub rate {
 }
 
 # Eight workers and the cache's helpers make as many checks as one worker.
-my $nginx = checking( 'interval=100ms',
+$nginx = checking( 'interval=100ms',
     workers => 8,
     allow   => [qr/exited on signal 9/],
     more    => "proxy_cache_path ${\ scratch_dir() } keys_zone=c:1m manager_sleep=50ms loader_sleep=1ms;" );
@@ -91,7 +99,7 @@ is( $nginx->log_lines(qr/is unhealthy/), 0, 'KILL: no server is marked' );
 $nginx->stop('QUIT');
 $nginx = checking( 'interval=100ms timeout=500ms', workers => 3 );
 $nginx->start;
-my ( $slot0 ) = $nginx->workers;
+my $slot0 = first_worker();
 TimerTest::poll_until( sub { my ($last) = reverse $servers->checks(0); $last->{by} == $slot0 } );
 $nginx->signal( 'STOP', $slot0 );
 $from = $servers->checks(0);
@@ -107,7 +115,7 @@ my $is_in_time;
 for ( 1 .. 20 ) {
     $nginx = checking( 'interval=10s timeout=1s', of => [2] );
     $nginx->start;
-    my ($worker) = $nginx->workers;
+    my $worker = first_worker();
     ok( TimerTest::poll_until( sub { grep {/:\Q${\ sprintf '%04X', $servers->port(2) }\E .* 01 /} split /\n/, slurp('/proc/net/tcp') } ), 'a check is in progress' );
     stand_still($worker);
     $is_in_time = !$nginx->log_lines(qr/is unhealthy/);

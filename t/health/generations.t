@@ -48,7 +48,8 @@ sub peers { my ($group) = @_; return @{ json( $nginx->get("/status/upstreams/$gr
 # "fail_open": below one half the marks are lifted, above it they are back.
 {
     $servers->set( $_, 503 ) for 0, 1;
-    $nginx->wait_log(qr/peer \Q$server[$_]\E in upstream "open" is unhealthy/) for 0, 1;
+    # Both groups check them, each at its own times.
+    for my $group (qw( b open )) { $nginx->wait_log(qr/peer \Q$server[$_]\E in upstream "$group" is unhealthy/) for 0, 1 }
     is( $nginx->get('/open/')->{status}, 200, 'half of them are healthy: requests go to these' ) for 1 .. 4;
     $servers->set( 2, 503 );
     $nginx->wait_log(qr/\[crit\].* 1 of 4 servers in upstream "open" are healthy, less than 50%, requests are passed to all/);

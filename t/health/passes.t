@@ -41,6 +41,8 @@ my %canned = (
     bad_chunk => { answer => sub { $_[0] =~ $http ? ( "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 'close' ) : () } },
     grpc_app  => { answer => sub { $_[0] =~ /\r\n\r\n.*\z/s ? ( "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n\0\0\0\0\2\b" . ( $_[0] =~ /sick/ ? "\2" : "\1" ), 'close' ) : () } },
     no_reason => { answer => sub { $_[0] =~ $http ? ( "HTTP/1.1 200\r\n\r\n", 'close' ) : () } },
+    pieces    => { greeting => 'H', answer => sub { length $_[0] ? ( "ost: x\r\nStatus: 200 OK\r\n\r\nok", 'close' ) : () } },
+    no_line   => { greeting => 'HTTP/1', answer => sub { length $_[0] ? ( "x\r\n\r\n", 'close' ) : () } },
     early     => { greeting => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" },
 );
 my %server = map { $_ => TimerTest::Canned->start( %{ $canned{$_} } ) } sort keys %canned;
@@ -119,7 +121,11 @@ my %case = (
     fastcgi_cached => [ "fastcgi_cache f; fastcgi_cache_key \$uri; fastcgi_cache_valid any 1h; $fastcgi", passes => '/fastcgi_cached', server => 'fastcgi' ],
     uwsgi      => [ $uwsgi, passes => '/uwsgi', server => 'uwsgi' ],
     uwsgi_404  => [ "health_check uri=/status/404; $uwsgi", unhealthy => 'status 404', server => 'uwsgi' ],
+    uwsgi_pieces => [ $uwsgi, passes => undef, server => 'pieces' ],
+    uwsgi_no_line => [ $uwsgi, passes => undef, server => 'no_line' ],
     scgi       => [ 'scgi_pass UP;', passes => undef, server => 'scgi' ],
+    scgi_pieces => [ 'scgi_pass UP;', passes => undef, server => 'pieces' ],
+    scgi_no_line => [ 'scgi_pass UP;', passes => undef, server => 'no_line' ],
     memcached  => [ 'set $memcached_key check; memcached_pass UP;', passes => undef, server => 'memcached' ],
     memcached_404 => [ 'set $memcached_key check; memcached_pass UP;', unhealthy => 'status 404', server => 'not_found' ],
     grpc       => [ 'health_check type=grpc; grpc_pass grpc://UP;', passes => undef, server => 'grpc' ],
@@ -183,6 +189,7 @@ $nginx->write_conf(
 CONF
     server => <<"CONF",
     location /timers/ { timer_api; }
+    location /run/ { timer run every=300ms; uwsgi_pass 127.0.0.1:${\ $server{no_line}->port }; }
     location = /mirrored { proxy_set_header X-Timer mirrored; proxy_pass http://127.0.0.1:$elsewhere; }
     location \@fallback { proxy_set_header X-Timer fallback; proxy_pass http://127.0.0.1:$elsewhere; }
     location /fallback { proxy_set_header X-Timer fallback; proxy_pass http://127.0.0.1:$elsewhere; }
@@ -219,6 +226,9 @@ for my $name ( sort keys %case ) {
     is( $asked[0]{uri}, $what, "$name: the URI" );
 }
 
+# A run has nothing but its own request to tell of a header that was never whole.
+ok( $nginx->wait_log(qr/timer "run": run failed: status 502/), 'a timer: the first line in pieces, which is none' );
+
 # What the servers were asked.
 my ($plain) = $backend->requests( timer => 'plain' );
 is( $plain->{method}, 'GET', 'the method' );
@@ -251,7 +261,7 @@ is( scalar @queries, 0, 'no name was looked up' );
 is( -s "$prefix/logs/checked.log" // 0, 0, 'no check is in the access log' );
 
 # A failing check is no error of nginx's.
-my @errors = grep { !/is unhealthy|bind\(/ } $nginx->log_lines(qr/\[(?:error|crit)\]/);
+my @errors = grep { !/is unhealthy|bind\(|timer:? "run"/ } $nginx->log_lines(qr/\[(?:error|crit)\]/);
 is( "@errors", '', 'no other line at error or above' );
 
 $nginx->stop;

@@ -75,6 +75,7 @@ my $nginx = TimerTest::Nginx->new(
     match ok { status 200; }
     upstream checked { zone checked 64k; server 127.0.0.1:$tls; }
     upstream refused { zone refused 64k; server 127.0.0.1:1; }
+    upstream lines { zone lines 64k; server 127.0.0.1:${\ $backend->uwsgi_port }; }
 CONF
     server => join( "\n", <<"CONF", map {"location \@idle$_ { timer idle$_ every=366d; return 204; }"} 1 .. 300 ),
     location \@plain { timer plain every=50ms; return 204; }
@@ -89,6 +90,7 @@ CONF
         health_check uri=/ready interval=100ms keepalive_time=1h match=ok;
     }
     location /refused/ { proxy_pass http://refused; health_check interval=100ms; }
+    location /lines/ { uwsgi_param REQUEST_METHOD GET; uwsgi_param REQUEST_URI /lines; uwsgi_pass lines; health_check interval=100ms; }
     location /status/ { timer_api write=on; }
 CONF
     allow => [ qr/\[alert\].*: timer: caught panic: on purpose, /, qr/^thread .* panicked at src\/nginx\/core\/panics\.rs:/, qr/a run is not possible in this nginx \(content handler\)/ ],
@@ -108,7 +110,7 @@ sub goes_on {
         };
         ok( poll_until($run), "$what: $name goes on" );
     }
-    for my $group (qw( checked refused )) {
+    for my $group (qw( checked lines refused )) {
         my $before = checks($group);
         ok( poll_until( sub { checks($group) >= $before + 2 } ), "$what: checks of $group go on" );
     }

@@ -70,6 +70,10 @@ GET_POINTER(host_end)
 GET_POINTER(host_start)
 GET_POINTER(uri_end)
 
+SET_POINTER(header_end)
+SET_POINTER(header_name_end)
+SET_POINTER(header_name_start)
+SET_POINTER(header_start)
 SET_POINTER(uri_end)
 SET_POINTER(uri_start)
 
@@ -279,6 +283,7 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_t, peer),
     FIELD(ngx_http_upstream_t, buffer),
     FIELD(ngx_http_upstream_t, headers_in),
+    FIELD(ngx_http_upstream_t, process_header),
     FIELD(ngx_http_upstream_t, finalize_request),
     FIELD(ngx_http_upstream_t, uri),
     FIELD(ngx_http_upstream_t, resolved),

@@ -73,6 +73,10 @@ get! { *mut u8;
 }
 
 set! { *mut u8;
+    set_header_end: ngx_http_timer_set_header_end,
+    set_header_name_end: ngx_http_timer_set_header_name_end,
+    set_header_name_start: ngx_http_timer_set_header_name_start,
+    set_header_start: ngx_http_timer_set_header_start,
     set_uri_end: ngx_http_timer_set_uri_end,
     set_uri_start: ngx_http_timer_set_uri_start,
 }
@@ -189,7 +193,7 @@ offsets! {
         ngx_http_upstream_server_t: addrs, naddrs;
         ngx_http_upstream_conf_t: upstream, connect_timeout, send_timeout, read_timeout, ignore_headers, next_upstream, intercept_errors;
         ngx_addr_t: sockaddr;
-        ngx_http_upstream_t: conf, peer, buffer, headers_in, finalize_request, uri, resolved, request_bufs, length, schema;
+        ngx_http_upstream_t: conf, peer, buffer, headers_in, process_header, finalize_request, uri, resolved, request_bufs, length, schema;
         ngx_http_upstream_headers_in_t: headers, trailers, status_n;
         ngx_peer_connection_t: connection, sockaddr, socklen, name, tries, get, free, notify, data, set_session, save_session;
         ngx_http_header_t: handler, offset;

@@ -111,6 +111,11 @@ unsafe fn set_line(
     request.request_line = line;
     request.method_name = part(0, method.len());
     request.http_protocol = part(line.len - PROTOCOL.len(), PROTOCOL.len());
+    // Where the last header of a client's would be: RUN-21.
+    bits::set_header_name_start(request, line.data);
+    bits::set_header_name_end(request, line.data);
+    bits::set_header_start(request, line.data);
+    bits::set_header_end(request, line.data);
     Ok(uri)
 }
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod end;
+mod first_line;
 mod group;
 mod judging;
 mod kept;

@@ -31,6 +31,7 @@ use crate::nginx::run::connect::has_free_connection;
 use crate::nginx::run::{Flow, Inside, NextFilter, Receiver, ResponseHead, RunConnection};
 use crate::os::memory::{self, NoMemory};
 
+pub(super) type ProcessHeader = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
 pub(super) type Finalize = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
 
 const ELSEWHERE: &str = "the location passes to another upstream";
@@ -50,6 +51,8 @@ pub(super) struct Pin {
     body_limit: usize,
     /// How long a connection may serve checks, and whose.
     kept: Option<(Key, Duration)>,
+    /// With what the module reads the first line of the response.
+    pub(super) process_header: Cell<Option<ProcessHeader>>,
     /// What the module did at the end of its request.
     pub(super) finalize: Cell<Option<Finalize>>,
     pub(super) judge: Cell<Option<Judge>>,
@@ -91,6 +94,7 @@ impl Pin {
             peer: Cell::new(ptr::null_mut()),
             body_limit,
             kept,
+            process_header: Cell::new(None),
             finalize: Cell::new(None),
             judge: Cell::new(Some(judge)),
             end: Cell::new(None),

@@ -8,6 +8,7 @@ use ngx::ffi::{
     ngx_http_request_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t,
 };
 
+use super::first_line;
 use super::group;
 use super::judging::finalize;
 use super::pin::Pin;
@@ -95,8 +96,15 @@ unsafe extern "C" fn init_peer(
     let (balancer, answer) = guard((None, rc::ERROR), || {
         // SAFETY: nginx calls it with an open request that has an upstream.
         match unsafe { Pin::of(r) } {
-            // SAFETY: as above, and with the group that it has come to.
-            Some(pin) => (None, unsafe { pin.enter(r, group, finalize) }),
+            Some(pin) => {
+                // SAFETY: as above, and with the group that it has come to.
+                let answer = unsafe { pin.enter(r, group, finalize) };
+                if answer == rc::OK {
+                    // SAFETY: as above.
+                    unsafe { first_line::wait_for(&pin, r) };
+                }
+                (None, answer)
+            }
             None => (balancer_of(group), rc::ERROR),
         }
     });

@@ -109,6 +109,8 @@ my %case = (
     redirect   => [ "rewrite ^ http://localhost/; $pass", not_checked => 'the location answers by itself: status 302' ],
     bind       => [ "proxy_bind 192.0.2.77; $pass", not_checked => 'bind\(192.0.2.77\) failed \(99: Cannot assign requested address\) while connecting to upstream' ],
     variable   => [ 'set $up UP; health_check uri=/variable upstream=UP; proxy_pass http://$up;', passes => '/variable' ],
+    variables  => [ 'set $up UP; health_check uri=/variables?a upstream=UP; proxy_pass http://$up/v$uri?b;', passes => '/v/variables?b' ],
+    variable_uri => [ 'health_check uri=/variable_uri upstream=UP; proxy_pass http://UP/v$uri;', passes => '/v/variable_uri' ],
     other      => [ 'set $up other; health_check uri=/other upstream=UP; proxy_pass http://$up;', not_checked => 'the location passes to another upstream' ],
     address    => [ "set \$up 127.0.0.1:$elsewhere; health_check uri=/address upstream=UP; proxy_pass http://\$up;", not_checked => 'the location passes to another upstream' ],
     looked_up  => [ "resolver 127.0.0.1:${\ $dns->port } ipv6=off; set \$up app.test; health_check uri=/looked_up upstream=UP; proxy_pass http://\$up:$elsewhere;", not_checked => 'the location passes to another upstream' ],

@@ -183,7 +183,12 @@ impl Pin {
     unsafe fn prepare(&self, r: *mut ngx_http_request_t) -> Option<*mut PeerInPool> {
         // SAFETY: the caller's promise.
         unsafe { self.set_conf(r) }?;
-        if !self.rewritten.get() {
+        // SAFETY: as above.
+        let upstream = unsafe { (*r).upstream };
+        // What variables make is what the location wants to be sent.
+        // SAFETY: as above.
+        let has_variables = !unsafe { (*upstream).resolved }.is_null();
+        if !self.rewritten.get() && !has_variables {
             // SAFETY: as above: its request was made before it has come to a group.
             unsafe { uri::ask_for(r, &self.uri) }?;
         }

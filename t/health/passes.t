@@ -84,6 +84,7 @@ my %case = (
     cached     => [ "proxy_cache c; proxy_cache_valid any 1h; $pass", passes => '/cached' ],
     stored     => [ "proxy_store $prefix/store/stored; $pass", passes => '/stored' ],
     unbuffered => [ "proxy_buffering off; proxy_request_buffering off; proxy_http_version 1.1; $pass", passes => '/unbuffered' ],
+    in_file    => [ "client_body_in_file_only on; client_body_temp_path $prefix/bodies; $pass", passes => '/in_file' ],
     large      => [ "health_check uri=/big/2000000; $pass", passes => '/big/2000000' ],
     large_cut  => [ "health_check uri=/truncate; $pass", unhealthy => 'upstream prematurely closed connection while .*' ],
     chunk_cut  => [ "health_check uri=/cut; proxy_http_version 1.1; $pass", unhealthy => 'upstream prematurely closed connection while .*' ],
@@ -251,7 +252,7 @@ is( $nginx->get('/cached/')->{status}, 200, 'a client fills the cache' );
 my $before = $backend->requests( timer => 'cached', uri => qr{\A/cached\z} );
 $backend->wait_requests( $before + 3, timer => 'cached', uri => qr{\A/cached\z} );
 pass('checks go on to ask the server');
-my @files = grep {-f} map { glob "$prefix/$_" } 'fastcgi/*', 'store/*', 'cache/*', 'cache/*/*';
+my @files = grep {-f} map { glob "$prefix/$_" } 'bodies/*', 'fastcgi/*', 'store/*', 'cache/*', 'cache/*/*';
 is( scalar @files, 1, 'what the client asked for is stored, and nothing else' ) or diag "@files";
 
 # Nobody else was asked.

@@ -94,6 +94,7 @@ set! { ngx_uint_t;
     set_limit_rate_set: ngx_http_timer_set_limit_rate_set,
     set_logged: ngx_http_timer_set_logged,
     set_post_action: ngx_http_timer_set_post_action,
+    set_request_body_in_file_only: ngx_http_timer_set_request_body_in_file_only,
     set_stat_reading: ngx_http_timer_set_stat_reading,
     set_stat_writing: ngx_http_timer_set_stat_writing,
     set_uri_changes: ngx_http_timer_set_uri_changes,

@@ -15,7 +15,7 @@ use super::state::{KeptBody, RunState};
 use crate::nginx::conf::parsing::{Parsing, Refused};
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::core_main;
-use crate::nginx::core::rc;
+use crate::nginx::core::{bits, rc};
 
 const PREACCESS: usize = ngx::ffi::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as usize;
 
@@ -160,6 +160,8 @@ unsafe extern "C" fn leave_out(r: *mut ngx_http_request_t) -> ngx_int_t {
 unsafe fn keep_body(r: *mut ngx_http_request_t, state: &RunState) {
     // SAFETY: the caller's promise; ends here.
     let request = unsafe { &mut *r };
+    // "client_body_in_file_only" would leave a file of each.
+    bits::set_request_body_in_file_only(request, 0);
     let body = mem::replace(&mut request.request_body, ptr::null_mut());
     // SAFETY: one that the run was given, or null.
     let chain = unsafe { body.as_ref() }.map_or(ptr::null_mut(), |body| body.bufs);

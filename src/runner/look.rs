@@ -47,8 +47,9 @@ impl Job {
         }
         if self.notifier.begins() {
             // What happens from now on is to be told.
-            self.tell();
-            self.notifier.look();
+            for notify in &self.conf.notify {
+                self.worker.store.expect_events(self.timer(), notify.what, look.now);
+            }
         }
         let mut next = match self.take_claim() {
             Some(claim) => self.go_on(*claim),

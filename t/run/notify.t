@@ -56,6 +56,7 @@ my $nginx = TimerTest::Nginx->new(
     job( 'down',   'status/500', 'timer_notify /refused;' ),
     job( 'itself', 'itself', 'timer_notify @itself; rewrite ^ /status/500 break;' ),
     job( 'plainly', 'ok', 'proxy_set_header X-Event "[$timer_event$timer_status$timer_error$timer_response]";' ),
+    ( map {"location \@many$_ { timer many$_ every=366d first=now; timer_notify /told/many; return 500; }\n"} 1 .. 80 ),
     <<"CONF",
     location \@missed { timer missed every=500ms; timer_notify /told/missed on=missed; return 204; }
     location /told/ { internal; $pass; }
@@ -86,6 +87,11 @@ sub told { my ( $uri, $count ) = @_; return $backend->wait_requests( $count, uri
 
 # Those that take their time.
 run($_) for qw( bad hangs down itself );
+
+# More at once than are told at once: none is forgotten.
+my %many;
+$many{ JSON::PP::decode_json( $_->{body} )->{timer} }++ for told( '/told/many', 80 );
+is( scalar( keys %many ), 80, 'many fail at once: each is told of' );
 
 # What is told: one request, by nginx itself, in the timer's server.
 run('plain');

@@ -91,16 +91,7 @@ impl Store {
             Err(Unread::Lost) => return EventStep::LeftToOwner,
         };
         let Some(place) = place_of(&reading.control, what.id) else {
-            return step(self.edit(timer, now, |reading| {
-                let new = Receiver::new(what.id, reading);
-                if place_of(&reading.control, what.id).is_none()
-                    && let Some(free) = reading.control.receivers.iter_mut().find(|it| it.id == 0)
-                {
-                    *free = new;
-                    return Change::Write(EventStep::Nothing);
-                }
-                Change::Leave(EventStep::Nothing)
-            }));
+            return step(self.add_receiver(timer, what, now));
         };
         let before = reading.control.receivers.get(place).copied().unwrap_or_default();
         let mut after = before;
@@ -146,6 +137,33 @@ impl Store {
             }
             (step, _) => step,
         }
+    }
+
+    /// Notes that a receiver is to be told of what happens from now on, if the record does not know it.
+    pub fn expect_events(&self, timer: TimerRef<'_>, what: Subscription, now: UnixMs) {
+        let known = |reading: Reading| place_of(&reading.control, what.id).is_some();
+        if !self.read_for(timer).is_ok_and(known) {
+            // Who is in the way does the same.
+            let _ = self.add_receiver(timer, what, now);
+        }
+    }
+
+    fn add_receiver(
+        &self,
+        timer: TimerRef<'_>,
+        what: Subscription,
+        now: UnixMs,
+    ) -> Edited<EventStep> {
+        self.edit(timer, now, |reading| {
+            let new = Receiver::new(what.id, reading);
+            if place_of(&reading.control, what.id).is_none()
+                && let Some(free) = reading.control.receivers.iter_mut().find(|it| it.id == 0)
+            {
+                *free = new;
+                return Change::Write(EventStep::Nothing);
+            }
+            Change::Leave(EventStep::Nothing)
+        })
     }
 
     /// Records what came of a try. The claim is to be kept until that is done.

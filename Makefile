@@ -54,12 +54,11 @@ test-asan test-valgrind:
 	@MEMORY=$(@:test-%=%) tools/test
 
 ## make soak           ten minutes of servers that come and go and reloads (SOAK_SECONDS=600)
-soak: SOAK_SECONDS ?= 600
 soak:
 	@$(packages) prove
 	@tools/packages --try test
-	@NGINX=$${NGINX:-build/nginx} TESTS=t/serial/soak.t PROVE_FLAGS=-v SOAK_SECONDS=$(SOAK_SECONDS) \
-	    TEST_LIMIT=$$(($(SOAK_SECONDS) + 300)) tools/test
+	@seconds=$${SOAK_SECONDS:-600}; NGINX=$${NGINX:-build/nginx} TESTS=t/serial/soak.t PROVE_FLAGS=-v \
+	    SOAK_SECONDS=$$seconds TEST_LIMIT=$$((seconds + 300)) tools/test
 
 ## make bench          what a run, a timer and a takeover cost, into BENCHMARKS.md: takes some minutes
 bench:

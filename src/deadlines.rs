@@ -72,9 +72,9 @@ impl Deadlines {
 
     /// Takes the first deadline away if it is not later than `now`; answers whose it was.
     pub fn pop(&mut self, now: Instant) -> Option<usize> {
-        let first = self.heap.first().copied().filter(|first| first.at <= now)?;
-        self.clear(first.number);
-        Some(first.number)
+        let first = self.heap.first().filter(|first| first.at <= now)?.number;
+        self.clear(first);
+        Some(first)
     }
 
     fn put(&mut self, place: usize, entry: Entry) {
@@ -101,20 +101,18 @@ impl Deadlines {
 
     /// Puts `entry` at `place`, or farther from the root, before children that are not due before it.
     fn sink(&mut self, mut place: usize, entry: Entry) {
-        let first_child = |place| CHILDREN * place + 1;
-        while let Some(children) = self.heap.get(first_child(place)..)
-            && let Some((nth, child)) = children
-                .iter()
-                .take(CHILDREN)
-                .copied()
-                .enumerate()
-                .min_by_key(|(_, child)| child.at)
-            && child.at < entry.at
-        {
-            self.put(place, child);
-            place = first_child(place) + nth;
+        loop {
+            let (mut next, mut first) = (None, entry);
+            let children = self.heap.iter().enumerate().skip(CHILDREN * place + 1).take(CHILDREN);
+            for (at, child) in children {
+                if child.at < first.at {
+                    (next, first) = (Some(at), *child);
+                }
+            }
+            self.put(place, first);
+            let Some(next) = next else { return };
+            place = next;
         }
-        self.put(place, entry);
     }
 }
 

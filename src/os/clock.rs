@@ -1,17 +1,14 @@
 //! Clocks.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::schedule::UnixMs;
 
 /// The wall clock's time now, read from the system: nginx's own cached time may be as old as a turn
 /// of its event loop is long.
 pub fn wall_clock() -> UnixMs {
-    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(after) => UnixMs(ms(after)),
-        Err(before) => UnixMs(-ms(before.duration())),
-    }
+    // The kernel refuses to be set to an instant before 1970 (settimeofday(2)).
+    UnixMs(i64::try_from(clock(libc::CLOCK_REALTIME).as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The share of a turn of the event loop that one kind of work may take before clients are served

@@ -8,7 +8,9 @@ use crate::schedule::UnixMs;
 /// of its event loop is long.
 pub fn wall_clock() -> UnixMs {
     // The kernel refuses to be set to an instant before 1970 (settimeofday(2)).
-    UnixMs(i64::try_from(clock(libc::CLOCK_REALTIME).as_millis()).unwrap_or(i64::MAX))
+    let since_1970 = clock(libc::CLOCK_REALTIME);
+    let seconds = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
+    UnixMs(seconds.saturating_mul(1000).saturating_add(since_1970.subsec_millis().into()))
 }
 
 /// The share of a turn of the event loop that one kind of work may take before clients are served

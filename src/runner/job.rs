@@ -267,6 +267,9 @@ impl Job {
     }
 
     pub(super) fn report_left_out(&self) {
+        if !self.worker.store.has_notices() {
+            return;
+        }
         let left_out = self.worker.report_but_left_out();
         self.report_missed(left_out.missed);
         self.report.more_overlaps(left_out.overlaps);

@@ -17,7 +17,7 @@ use crate::state::{Claim, Ended, Finished, Outcome};
 /// An attempt in progress.
 pub(super) struct Running {
     /// Taken when the attempt ends.
-    claim: Cell<Option<Claim>>,
+    claim: Cell<Option<Box<Claim>>>,
     run: Rc<Run>,
     since: Instant,
     /// Why it is being cut off, if it is.
@@ -68,7 +68,7 @@ impl Running {
 
 impl Job {
     /// Starts the attempt that `claim` gives the right to.
-    pub(super) fn start(&self, claim: Claim, permit: Permit) {
+    pub(super) fn start(&self, claim: Box<Claim>, permit: Permit) {
         let run = Rc::new(Run::new(&self.conf, claim.attempt(), claim.last_success_at()));
         let running = Rc::new(Running {
             claim: Cell::new(Some(claim)),
@@ -207,7 +207,7 @@ impl Job {
                     self.worker.leave_work();
                 }
             }
-            Finished::Closed { failures_before, .. } => {
+            Finished::Closed { failures_before } => {
                 self.notifier.note_error(running.run.id(), || match ending {
                     Ending::NotStarted(why) => why.to_string(),
                     _ => "no response".to_owned(),

@@ -137,9 +137,8 @@ impl Worker {
 
     /// Logs what the store reports.
     pub(super) fn report(&self) {
-        let notices = self.store.take_notices();
-        if !notices.is_empty() {
-            self.write(notices);
+        if self.store.has_notices() {
+            self.write(self.store.take_notices());
         }
     }
 
@@ -147,9 +146,6 @@ impl Worker {
     pub(super) fn report_but_left_out(&self) -> Counted {
         let mut left_out = Counted::default();
         let mut others = self.store.take_notices();
-        if others.is_empty() {
-            return left_out;
-        }
         others.retain(|notice| {
             let Notice::LeftOut { counted, .. } = notice else { return true };
             left_out.missed += counted.missed;

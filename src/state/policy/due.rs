@@ -64,7 +64,7 @@ pub struct Reading {
     /// What has been taken and what is in progress.
     pub claim: Box<ClaimPart>,
     /// What others want of the timer.
-    pub control: Control,
+    pub control: Box<Control>,
     /// What holds for all timers.
     pub header: HeaderControl,
 }
@@ -74,8 +74,12 @@ impl Reading {
     #[cfg(test)]
     pub(crate) fn anew(name: &str, now: UnixMs) -> Self {
         let name_hash = crate::state::record::format::name_hash(name);
-        let (claim, control) = (Box::new(ClaimPart::new(name_hash, now)), Control::anew(now));
-        Self { claim, control, header: HeaderControl::default() }
+        let (claim, control) = (ClaimPart::new(name_hash, now), Control::anew(now));
+        Self {
+            claim: Box::new(claim),
+            control: Box::new(control),
+            header: HeaderControl::default(),
+        }
     }
 
     /// The newest instant up to which every due time has been handled, except `first`: taken,
@@ -84,18 +88,14 @@ impl Reading {
         let expired = |paused: Option<Paused>| {
             paused.and_then(|paused| paused.until).filter(|until| *until <= now)
         };
-        [
+        newest([
             Some(self.claim.watermark.due),
             self.control.left_out_up_to,
             self.control.not_before,
             expired(self.control.paused),
             self.header.not_before,
             expired(self.header.paused),
-        ]
-        .into_iter()
-        .flatten()
-        .max()
-        .unwrap_or(NEVER)
+        ])
     }
 
     /// Whether no run may start by schedule at `now`, because of the timer's own pause or that of
@@ -134,30 +134,30 @@ impl Reading {
     /// back".
     pub(in crate::state) fn is_ahead(&self, due_times: &dyn DueTimes, now: UnixMs) -> bool {
         let (claim, control, header) = (&self.claim, &self.control, &self.header);
-        let pauses =
-            [control.paused, header.paused].map(|paused| paused.map(|paused| paused.since));
+        let paused_since = |paused: Option<Paused>| paused.map(|paused| paused.since);
         let waits_since = match claim.progress {
             Progress::Waiting(attempt, _) => Some(attempt.started_at),
             _ => None,
         };
-        let first_at = control.created_at.filter(|at| *at > claim.watermark.due);
-        let soon = [Some(control.order.at), waits_since, first_at];
-        if pauses.iter().chain(&soon).flatten().any(|at| is_to_come(*at, now)) {
-            return true;
-        }
-        let newest = [
-            Some(claim.watermark.due),
+        let given_now = newest([
             Some(control.order.at),
+            control.created_at.filter(|at| *at > claim.watermark.due),
+            paused_since(control.paused),
+            paused_since(header.paused),
+        ]);
+        let handled = newest([
+            Some(claim.watermark.due),
             control.created_at,
             control.last_seen_at,
             control.not_before,
             control.left_out_up_to,
             control.queued,
             header.not_before,
-        ];
-        // Few lie ahead at all: only of those the bound is looked for.
-        let newest = newest.iter().chain(&pauses).flatten().max().filter(|at| **at > now);
-        newest.is_some_and(|at| *at > latest_sane(due_times, now))
+        ]);
+        let latest = given_now.max(handled);
+        is_to_come(given_now.max(waits_since.unwrap_or(NEVER)), now)
+            // Ordinarily none lies ahead at all: only then the bound is looked for.
+            || latest > now && latest > latest_sane(due_times, now)
     }
 
     /// Whether this may start at `now`, as far as the record tells. Every decision, claim and recovery
@@ -228,6 +228,11 @@ impl Reading {
     }
 }
 
+/// The newest of these instants.
+fn newest<const N: usize>(of: [Option<UnixMs>; N]) -> UnixMs {
+    of.into_iter().flatten().fold(NEVER, UnixMs::max)
+}
+
 /// When the next due time after that of `attempt` starts, which takes over from it.
 pub(in crate::state) fn taken_over_at(
     attempt: &Attempt,
@@ -293,7 +298,10 @@ pub(in crate::state) mod tests {
     fn reading(watermark: i64) -> Reading {
         Reading {
             claim: Box::new(ClaimPart::new(1, UnixMs(watermark))),
-            control: Control { presence: crate::state::Presence::Enabled, ..Control::new() },
+            control: Box::new(Control {
+                presence: crate::state::Presence::Enabled,
+                ..Control::new()
+            }),
             header: HeaderControl::default(),
         }
     }

@@ -185,7 +185,13 @@ impl ClaimPart {
     /// The part as it stands in the file.
     pub(in crate::state) fn encode(&self) -> [u8; CLAIM.bytes] {
         let mut bytes = [0; CLAIM.bytes];
-        let mut to = Encoder(&mut bytes);
+        self.encode_to(&mut bytes);
+        bytes
+    }
+
+    /// The same, into bytes that are all zero.
+    pub(in crate::state) fn encode_to(&self, bytes: &mut [u8; CLAIM.bytes]) {
+        let mut to = Encoder(bytes);
         to.u64(at::SERIAL, self.serial);
         to.u64(at::NAME_HASH, self.name_hash);
         to.instant(at::WATERMARK, self.watermark.due);
@@ -228,8 +234,7 @@ impl ClaimPart {
             to.u16(at::RESULT_STATUS, last.ended.status);
             to.u32(at::RESULT_DURATION, ms(last.ended.duration));
         }
-        CLAIM.seal(&mut bytes);
-        bytes
+        CLAIM.seal(bytes);
     }
 
     /// Reads the part; `None` if its checksum is wrong.

@@ -21,7 +21,7 @@ fn reading() -> Reading {
     let name_hash = crate::state::record::format::name_hash("a");
     let mut claim = Box::new(ClaimPart::new(name_hash, UnixMs(960_000)));
     claim.watermark.attempt = 1;
-    let control = Control { presence: Presence::Enabled, ..Control::new() };
+    let control = Box::new(Control { presence: Presence::Enabled, ..Control::new() });
     Reading { claim, control, header: HeaderControl::default() }
 }
 

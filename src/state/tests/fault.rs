@@ -193,7 +193,7 @@ impl Scenario {
         let Some(mut attempt) = worker.attempt.take() else { return Progressed::Act };
         match attempt.step(&worker.store, timer, &mut || now) {
             Step::Won(claim) => {
-                worker.claim = Some(claim);
+                worker.claim = Some(*claim);
                 self.won(number);
             }
             Step::Again { .. } => worker.attempt = Some(attempt),

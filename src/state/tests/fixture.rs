@@ -190,7 +190,7 @@ pub(in crate::state) fn due(at: i64) -> Wanted {
 /// Claims what nobody else claims.
 pub(in crate::state) fn won(store: &Store, timer: TimerRef<'_>, wanted: Wanted, now: i64) -> Claim {
     match claim(store, timer, wanted, now) {
-        Step::Won(claim) => claim,
+        Step::Won(claim) => *claim,
         step => panic!("{step:?}"),
     }
 }

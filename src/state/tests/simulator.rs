@@ -284,7 +284,7 @@ impl Simulator {
                         claims.release(worker.store.inner.process.holder());
                     }
                 }
-                self.won(worker, claim);
+                self.won(worker, *claim);
             }
             Step::Again { .. } if is_broken(Rule::OverlapIsSeenThrice) => {
                 let seen = worker.store.read(&self.record).map(|reading| reading.claim.progress);

@@ -68,7 +68,8 @@ impl Inner {
     /// Reads a record once.
     pub(in crate::state) fn try_read(&self, record: &Record) -> Result<Reading, Unread> {
         let (pages, page) = self.record(record).ok_or(Unread::Lost)?;
-        let bytes = self.known(pages.read_parts::<RECORD_BYTES>(page))?;
+        let mut bytes = [0; RECORD_BYTES];
+        self.known(pages.read_parts(page, &mut bytes))?;
         let claim = self.its_claim(record, CLAIM.of(&bytes))?;
         let control = self.its_control(record, CONTROL.of(&bytes))?;
         let header = self.try_read_header().ok_or(Unread::Torn)?;
@@ -78,9 +79,14 @@ impl Inner {
     pub(in crate::state) fn try_read_header(&self) -> Option<HeaderControl> {
         let Some(pages) = &self.pages else { return Some(self.known_header.get()) };
         match self.known(pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0)) {
+            Ok(bytes) if self.known_header_bytes.get() == Some(bytes) => {
+                Some(self.known_header.get())
+            }
             Ok(bytes) => {
-                let header = HeaderControl::decode(&bytes).or_else(|| self.header.get())?;
+                let decoded = HeaderControl::decode(&bytes);
+                let header = decoded.or_else(|| self.header.get())?;
                 self.known_header.set(header);
+                self.known_header_bytes.set(decoded.map(|_| bytes));
                 Some(header)
             }
             Err(_) => Some(self.header.get().unwrap_or_else(|| self.known_header.get())),
@@ -123,7 +129,7 @@ impl Inner {
     pub(in crate::state) fn try_read_control(
         &self,
         record: &Record,
-    ) -> Result<Control, Unreadable> {
+    ) -> Result<Box<Control>, Unreadable> {
         let (pages, page) = self.record(record).ok_or(Unreadable::Lost)?;
         let bytes = self.known(pages.read_part::<{ CONTROL.bytes }>(CONTROL, page))?;
         self.its_control(record, &bytes)
@@ -144,12 +150,15 @@ impl Inner {
     }
 
     /// The same of the control part.
-    fn its_control(&self, record: &Record, bytes: &[u8]) -> Result<Control, Unreadable> {
+    fn its_control(&self, record: &Record, bytes: &[u8]) -> Result<Box<Control>, Unreadable> {
         let control = if self.is_known(record, CONTROL, bytes) {
-            Some(Control::decode_whole(bytes))
+            Some(Box::new(Control::decode_whole(bytes)))
         } else {
             match Control::decode(bytes, &record.name) {
-                Ok(control) => Some(control).inspect(|_| self.know(record, CONTROL, bytes)),
+                Ok(control) => {
+                    self.know(record, CONTROL, bytes);
+                    Some(Box::new(control))
+                }
                 Err(NotIts::Damaged) => None,
                 Err(NotIts::Others) => return Err(Unreadable::Others),
             }
@@ -215,15 +224,19 @@ impl Inner {
             return Written::No;
         }
         let mut results = self.local_record(record, |local| local.unwritten_results());
-        let numbers = (1..=claim.results_ever).rev();
-        let newest_first = ended.iter().chain(results.iter().rev()).zip(numbers);
-        let written = newest_first.fold(Written::Yes, |written, (result, number)| match written {
-            Written::Yes => self.write(result_part(number), record.page, &result.encode(number)),
-            Written::No => Written::No,
-        });
-        let written = match written {
-            Written::Yes => self.write_known(record, CLAIM, &claim.encode()),
-            Written::No => Written::No,
+        let mut newest_first = ended.iter().chain(results.iter().rev());
+        let mut numbers = (1..=claim.results_ever).rev();
+        let is_written = |result: &RunResult| {
+            let Some(number) = numbers.next() else { return true };
+            let bytes = result.encode(number);
+            self.write(result_part(number), record.page, &bytes) == Written::Yes
+        };
+        let written = if newest_first.all(is_written) {
+            let mut bytes = [0; CLAIM.bytes];
+            claim.encode_to(&mut bytes);
+            self.write_known(record, CLAIM, &bytes)
+        } else {
+            Written::No
         };
         if written == Written::Yes {
             results = Vec::new();
@@ -412,13 +425,14 @@ impl Inner {
         look: impl FnOnce(&mut LocalRecord) -> T,
     ) -> T {
         let mut timers = self.timers.borrow_mut();
-        if timers.len() <= record.number {
-            timers.resize_with(record.number + 1, LocalRecord::default);
+        if let Some(local) = timers.get_mut(record.number) {
+            return look(local);
         }
-        match timers.get_mut(record.number) {
-            Some(local) => look(local),
-            None => look(&mut LocalRecord::default()),
-        }
+        let mut local = LocalRecord::default();
+        let answer = look(&mut local);
+        timers.resize_with(record.number, LocalRecord::default);
+        timers.push(local);
+        answer
     }
 }
 

@@ -75,7 +75,7 @@ enum Looks {
 #[derive(Debug)]
 pub enum Step {
     /// The attempt is this worker's to make.
-    Won(Claim),
+    Won(Box<Claim>),
     /// It was handled elsewhere, or must not start now: decide anew.
     Handled,
     /// The last run is in progress: [`Store::overlap`](crate::state::Store::overlap), if a due time was
@@ -122,8 +122,11 @@ impl ClaimAttempt {
         let Due { due, start } = look.around.started?;
         let wanted = Wanted::Due { due, start, trigger: Trigger::Schedule };
         let in_time = look.now.ms_since(start) <= look.missed_after_ms();
-        let attempt = Self::new(wanted, run, look);
-        in_time.then_some(Self { known: Expected::Plain, looks_first: false, ..attempt })
+        in_time.then(|| Self {
+            known: Expected::Plain,
+            looks_first: false,
+            ..Self::new(wanted, run, look)
+        })
     }
 
     /// What is claimed.
@@ -321,7 +324,8 @@ impl ClaimAttempt {
         // Rule "lock is held".
         let locked = exclusion.keep(inner);
         let counted = self.counted;
-        Step::Won(Claim::new(inner, timer.record, reading.claim, attempt, locked, counted))
+        let part = reading.claim;
+        Step::Won(Box::new(Claim::new(inner, timer.record, part, attempt, locked, counted)))
     }
 
     /// Since when what is wanted could have been taken.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::schedule::UnixMs;
 use crate::state::record::claim_part::ClaimPart;
-use crate::state::record::run::{Attempt, Ended, Progress, RunResult, Wait};
+use crate::state::record::run::{Attempt, Ended, Progress, Wait};
 
 use super::locked::Locked;
 use super::store::{Claimed, Inner, Record};
@@ -35,8 +35,6 @@ pub enum Finished {
     },
     /// It has ended.
     Closed {
-        /// How.
-        result: RunResult,
         /// How many runs before it had failed in a row.
         failures_before: u32,
     },
@@ -88,7 +86,7 @@ impl Claim {
                 self.part.failure_text =
                     self.inner.write_text(&self.record, self.part.results_ever, text);
             }
-            (Finished::Closed { result, failures_before }, Some(result))
+            (Finished::Closed { failures_before }, Some(result))
         };
         self.inner.write_claim(&self.record, &mut self.part, result);
         finished

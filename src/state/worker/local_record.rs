@@ -42,13 +42,13 @@ impl Inner {
     pub(in crate::state) fn newest_control(
         &self,
         record: &Record,
-        mut control: Option<Control>,
-    ) -> Option<Control> {
+        mut control: Option<Box<Control>>,
+    ) -> Option<Box<Control>> {
         self.local_record(record, |local| {
             let unwritten = local.control.as_ref().map(|unwritten| unwritten.serial);
             match (unwritten, control.as_ref().map(|control| control.serial)) {
                 (Some(unwritten), Some(serial)) if unwritten <= serial => local.control = None,
-                (Some(_), _) => control = local.control.as_deref().cloned(),
+                (Some(_), _) => control.clone_from(&local.control),
                 (None, _) => {}
             }
         });
@@ -79,9 +79,9 @@ impl Inner {
                     None => ClaimPart::new(record.name_hash, self.attached_at),
                 }),
             };
-            let unwritten = local.control.as_deref().cloned();
-            let control = unwritten.or_else(|| Some(Control::decode_whole(CONTROL.of(known?))));
-            (claim, control.unwrap_or_else(|| Control::anew(self.attached_at)))
+            let before = || Some(Box::new(Control::decode_whole(CONTROL.of(known?))));
+            let control = local.control.clone().or_else(before);
+            (claim, control.unwrap_or_else(|| Box::new(Control::anew(self.attached_at))))
         });
         self.load(&mut control);
         add_shared(record, &mut claim);

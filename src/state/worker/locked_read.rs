@@ -48,7 +48,7 @@ impl Store {
         Ok(Reading { claim, control, header })
     }
 
-    fn control_or_repaired(&self, record: &Record, now: UnixMs) -> Result<Control, Blocked> {
+    fn control_or_repaired(&self, record: &Record, now: UnixMs) -> Result<Box<Control>, Blocked> {
         for _ in 0..READ_TRIES {
             match self.inner.try_read_control(record) {
                 Ok(control) => return Ok(control),
@@ -95,14 +95,14 @@ impl Store {
         &self,
         record: &Record,
         now: UnixMs,
-    ) -> Result<Control, Blocked> {
+    ) -> Result<Box<Control>, Blocked> {
         match self.inner.try_read_control(record) {
             Ok(control) => Ok(control),
             Err(Unreadable::Others) => Err(self.lost(record)),
             Err(Unreadable::Lost) => Err(Blocked::Lost),
             Err(Unreadable::Torn) => {
                 self.inner.notice(Notice::Damaged { name: record.name.clone() });
-                let mut control = Control::anew(now);
+                let mut control = Box::new(Control::anew(now));
                 // An order's number must be above all that were done.
                 if let Ok(claim) = self.inner.try_read_claim(record) {
                     control.order.number = claim.orders_done;

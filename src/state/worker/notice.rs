@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::os::call::Call as Action;
@@ -88,26 +89,26 @@ pub enum Notice {
     /// warn: the record of this timer was damaged; it starts anew.
     Damaged {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
     },
     /// warn: what holds for all timers was damaged; a pause of all is forgotten.
     HeaderDamaged,
     /// error: the record belongs to another timer by now; the timer runs without one.
     Lost {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
     },
     /// warn: an instant of the record lay this far ahead of the clock.
     ClockSetBack {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
         /// By how much.
         by_ms: i64,
     },
     /// error: the process that made this attempt has died.
     Interrupted {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
         /// Its attempt.
         attempt: Attempt,
         /// When it is repeated, if it is.
@@ -119,7 +120,7 @@ pub enum Notice {
     /// still has: it is not waited for any more.
     TakenOver {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
         /// The process.
         pid: u32,
         /// For how long.
@@ -128,36 +129,36 @@ pub enum Notice {
     /// Due times that had no run were counted (error, or warn where one runs for all).
     LeftOut {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
         /// How many.
         counted: Counted,
     },
     /// error: an edit lock was refused for too long while a timer was loaded.
     NotLoaded {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
     },
     /// error: an edit lock was refused for too long while due times were to be left out.
     NotCounted {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
     },
     /// notice: the schedule differs from the one that was loaded before.
     ScheduleChanged {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
     },
     /// warn: the timer is paused, and was before this start.
     IsPaused {
         /// The timer; `None` for the pause of all.
-        name: Option<Box<str>>,
+        name: Option<Arc<str>>,
         /// Since when.
         since: UnixMs,
     },
     /// error: an order that no worker took in time was dropped.
     OrderDropped {
         /// The timer.
-        name: Box<str>,
+        name: Arc<str>,
         /// The run that will not be.
         run: RunId,
     },

@@ -6,7 +6,9 @@ use std::io;
 
 use crate::os::file::{metadata, read_at, write_at};
 use crate::os::lock::{self, Held, Holder, LockKind, Tried};
-use crate::state::record::format::{CLAIM, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, Part, RING_AT};
+use crate::state::record::format::{
+    CLAIM, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, Part, RECORD_BYTES, RING_AT,
+};
 use crate::state::record::header::{Bad, Identity};
 
 /// A description of the state file.
@@ -108,10 +110,12 @@ impl PagedFile {
     /// # Errors
     ///
     /// As above.
-    pub(in crate::state) fn read_parts<const N: usize>(&self, page: u32) -> io::Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.read_whole(&mut bytes, u64::from(page) * PAGE_BYTES as u64)?;
-        Ok(bytes)
+    pub(in crate::state) fn read_parts(
+        &self,
+        page: u32,
+        bytes: &mut [u8; RECORD_BYTES],
+    ) -> io::Result<()> {
+        self.read_whole(bytes, u64::from(page) * PAGE_BYTES as u64)
     }
 
     /// Reads a record's ring of results.

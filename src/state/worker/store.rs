@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::os::memory::{NoMemory, fallible};
@@ -9,7 +10,7 @@ use crate::schedule::UnixMs;
 use crate::state::policy::due::{DueTimes, Reading};
 use crate::state::record::claim_part::ClaimPart;
 use crate::state::record::control::Control;
-use crate::state::record::format::{RECORD_BYTES, TEXT_PAGES, name_hash};
+use crate::state::record::format::{HEADER_CONTROL, RECORD_BYTES, TEXT_PAGES, name_hash};
 use crate::state::record::header::{HeaderControl, Newness};
 use crate::state::record::run::{BootId, RunResult};
 
@@ -26,7 +27,7 @@ pub struct Record {
     pub(in crate::state) page: Option<u32>,
     /// The pages of its text, as many as it has.
     pub(in crate::state) texts: [Option<u32>; TEXT_PAGES],
-    pub(in crate::state) name: Box<str>,
+    pub(in crate::state) name: Arc<str>,
     /// The hash by which its claim part says whose it is.
     pub(in crate::state) name_hash: u64,
     /// What the workers of this master have claimed of it.
@@ -148,8 +149,9 @@ pub(in crate::state) struct Inner {
     pub(in crate::state) notices: RefCell<Vec<Notice>>,
     /// What holds for all timers, where that could not be written.
     pub(in crate::state) header: Cell<Option<HeaderControl>>,
-    /// The same as it was read last.
+    /// The same as it was read last, and the bytes that it was read from.
     pub(in crate::state) known_header: Cell<HeaderControl>,
+    pub(in crate::state) known_header_bytes: Cell<Option<[u8; HEADER_CONTROL.bytes]>>,
     opened: Health,
     /// Whether an access to the file has failed lately, in any worker.
     pub(in crate::state) failing: SharedHealth,
@@ -255,6 +257,7 @@ impl Store {
             notices: RefCell::default(),
             header: Cell::default(),
             known_header: Cell::default(),
+            known_header_bytes: Cell::new(None),
             opened,
             failing,
             unreleased: RefCell::default(),
@@ -333,6 +336,11 @@ impl Store {
             }
         }
         self.inner.order_number.get()
+    }
+
+    /// Whether something has happened since the last call of [`Self::take_notices`].
+    pub fn has_notices(&self) -> bool {
+        !self.inner.notices.borrow().is_empty()
     }
 
     /// What has happened since the last call.

@@ -93,7 +93,9 @@ sub is_quiet {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     logged_times( $nginx, qr/\[error\].*"(?:running|cancelled)": run interrupted: process 4000001 died/, 2, 'runs of a dead process' );
     logged_times( $nginx, qr/\[error\].*"ordered": order was taken by no worker/, 1, 'an order of long ago' );
-    logged_times( $nginx, qr{\[(?:crit|error|alert)\](?!.*(?:due time left out|missed \d+ due times?, left out))}, 3, 'there is nothing else to complain of' );
+    # But for what a slow machine does: a few due times, and none of the years since the file was written.
+    my $slow = qr/due time left out|missed \d{1,3} due times?, left out/;
+    logged_times( $nginx, qr{\[(?:crit|error|alert)\](?!.*$slow)}, 3, 'there is nothing else to complain of' );
     return;
 }
 

@@ -4,12 +4,11 @@ use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::parameters::invalid;
+use super::parameters::{invalid, number};
+use super::setting::Setting;
 use super::{LocationConf, MainConf};
 use crate::TimerModule;
-use crate::nginx::conf::{
-    Arguments, Context, HttpDirective, LocationDirective, Parsing, Refused, parse_time,
-};
+use crate::nginx::conf::{Arguments, HttpDirective, Parsing, Refused, parse_time};
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const MAX_RUNNING: usize = 64;
@@ -17,26 +16,19 @@ pub(super) const MAX_RUNNING: usize = 64;
 /// `timer_timeout time`: how long an attempt may take.
 pub struct TimerTimeout;
 
-impl LocationDirective for TimerTimeout {
-    type Module = TimerModule;
+impl Setting for TimerTimeout {
+    type Value = Duration;
     const NAME: &'static CStr = c"timer_timeout";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::One;
 
-    fn set(
-        conf: &mut LocationConf,
-        _: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.timeout.is_some() {
-            return Err(Refused::IsDuplicate);
-        }
-        let word = parsing.arguments().next().unwrap_or_default();
-        match parse_time(word) {
-            Some(timeout) if !timeout.is_zero() => conf.timeout = Some(timeout),
-            _ => return Err(invalid(word, "timer_timeout", "directive", "a time above 0")),
-        }
-        Ok(())
+    fn value(conf: &mut LocationConf) -> &mut Option<Duration> {
+        &mut conf.timeout
+    }
+
+    fn read(words: &[&[u8]], _: &MainConf) -> Result<Duration, Refused> {
+        Self::first(words, "a time above 0", |word| {
+            parse_time(word).filter(|timeout| !timeout.is_zero())
+        })
     }
 }
 
@@ -53,8 +45,7 @@ impl HttpDirective for TimerMaxRunning {
             return Err(Refused::IsDuplicate);
         }
         let word = parsing.arguments().next().unwrap_or_default();
-        let number = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
-        match number {
+        match number(word) {
             Some(number) if number <= LARGEST => conf.max_running = Some(number),
             _ => {
                 let hint = "a number between 1 and 65535";

@@ -3,10 +3,10 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use super::parameters::{Parameters, invalid};
+use super::parameters::Parameters;
+use super::setting::Setting;
 use super::{LocationConf, MainConf};
-use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused, parse_time};
+use crate::nginx::conf::{Arguments, Refused, parse_time};
 use crate::state::MissedPolicy;
 
 /// How old the newest missed due time may be to be made up for.
@@ -19,34 +19,26 @@ pub(super) const DEFAULT: MissedPolicy = MissedPolicy::Run { within: WITHIN };
 /// there to take them.
 pub struct TimerMissed;
 
-impl LocationDirective for TimerMissed {
-    type Module = TimerModule;
+impl Setting for TimerMissed {
+    type Value = MissedPolicy;
     const NAME: &'static CStr = c"timer_missed";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::Some;
 
-    fn set(
-        conf: &mut LocationConf,
-        _: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.missed.is_some() {
-            return Err(Refused::IsDuplicate);
-        }
-        let mut words = parsing.arguments();
-        conf.missed = Some(match words.next().unwrap_or_default() {
+    fn value(conf: &mut LocationConf) -> &mut Option<MissedPolicy> {
+        &mut conf.missed
+    }
+
+    fn read(words: &[&[u8]], _: &MainConf) -> Result<MissedPolicy, Refused> {
+        let rest = words.iter().skip(1).copied();
+        match words.first().copied().unwrap_or_default() {
             b"run" => {
-                let parameters = Parameters::read(words, &["within"])?;
+                let parameters = Parameters::read(rest, &["within"])?;
                 let above_0 = |word| parse_time(word).filter(|within| !within.is_zero());
                 let within = parameters.get("within", "a time above 0", above_0)?;
-                MissedPolicy::Run { within: within.unwrap_or(WITHIN) }
+                Ok(MissedPolicy::Run { within: within.unwrap_or(WITHIN) })
             }
-            b"skip" => {
-                Parameters::read(words, &[])?;
-                MissedPolicy::Skip
-            }
-            word => return Err(invalid(word, "timer_missed", "directive", "\"run\" or \"skip\"")),
-        });
-        Ok(())
+            b"skip" => Parameters::read(rest, &[]).map(|_| MissedPolicy::Skip),
+            word => Err(Self::invalid(word, "\"run\" or \"skip\"")),
+        }
     }
 }

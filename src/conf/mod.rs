@@ -15,6 +15,7 @@ mod overlap;
 mod parameters;
 mod resolve;
 mod retry;
+mod setting;
 mod state;
 mod success;
 mod timer;

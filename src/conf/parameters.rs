@@ -1,5 +1,8 @@
 //! The parameters of a directive: `name=value`, each at most once.
 
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use crate::nginx::conf::Refused;
 use crate::nginx::escaped;
 
@@ -65,6 +68,24 @@ impl<'a> Parameters<'a> {
 pub(super) fn invalid(value: &[u8], name: &str, kind: &str, hint: &str) -> Refused {
     let value = escaped(value);
     Refused::Because(format!("invalid value \"{value}\" in \"{name}\" {kind}, it must be {hint}"))
+}
+
+/// Reads a number of digits only.
+pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    let digits = word.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Reads `code` or `from-to`, of status codes among `known`.
+pub(super) fn status_range(word: &[u8], known: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
+    let code = |word: &[u8]| number(word).filter(|code| word.len() == 3 && known.contains(code));
+    let dash = word.iter().position(|byte| *byte == b'-');
+    let (from, to) = match dash {
+        Some(at) => (word.get(..at)?, word.get(at + 1..)?),
+        None => (word, word),
+    };
+    let range = code(from)?..=code(to)?;
+    (!range.is_empty()).then_some(range)
 }
 
 fn split<'a>(word: &'a [u8], known: &[&'a str]) -> Option<Parameter<'a>> {

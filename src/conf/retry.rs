@@ -3,10 +3,10 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use super::parameters::{Parameters, invalid};
+use super::parameters::{Parameters, number};
+use super::setting::Setting;
 use super::{LocationConf, MainConf};
-use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused, parse_time};
+use crate::nginx::conf::{Arguments, Refused, parse_time};
 use crate::state::{Outcome, RetryPolicy};
 
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -19,39 +19,32 @@ const MOST: u32 = 1000;
 /// `timer_retry number [on=outcome,...] [backoff=time] [max=time]`: repeats failed attempts.
 pub struct TimerRetry;
 
-impl LocationDirective for TimerRetry {
-    type Module = TimerModule;
+impl Setting for TimerRetry {
+    type Value = RetryPolicy;
     const NAME: &'static CStr = c"timer_retry";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::Some;
 
-    fn set(
-        conf: &mut LocationConf,
-        _: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.retry.is_some() {
-            return Err(Refused::IsDuplicate);
-        }
-        let mut words = parsing.arguments();
-        let word = words.next().unwrap_or_default();
-        let number = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
-        let Some(more) = number.filter(|number| *number <= MOST) else {
-            return Err(invalid(word, "timer_retry", "directive", "a number up to 1000"));
-        };
-        let parameters = Parameters::read(words, &["on", "backoff", "max"])?;
+    fn value(conf: &mut LocationConf) -> &mut Option<RetryPolicy> {
+        &mut conf.retry
+    }
+
+    fn read(words: &[&[u8]], _: &MainConf) -> Result<RetryPolicy, Refused> {
+        let more = Self::first(words, "a number up to 1000", |word| {
+            number(word).filter(|number| *number <= MOST)
+        })?;
+        let parameters =
+            Parameters::read(words.iter().skip(1).copied(), &["on", "backoff", "max"])?;
         let hint = "a list of \"failure\", \"error\", \"timeout\" and \"interrupted\"";
         let on = parameters.get("on", hint, outcomes)?;
         let wait = |word| parse_time(word).filter(|wait| *wait >= SHORTEST);
         let backoff = parameters.get("backoff", "a time of \"10ms\" or more", wait)?;
         let max = parameters.get("max", "a time of \"10ms\" or more", wait)?;
-        conf.retry = Some(RetryPolicy {
+        Ok(RetryPolicy {
             more,
             on: on.unwrap_or_else(|| vec![Outcome::Failure, Outcome::Error]),
             backoff: backoff.unwrap_or(BACKOFF),
             max: max.unwrap_or(MAX),
-        });
-        Ok(())
+        })
     }
 }
 

@@ -4,10 +4,10 @@ use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use super::parameters::invalid;
+use super::parameters::status_range;
+use super::setting::Setting;
 use super::{LocationConf, MainConf};
-use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::nginx::conf::{Arguments, Refused};
 use crate::os::memory::push;
 
 /// The status codes that are success.
@@ -30,43 +30,22 @@ impl Default for Success {
 /// `timer_success code ...`: the status codes and ranges that are success.
 pub struct TimerSuccess;
 
-impl LocationDirective for TimerSuccess {
-    type Module = TimerModule;
+impl Setting for TimerSuccess {
+    type Value = Success;
     const NAME: &'static CStr = c"timer_success";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::Some;
 
-    fn set(
-        conf: &mut LocationConf,
-        _: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.success.is_some() {
-            return Err(Refused::IsDuplicate);
-        }
+    fn value(conf: &mut LocationConf) -> &mut Option<Success> {
+        &mut conf.success
+    }
+
+    fn read(words: &[&[u8]], _: &MainConf) -> Result<Success, Refused> {
         let mut ranges = Vec::new();
-        for word in parsing.arguments() {
+        for word in words {
             let hint = "a status code between 100 and 599, or a range of them";
-            let range =
-                range(word).ok_or_else(|| invalid(word, "timer_success", "directive", hint))?;
+            let range = status_range(word, 100..=599).ok_or_else(|| Self::invalid(word, hint))?;
             push(&mut ranges, range)?;
         }
-        conf.success = Some(Success(Rc::new(ranges)));
-        Ok(())
+        Ok(Success(Rc::new(ranges)))
     }
-}
-
-/// Reads `code` or `from-to`.
-fn range(word: &[u8]) -> Option<RangeInclusive<u16>> {
-    let word = std::str::from_utf8(word).ok()?;
-    let (from, to) = word.split_once('-').unwrap_or((word, word));
-    let range = code(from)?..=code(to)?;
-    (!range.is_empty()).then_some(range)
-}
-
-fn code(word: &str) -> Option<u16> {
-    if word.len() != 3 || !word.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    word.parse().ok().filter(|code| (100..=599).contains(code))
 }

@@ -2,34 +2,29 @@
 
 use std::ffi::CStr;
 
+use super::setting::Setting;
 use super::{LocationConf, MainConf};
-use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::nginx::conf::{Arguments, Refused};
 use crate::nginx::escaped;
 use crate::schedule::Zone;
 
 /// `timer_timezone zone | local`: the zone of cron expressions where `tz` gives none.
 pub struct TimerTimezone;
 
-impl LocationDirective for TimerTimezone {
-    type Module = TimerModule;
+impl Setting for TimerTimezone {
+    type Value = Zone;
     const NAME: &'static CStr = c"timer_timezone";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::One;
 
-    fn set(
-        conf: &mut LocationConf,
-        main: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.timezone.is_some() {
-            return Err(Refused::IsDuplicate);
+    fn value(conf: &mut LocationConf) -> &mut Option<Zone> {
+        &mut conf.timezone
+    }
+
+    fn read(words: &[&[u8]], main: &MainConf) -> Result<Zone, Refused> {
+        match words.first().copied().unwrap_or_default() {
+            b"local" => main.zones().local().map_err(|why| Refused::Because(why.to_string())),
+            name => zone(main, name),
         }
-        conf.timezone = Some(match parsing.arguments().next().unwrap_or_default() {
-            b"local" => main.zones().local().map_err(|why| Refused::Because(why.to_string()))?,
-            name => zone(main, name)?,
-        });
-        Ok(())
     }
 }
 

@@ -3,10 +3,9 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use super::parameters::invalid;
+use super::setting::Setting;
 use super::{LocationConf, MainConf, TimerName};
-use crate::TimerModule;
-use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused};
+use crate::nginx::conf::{Arguments, Refused};
 use crate::schedule::stable_hash;
 
 /// Which worker arms a timer.
@@ -54,30 +53,21 @@ impl WorkerChoice {
 /// `timer_worker 0 | auto | any`: which worker arms the timers.
 pub struct TimerWorker;
 
-impl LocationDirective for TimerWorker {
-    type Module = TimerModule;
+impl Setting for TimerWorker {
+    type Value = WorkerChoice;
     const NAME: &'static CStr = c"timer_worker";
-    const CONTEXT: Context = Context::Inherited;
     const ARGUMENTS: Arguments = Arguments::One;
 
-    fn set(
-        conf: &mut LocationConf,
-        _: &mut MainConf,
-        parsing: &mut Parsing<'_>,
-    ) -> Result<(), Refused> {
-        if conf.worker.is_some() {
-            return Err(Refused::IsDuplicate);
-        }
-        let word = parsing.arguments().next().unwrap_or_default();
-        conf.worker = Some(match word {
-            b"0" => WorkerChoice::Zero,
-            b"auto" => WorkerChoice::Auto,
-            b"any" => WorkerChoice::Any,
-            _ => {
-                let hint = "\"0\", \"auto\" or \"any\"";
-                return Err(invalid(word, "timer_worker", "directive", hint));
-            }
-        });
-        Ok(())
+    fn value(conf: &mut LocationConf) -> &mut Option<WorkerChoice> {
+        &mut conf.worker
+    }
+
+    fn read(words: &[&[u8]], _: &MainConf) -> Result<WorkerChoice, Refused> {
+        Self::first(words, "\"0\", \"auto\" or \"any\"", |word| match word {
+            b"0" => Some(WorkerChoice::Zero),
+            b"auto" => Some(WorkerChoice::Auto),
+            b"any" => Some(WorkerChoice::Any),
+            _ => None,
+        })
     }
 }

@@ -20,7 +20,7 @@ my %bad = (
     timer_worker  => [qw( 1 off on -1 AUTO 00 auto0 ), '""'],
     timer_timeout => [qw( 0 0s 0ms -1 -1s 1.5s x off s 99999999999999999999d ), '""'],
     timer_success => ['200,204', qw( abc 200- -200 300-200 99 1000 2xx 200-abc 200-299-300 0 200-1000 99999999999999999999 ), '""' ],
-    timer_max_running => [qw( -1 x 1.5 99999999999999999999 ), '""'],
+    timer_max_running => [qw( -1 +1 x 1.5 99999999999999999999 ), '""'],
     timer_unhealthy_after => [qw( 0 -1 +1 x 1.5 1s 65536 99999999999999999999 ), '""'],
 );
 

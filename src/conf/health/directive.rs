@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{CheckIdentity, Kind, Mandatory};
 use crate::TimerModule;
-use crate::conf::parameters::Parameters;
+use crate::conf::parameters::{Parameters, number};
 use crate::conf::{LocationConf, MainConf};
 use crate::nginx::conf::{
     Arguments, ConfPosition, Context, Location, LocationDirective, Parsing, Refused, parse_time,
@@ -168,12 +168,6 @@ fn count(parameters: &Parameters<'_>, name: &str) -> Result<NonZeroU32, Refused>
         number(word).filter(|count: &NonZeroU32| count.get() <= MOST)
     })?;
     Ok(count.unwrap_or(NonZeroU32::MIN))
-}
-
-/// Reads a number of digits only.
-fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
-    let digits = word.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// The URI of the requests: it need not lie in the location.

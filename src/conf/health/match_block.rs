@@ -1,12 +1,12 @@
 //! `match`.
 
 use std::ffi::CStr;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use super::Match;
 use crate::TimerModule;
 use crate::conf::MainConf;
+use crate::conf::parameters::status_range;
 use crate::health::matching::{BodyTest, HeaderTest, Sense, StatusTest, Test};
 use crate::nginx::conf::{Arguments, HttpDirective, Parsing, Refused, Regex};
 use crate::nginx::escaped;
@@ -85,24 +85,10 @@ fn status(words: &[&[u8]]) -> Result<StatusTest, Refused> {
     }
     let mut ranges = Vec::new();
     for word in words {
-        let range = range(word).ok_or_else(|| Refused::parameter(word))?;
+        let range = status_range(word, 100..=999).ok_or_else(|| Refused::parameter(word))?;
         push(&mut ranges, range)?;
     }
     Ok(StatusTest { sense, ranges })
-}
-
-fn range(word: &[u8]) -> Option<RangeInclusive<u16>> {
-    let word = std::str::from_utf8(word).ok()?;
-    let (from, to) = word.split_once('-').unwrap_or((word, word));
-    let range = code(from)?..=code(to)?;
-    (!range.is_empty()).then_some(range)
-}
-
-fn code(word: &str) -> Option<u16> {
-    if word.len() != 3 || !word.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    word.parse().ok().filter(|code| *code >= 100)
 }
 
 /// `header name`, `header ! name`, `header name =|!=|~|!~ value`.

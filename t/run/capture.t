@@ -7,6 +7,8 @@ use strict;
 use warnings;
 
 use Encode qw( decode FB_DEFAULT );
+use Fcntl qw( O_DIRECT O_RDONLY );
+use File::Temp;
 use Test::More;
 use TimerTest;
 use TimerTest::Api;
@@ -40,6 +42,12 @@ my $backend = TimerTest::Backend->start;
 my $canned  = 'http://127.0.0.1:' . $server->port;
 my $pass    = 'http://127.0.0.1:' . $backend->port;
 
+# A file, read with O_DIRECT where the file system has that: the kernel then refuses memory that is not aligned.
+my $disk = File::Temp->newdir( DIR => '/var/tmp' );
+chmod 0755, $disk;
+spew( "$disk/long", $body{long} );
+my $direct = sysopen( my $opened, "$disk/long", O_RDONLY | O_DIRECT ) ? 'directio 512;' : '';
+
 sub job { my ( $name, $more ) = @_; return "location \@$name { timer $name every=366d first=now uri=/$name; $more }\n" }
 
 my $buffers = 'proxy_buffers 2 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 4k; sub_filter_types *; sub_filter 0000001 changed;';
@@ -55,6 +63,8 @@ my $nginx   = TimerTest::Nginx->new(
     job( 'cut',     "proxy_buffering off; rewrite ^ /truncate break; proxy_pass $pass;" ),
     job( 'again',   "timer_retry 1 backoff=10ms; rewrite ^ /plain break; proxy_pass $canned;" ),
     job( 'mends',   "rewrite ^ /fail-first/1/ok break; proxy_pass $pass;" ),
+    job( 'direct',      "timer_success 204; root $disk; $direct rewrite ^ /long break;" ),
+    job( 'direct_good', "root $disk; $direct rewrite ^ /long break;" ),
     'location /status/ { timer_api write=on; }',
 );
 my $file = $nginx->prefix . '/timers.state';
@@ -65,15 +75,15 @@ sub show { return json( $nginx->get("/status/timers/$_[0]") ) }
 sub line { my ($name) = @_; return ( $nginx->log_lines(qr/\[error\].*timer "$name": run failed: /) )[0] // '' }
 
 $nginx->start;
-my @failing = ( sort( keys %body ), qw( spooled own none late cut again mends ) );
+my @failing = ( sort( keys %body ), qw( spooled own none late cut again mends direct ) );
 ok( $nginx->wait_log(qr/timer "$_": run failed: /), "$_ fails" ) for @failing;
-ok( $nginx->wait_log(qr/timer "good": run succeeded/), 'one does not' );
+ok( $nginx->wait_log(qr/timer "$_": run succeeded/), "$_ does not" ) for qw( good direct_good );
 
 # As text: what is no UTF-8 is replaced, and no character is cut in two.
 my %text = map { $_ => decode( 'UTF-8', $body{$_} ) } qw( plain odd long quotes );
 $text{binary}  = "\x{fffd}\x{fffd}ok\x{e9}\x{fffd}";
 $text{half}    = 'x' x 99;
-$text{long}    = $text{spooled} = substr $text{long}, 0, 8192;
+$text{long}    = $text{spooled} = $text{direct} = substr $text{long}, 0, 8192;
 $text{own}     = 'from nginx itself';
 $text{late}    = $text{cut} = 'part';
 $text{again}   = $text{plain};

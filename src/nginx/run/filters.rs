@@ -152,7 +152,8 @@ unsafe fn take_body(
         let link = unsafe { chain.read() };
         // SAFETY: a link has a buffer; the caller's promise.
         let Some(flow) = (unsafe { take_buffer(link.buf, &*receiver) }) else {
-            return Some(rc::ERROR);
+            // What others see does not depend on who takes it, too.
+            return ends.then_some(rc::ERROR);
         };
         if flow == Flow::Enough {
             // SAFETY: as above.
@@ -190,6 +191,10 @@ pub(in crate::nginx) fn without_post_action(request: &mut ngx_http_request_t) {
     bits::set_uri_changes(request, 0);
 }
 
+/// Part of a file, where the kernel wants it with `directio`, and of a size that it wants.
+#[repr(align(4096))]
+struct Piece([u8; 8192]);
+
 /// Hands the content of a buffer over; `None` if its file could not be read.
 ///
 /// # Safety
@@ -210,13 +215,13 @@ unsafe fn take_buffer(buffer: *mut ngx_buf_t, receiver: &dyn Receiver) -> Option
         return Some(Flow::More);
     }
     let (file, mut from, to) = (content.file, content.file_pos, content.file_last);
-    let mut piece = [0_u8; 8192];
+    let mut piece = Piece([0; 8192]);
     while from < to && !receiver.is_full() {
-        let size = usize::try_from(to - from).unwrap_or(0).min(piece.len());
         // SAFETY: an open file of nginx's, and room of this size.
-        let read = unsafe { ngx_read_file(file, piece.as_mut_ptr(), size, from) };
+        let read = unsafe { ngx_read_file(file, piece.0.as_mut_ptr(), piece.0.len(), from) };
         let read = usize::try_from(read).ok().filter(|read| *read > 0)?;
-        if receiver.body(piece.get(..read)?) == Flow::Enough {
+        let read = read.min(usize::try_from(to - from).ok()?);
+        if receiver.body(piece.0.get(..read)?) == Flow::Enough {
             return Some(Flow::Enough);
         }
         from += off_t::try_from(read).ok()?;

@@ -43,7 +43,7 @@ impl Notification {
     pub(super) fn new(
         timer: &Timer,
         happened: &Happened,
-        known: Option<&str>,
+        known: Option<String>,
         response: Option<String>,
     ) -> Self {
         let error = match (&happened.result, happened.event) {
@@ -150,7 +150,7 @@ fn word(outcome: Outcome) -> &'static str {
 }
 
 /// Why a run failed, as far as its result tells.
-fn error_of(timer: &TimerConf, result: &RunResult, known: Option<&str>) -> Option<String> {
+fn error_of(timer: &TimerConf, result: &RunResult, known: Option<String>) -> Option<String> {
     let status = result.ended.status;
     Some(match result.ended.outcome {
         Outcome::Success | Outcome::Cancelled => return None,
@@ -160,6 +160,6 @@ fn error_of(timer: &TimerConf, result: &RunResult, known: Option<&str>) -> Optio
         Outcome::Failure => format!("status {status}"),
         Outcome::Timeout => format!("timed out after {}ms", timer.timeout.as_millis()),
         Outcome::Interrupted => "run interrupted".to_owned(),
-        Outcome::Error => known.unwrap_or("no response").to_owned(),
+        Outcome::Error => known.unwrap_or_else(|| "no response".to_owned()),
     })
 }

@@ -129,6 +129,13 @@ impl Notifier {
         }
     }
 
+    /// Why this run could not start, if it is known.
+    fn error_of(&self, run: Option<RunId>) -> Option<String> {
+        let last_error = self.last_error.borrow();
+        let its = last_error.as_ref().filter(|(its, _)| Some(*its) == run);
+        its.map(|(_, why)| why.clone())
+    }
+
     /// Whether a request is in progress, or its result still to be recorded.
     pub(super) fn is_sending(&self) -> bool {
         self.receivers.iter().any(|receiver| !receiver.is_idle())
@@ -218,9 +225,7 @@ impl Job {
         let happened = *claim.happened();
         let text = self.worker.store.event_text(&self.record, &happened);
         let run = happened.result.map(|result| result.attempt.run);
-        let known = self.notifier.last_error.borrow();
-        let known =
-            known.as_ref().filter(|(its, _)| Some(*its) == run).map(|(_, why)| why.as_str());
+        let known = self.notifier.error_of(run);
         let notification = Rc::new(Notification::new(&self.conf, &happened, known, text));
         let body = notification.json();
         let sending = Rc::new(Sending {

@@ -73,6 +73,10 @@ impl LocationDirective for TimerNotify {
             let hint = "a path that begins with \"/\", the name of a location that begins with \"@\", or \"off\"";
             return Err(invalid(uri, "timer_notify", "directive", hint));
         }
+        if matches!(uri, [b'/', ..]) && uri.contains(&b'$') {
+            let hint = "a path without variables: the location may use them";
+            return Err(invalid(uri, "timer_notify", "directive", hint));
+        }
         if before.iter().any(|other| other.uri == uri) {
             let uri = escaped(uri);
             return Err(Refused::Because(format!(

@@ -20,6 +20,7 @@ accepts( http => "$_;\nserver { listen unix:/tmp/none; location \@a { return 200
 refuses( location => "timer_notify $$_[0];", $$_[1] ) for (
     [ 'x',              qr/invalid value "x" in "timer_notify" directive, it must be a path that begins with "\/", the name of a location that begins with "\@", or "off"/ ],
     [ '@',              qr/invalid value "\@" in "timer_notify" directive/ ],
+    [ '/a/$timer_name', qr/invalid value "\/a\/\$timer_name" in "timer_notify" directive, it must be a path without variables/ ],
     [ '/a on=lost',     qr/invalid value "lost" in "on" parameter, it must be a list of "failed", "recovered", "missed" and "success"/ ],
     [ '/a on=failed,failed', qr/invalid value "failed,failed" in "on" parameter/ ],
     [ '/a on=',         qr/invalid value "" in "on" parameter/ ],

@@ -9,9 +9,9 @@
 //!                            └──> waits until there is something to do <──────────────┘
 //! ```
 //!
-//! The timer of a due time only arms the next; looking at the record and acting on it happens in a
-//! posted event, so that nothing that goes wrong there can keep the next one from being armed. What
-//! is to be done is decided by [`crate::state::decide`], and decided once more under the lock.
+//! An event timer only posts an event. In that event, the next due time is armed before the record is
+//! looked at and acted on, so that nothing that goes wrong there can stop the timer. What is to be
+//! done is decided by [`crate::state::decide`], and decided once more under the lock.
 #![forbid(unsafe_code)]
 
 mod captured;
@@ -69,8 +69,8 @@ struct Runner {
 thread_local! {
     /// nginx's workers have one thread; the hooks find what they began here.
     static RUNNER: RefCell<Option<Runner>> = const { RefCell::new(None) };
-    /// Begins when there is memory.
-    static LATER: RefCell<Option<EventTimer>> = const { RefCell::new(None) };
+    /// Begins when it can: see [`begin`].
+    static BEGINNING: RefCell<Option<EventTimer>> = const { RefCell::new(None) };
 }
 
 /// How often to look at what other processes want.
@@ -84,7 +84,7 @@ const EACH: usize = 2048;
 pub fn begin(main: &MainConf, process: InitProcess) {
     if process.role.slot().is_some() && master::waits(main) {
         show_only(main, process);
-        LATER.set(Some(take_over_later(process)));
+        BEGINNING.set(Some(take_over_later(process)));
         return;
     }
     begin_now(main, process);
@@ -126,13 +126,13 @@ fn take_over_later(process: InitProcess) -> EventTimer {
 fn begin_now(main: &MainConf, process: InitProcess) {
     run::forget_random();
     let later = memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err();
-    LATER.set(later.then(|| begin_later(process, "no memory")));
+    BEGINNING.set(later.then(|| begin_later(process, "no memory")));
     if later {
         return;
     }
     let trial = try_out(main, process);
     if trial == Trial::NotMade {
-        LATER.set(Some(begin_later(process, "no free connection")));
+        BEGINNING.set(Some(begin_later(process, "no free connection")));
         return;
     }
     let runs = if trial == Trial::Passed { Runs::Yes } else { Runs::No };
@@ -209,7 +209,7 @@ fn has_begun() -> bool {
 
 /// The process is about to end: runs in progress are interrupted.
 pub fn end() {
-    LATER.set(None);
+    BEGINNING.set(None);
     if let Some(runner) = put(None) {
         let worker = runner.worker.clone();
         runner.jobs.iter().for_each(|job| job.write_again());

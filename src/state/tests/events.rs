@@ -1,5 +1,6 @@
 //! Events of timers: who is told of which, once, whatever dies in between.
 
+use std::fs;
 use std::time::Duration;
 
 use super::fixture::*;
@@ -87,6 +88,27 @@ fn each_event_is_told_once_in_its_order() {
     assert_eq!(told(&ALL, 1, &[Failure, Success, Success]), both);
     // More than the record has results of: the last ones are told.
     assert_eq!(told(&[Event::Success], 1, &[Success; 40]).len(), 32);
+}
+
+#[test]
+fn a_record_that_starts_anew_is_told_of_as_before() {
+    let what = wants(&ALL, 1);
+    let mut fixture = fixture(what);
+    for _ in 0..3 {
+        run(&mut fixture, Trigger::Schedule, Outcome::Success);
+    }
+    assert_eq!(tell_all(&fixture, what).len(), 3);
+    // The claim part is damaged, and with it the number of results is lost.
+    let page = record(&fixture, "a").page.unwrap();
+    let path = fixture.configured.path().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes[usize::try_from(page).unwrap() * 4096 + 250] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let worker = fixture.worker(7);
+    assert_eq!(worker.repair(record(&fixture, "a"), UnixMs(fixture.now)), Recovered::Nothing);
+    assert_eq!(tell_all(&fixture, what), [], "nothing is new");
+    run(&mut fixture, Trigger::Schedule, Outcome::Failure);
+    assert_eq!(tell_all(&fixture, what), [(Event::Failed, 1, 0)]);
 }
 
 #[test]

@@ -96,7 +96,9 @@ impl Store {
         let before = reading.control.receivers.get(place).copied().unwrap_or_default();
         let mut after = before;
         if after.next(what, &reading, &inner.numbered_results(timer.record, &reading)).is_none() {
-            if after.told.saturating_sub(before.told) < UNWRITTEN {
+            // A record that has started anew has fewer results; so has what is known of one that cannot be read.
+            let is_new = after.told < before.told && self.read(timer.record).is_ok();
+            if !is_new && after.told.saturating_sub(before.told) < UNWRITTEN {
                 return EventStep::Nothing;
             }
         } else if let Some(not_before) = waits_until(&before, now) {

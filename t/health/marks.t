@@ -204,6 +204,26 @@ sub clients {
     $servers->up($_) for 0 .. 2;
 }
 
+# Two checks that ask the same, by TLS in vain and without it: each keeps its own marks, whichever is named first;
+# and one that is gone takes its own along.
+{
+    my %conf = configured( more => "upstream twice { zone twice 64k; server $four max_fails=0; }" );
+    my ( $tls, $plain ) = map {"location /$_/ { proxy_pass $_://twice; health_check interval=1000s; }"} qw( https http );
+    my $with = sub { return ( %conf, server => join "\n", $conf{server}, @_ ) };
+    $nginx->write_conf( $with->( $tls, $plain ) );
+    $nginx->reload_all;
+    my $states = sub { my ($peer) = peers('twice'); return join ' ', map { $_->{state} } $peer, @{ $peer->{checks} // [] } };
+    ok( poll_until( sub { $states->() eq 'unhealthy unhealthy healthy' } ), 'one of two checks fails' ) || diag( $states->() );
+    is( $nginx->get('/http/')->{status}, 502, 'it marks the server for all' );
+    $nginx->write_conf( $with->( $plain, $tls ) );
+    $nginx->reload_all;
+    is( $states->(), 'unhealthy healthy unhealthy', 'in the other order each has the state that it had' );
+    $nginx->write_conf( $with->($plain) );
+    $nginx->reload_all;
+    is( $nginx->get('/http/')->{status}, 200, 'without that check the server is healthy' ) for 1 .. 3;
+    is( ( $states->() =~ /^\w+/g )[0], 'up', 'as the API tells' );
+}
+
 $nginx->stop;
 $servers->stop;
 done_testing();

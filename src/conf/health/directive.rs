@@ -95,7 +95,7 @@ impl LocationDirective for HealthCheckDirective {
             })?,
             matching: parameters.get("match", "", |word| Some(word.to_vec()))?,
             kind,
-            number: 0,
+            defined_in: None,
         };
         let definition = CheckDefinition {
             location,

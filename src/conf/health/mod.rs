@@ -96,13 +96,24 @@ pub enum Kind {
 }
 
 /// What tells a check apart from the other checks of its group: what it asks, of which port, and by
-/// which tests; and its number among those that ask the same of it in other locations.
+/// which tests; and where it is defined, if others ask the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckIdentity {
     uri: Vec<u8>,
     port: Option<u16>,
     matching: Option<Vec<u8>>,
     kind: Kind,
+    defined_in: Option<DefinedIn>,
+}
+
+/// Where a check is defined that others resemble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DefinedIn {
+    /// The first name of the server.
+    server: Vec<u8>,
+    /// The name of the location.
+    location: Vec<u8>,
+    /// Its number among those that these do not tell apart either.
     number: usize,
 }
 
@@ -128,14 +139,20 @@ impl CheckIdentity {
                 part(status.map(|status| status.to_string()).unwrap_or_default().as_bytes());
             }
         }
-        part(&u64::try_from(self.number).unwrap_or(u64::MAX).to_le_bytes());
+        if let Some(DefinedIn { server, location, number }) = &self.defined_in {
+            part(server);
+            part(location);
+            part(&u64::try_from(*number).unwrap_or(u64::MAX).to_le_bytes());
+        }
         bytes
     }
 
-    /// Whether both ask the same, whatever their numbers.
+    /// Whether both ask the same, wherever they are defined.
     fn asks_the_same(&self, other: &Self) -> bool {
-        let of = |it: &Self| Self { number: 0, ..it.clone() };
-        of(self) == of(other)
+        self.uri == other.uri
+            && self.port == other.port
+            && self.matching == other.matching
+            && self.kind == other.kind
     }
 }
 

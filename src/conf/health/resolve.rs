@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{CheckDefinition, HealthCheck, Match};
+use super::{CheckDefinition, DefinedIn, HealthCheck, Match};
 use crate::conf::MainConf;
 use crate::nginx::conf::{Opening, Purpose, Refused, WhollyRead};
 use crate::nginx::escaped;
@@ -34,9 +34,10 @@ pub(in crate::conf) fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Re
     let mut checks: Vec<HealthCheck> = Vec::new();
     for definition in std::mem::take(&mut main.health_definitions) {
         let position = definition.position.clone();
-        let check = check(definition, &main.matches, &checks, read);
+        let check = check(definition, &main.matches, read);
         push(&mut checks, check.map_err(|why| Refused::At(position, why))?)?;
     }
+    tell_apart(&mut checks);
     if !checks.is_empty() {
         allow_pinning(read)?;
     }
@@ -44,10 +45,35 @@ pub(in crate::conf) fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Re
     Ok(())
 }
 
+/// Checks that ask the same of one group are told apart by where they are defined: the order of
+/// the blocks may change, and one of them may go.
+fn tell_apart(checks: &mut [HealthCheck]) {
+    let resemble = |one: &HealthCheck, other: &HealthCheck| {
+        one.group == other.group && one.identity.asks_the_same(&other.identity)
+    };
+    for number in 0..checks.len() {
+        let (before, rest) = checks.split_at_mut(number);
+        let Some((check, after)) = rest.split_first_mut() else { return };
+        let like_it = |other: &&HealthCheck| resemble(check, other);
+        if !before.iter().any(|other| like_it(&other)) && !after.iter().any(|other| like_it(&other))
+        {
+            continue;
+        }
+        let (server, location) = (check.location.first_server_name(), check.location.name());
+        let same_names = |other: &&HealthCheck| {
+            like_it(other)
+                && other.identity.defined_in.as_ref().is_some_and(|of_other| {
+                    of_other.server == server && of_other.location == location
+                })
+        };
+        let number = before.iter().filter(same_names).count();
+        check.identity.defined_in = Some(DefinedIn { server, location, number });
+    }
+}
+
 fn check(
     definition: CheckDefinition,
     matches: &[(Vec<u8>, Rc<Match>)],
-    others: &[HealthCheck],
     read: &WhollyRead<'_>,
 ) -> Result<HealthCheck, String> {
     let (group, longest) = group(&definition, read)?;
@@ -84,10 +110,7 @@ fn check(
     let server_name = read.server_name(location).map(<[u8]>::to_vec);
     let host = String::from_utf8_lossy(&server_name.unwrap_or(name)).into_owned();
 
-    let mut identity = definition.identity;
-    let same =
-        |other: &&HealthCheck| other.group == group && other.identity.asks_the_same(&identity);
-    identity.number = others.iter().filter(same).count();
+    let identity = definition.identity;
     Ok(HealthCheck {
         group,
         location,

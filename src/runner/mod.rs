@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod run_queue;
 mod running;
+mod telling;
 mod worker;
 
 use std::cell::RefCell;

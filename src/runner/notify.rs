@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use super::job::Job;
 use super::notification::Notification;
-use super::worker::{Telling, Worker};
+use super::telling::Telling;
 use crate::conf::Notify;
 use crate::nginx::event::{EventTimer, Hold, Next};
 use crate::nginx::run::{self, Access, InProgress, Method, Place, Request, RequestEnd, Started};
+use crate::os::memory::NoMemory;
 use crate::os::wall_clock;
 use crate::state::{AfterTry, Edited, EventClaim, EventStep, Happened, RunId, Steps};
 use crate::throttle::Throttle;
@@ -39,6 +40,8 @@ struct Receiver {
     timer: EventTimer,
     /// The short waits that are left.
     waits: Cell<Steps>,
+    /// Whether others tell it, and this waits for one of them to end.
+    waits_for_others: Cell<bool>,
     failures: Throttle,
 }
 
@@ -75,7 +78,7 @@ struct Sending {
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// One that was cut off is cut off again after this time.
 const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
-/// Where as many are being told as may be, or others are in the way.
+/// Where there is no memory, or others are in the way.
 const LATER: Duration = Duration::from_millis(100);
 /// So often a worker that exits tries to record a result.
 const RECORDED: u32 = 50;
@@ -88,7 +91,7 @@ impl Notifier {
             let job = Weak::clone(job);
             let look = move || {
                 if let Some(job) = job.upgrade() {
-                    job.look_at_receiver(index);
+                    let _ = job.look_at_receiver(index);
                 }
                 Next::Stop
             };
@@ -96,6 +99,7 @@ impl Notifier {
                 state: RefCell::new(State::Idle),
                 timer: EventTimer::new(Hold::Cancelable, look),
                 waits: Cell::default(),
+                waits_for_others: Cell::new(false),
                 failures: Throttle::default(),
             }
         };
@@ -173,20 +177,25 @@ impl Job {
     /// Tells whoever is to be told, if anything has happened.
     pub(super) fn tell(&self) {
         if self.notifier.may_have.replace(false) && !self.is_over() {
-            for (notify, receiver) in self.conf.notify.iter().zip(&self.notifier.receivers) {
-                if receiver.is_idle() {
-                    self.tell_one(notify, receiver);
+            let receivers = self.conf.notify.iter().zip(&self.notifier.receivers);
+            for (index, (notify, receiver)) in receivers.enumerate() {
+                if receiver.is_idle() && !receiver.waits_for_others.get() {
+                    self.tell_one(index, notify, receiver);
                 }
             }
         }
     }
 
-    fn look_at_receiver(&self, index: usize) {
-        let Some(receiver) = self.notifier.receivers.get(index) else { return };
-        if receiver.is_idle() {
-            self.notifier.look();
-            self.post();
-        }
+    /// Has the record looked at if one of the receivers is not being told of anything; whether it is so.
+    pub(super) fn look_at_receiver(&self, index: usize) -> bool {
+        let receiver = self.notifier.receivers.get(index);
+        let Some(receiver) = receiver.filter(|it| it.is_idle() && !self.is_over()) else {
+            return false;
+        };
+        receiver.waits_for_others.set(false);
+        self.notifier.look();
+        self.post();
+        true
     }
 
     fn record_again(&self, index: usize) {
@@ -197,15 +206,17 @@ impl Job {
         }
     }
 
-    fn tell_one(&self, notify: &Notify, receiver: &Receiver) {
-        let Some(telling) = Worker::telling(&self.worker) else {
-            return receiver.timer.arm(LATER);
+    fn tell_one(&self, index: usize, notify: &Notify, receiver: &Receiver) {
+        let telling = match self.worker.tellings.begin(notify.what.id, &self.me, index) {
+            Ok(Some(telling)) => telling,
+            Ok(None) => return receiver.waits_for_others.set(true),
+            Err(NoMemory) => return receiver.timer.arm(LATER),
         };
         let now = wall_clock();
         match self.worker.store.claim_event(self.timer(), notify.what, now) {
             EventStep::Won(claim) => {
                 receiver.waits.take();
-                self.send(notify, receiver, claim, telling);
+                self.send(index, notify, claim, telling);
             }
             EventStep::Nothing => drop(receiver.waits.take()),
             EventStep::NotBefore(at) => receiver.timer.arm(at.since(now)),
@@ -219,9 +230,8 @@ impl Job {
         }
     }
 
-    fn send(&self, notify: &Notify, receiver: &Receiver, claim: EventClaim, telling: Telling) {
-        let index = self.conf.notify.iter().position(|it| it.what.id == notify.what.id);
-        let index = index.unwrap_or_default();
+    fn send(&self, index: usize, notify: &Notify, claim: EventClaim, telling: Telling) {
+        let Some(receiver) = self.notifier.receivers.get(index) else { return };
         let happened = *claim.happened();
         let text = self.worker.store.event_text(&self.record, &happened);
         let run = happened.result.map(|result| result.attempt.run);

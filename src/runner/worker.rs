@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::{self, Finder};
 use super::run_queue::RunQueue;
+use super::telling::Tellings;
 use crate::conf::{MainConf, TimerConf};
 use crate::nginx::log::Log;
 use crate::os::memory::fallible;
@@ -28,24 +29,11 @@ pub(super) struct Worker {
     watched: Cell<usize>,
     /// Whether something was left behind that another worker is to take up.
     leaves_work: Cell<bool>,
-    /// How many receivers are being told of events.
-    telling: Cell<usize>,
+    /// Those who tell receivers of events.
+    pub(super) tellings: Rc<Tellings>,
     timers: Rc<Vec<TimerConf>>,
     /// What lasts is found again with each due time, and logged once a minute.
     throttles: RefCell<HashMap<ThrottleKey, Throttle>>,
-}
-
-/// So many receivers are told of events at once, whatever happens to how many timers.
-const TELLING: usize = 32;
-
-/// The right to tell one receiver of an event; given back when it is dropped.
-pub(super) struct Telling(Rc<Worker>);
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        let telling = &self.0.telling;
-        telling.set(telling.get().saturating_sub(1));
-    }
 }
 
 /// What is logged once a minute: a kind of notice, and the timer.
@@ -69,18 +57,9 @@ impl Worker {
             seen,
             watched: Cell::new(0),
             leaves_work: Cell::new(false),
-            telling: Cell::new(0),
+            tellings: Rc::default(),
             timers: main.shared_timers(),
             throttles: RefCell::default(),
-        })
-    }
-
-    /// The right to tell a receiver of an event, unless as many are told already as may be.
-    pub(super) fn telling(worker: &Rc<Self>) -> Option<Telling> {
-        let telling = worker.telling.get();
-        (telling < TELLING).then(|| {
-            worker.telling.set(telling + 1);
-            Telling(Rc::clone(worker))
         })
     }
 

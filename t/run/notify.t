@@ -58,7 +58,9 @@ my $nginx = TimerTest::Nginx->new(
     job( 'itself', 'itself', 'timer_notify @itself; rewrite ^ /status/500 break;' ),
     job( 'plainly', 'ok', 'proxy_set_header X-Event "[$timer_event$timer_status$timer_error$timer_response]";' ),
     ( map {"location \@many$_ { timer many$_ every=366d first=now; timer_notify /told/many; return 500; }\n"} 1 .. 80 ),
+    ( map {"location \@stuck$_ { timer stuck$_ every=366d first=now; timer_notify /stuck; return 500; }\n"} 1 .. 40 ),
     <<"CONF",
+    location /stuck { proxy_pass http://127.0.0.1:$port/hang/stuck; }
     location \@missed { timer missed every=500ms; timer_notify /told/missed on=missed; return 204; }
     location /told/ { internal; $pass; }
     location /do/ { $pass/; }
@@ -89,10 +91,13 @@ sub told { my ( $uri, $count ) = @_; return $backend->wait_requests( $count, uri
 # Those that take their time.
 run($_) for qw( bad hangs down itself );
 
-# More at once than are told at once: none is forgotten.
+# More at once than are told at once: none is forgotten, though another receiver does not answer.
 my %many;
 $many{ JSON::PP::decode_json( $_->{body} )->{timer} }++ for told( '/told/many', 80 );
 is( scalar( keys %many ), 80, 'many fail at once: each is told of' );
+my @stuck = $backend->wait_requests( 8, uri => '/hang/stuck' );
+is( scalar( grep { $_->{ended} } @stuck ), 0, 'while another receiver holds as many as may tell it' );
+is( scalar( () = $backend->requests( uri => '/hang/stuck' ) ), 8, 'eight, in the one worker that has all timers' );
 
 # What is told: one request, by nginx itself, in the timer's server.
 run('plain');

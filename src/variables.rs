@@ -36,7 +36,7 @@ pub fn add(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
     variable::add_optional::<Duration>(parsing)
 }
 
-type Value = Text<LONGEST>;
+type VariableText = Text<LONGEST>;
 
 /// Defines a variable that is empty outside a timer's request.
 macro_rules! of_run {
@@ -47,7 +47,7 @@ macro_rules! of_run {
         impl Variable for $variable {
             const NAME: &'static CStr = $name;
 
-            fn write(origin: Option<Rc<dyn Origin>>, $value: &mut Value) {
+            fn write(origin: Option<Rc<dyn Origin>>, $value: &mut VariableText) {
                 let origin = origin.as_deref().map(|origin| origin as &dyn Any);
                 if let Some($run) = origin.and_then(<dyn Any>::downcast_ref::<Run>) {
                     // What does not fit is cut off, never an error.
@@ -64,7 +64,7 @@ macro_rules! of_run {
         impl Variable for $variable {
             const NAME: &'static CStr = $name;
 
-            fn write(origin: Option<Rc<dyn Origin>>, $value: &mut Value) {
+            fn write(origin: Option<Rc<dyn Origin>>, $value: &mut VariableText) {
                 let origin = origin.as_deref().map(|origin| origin as &dyn Any);
                 if let Some($run) = origin.and_then(<dyn Any>::downcast_ref::<Run>) {
                     let _ = $write;
@@ -172,7 +172,7 @@ struct WorkerSlot;
 impl Variable for WorkerSlot {
     const NAME: &'static CStr = c"timer_worker";
 
-    fn write(_: Option<Rc<dyn Origin>>, value: &mut Value) {
+    fn write(_: Option<Rc<dyn Origin>>, value: &mut VariableText) {
         if let Some(slot) = Role::current().slot() {
             let _ = write!(value, "{slot}");
         }

@@ -8,7 +8,7 @@ use crate::state::{MissedPolicy, OverlapPolicy, RetryPolicy};
 
 /// The request of a timer, and its policies.
 #[derive(Debug, Serialize)]
-pub(super) struct Definition {
+pub(super) struct TimerDefinition {
     pub(super) method: String,
     /// As it is written, with its variables.
     pub(super) uri: String,

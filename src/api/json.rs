@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
-use super::definition::Definition;
+use super::definition::TimerDefinition;
 use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
@@ -58,7 +58,7 @@ pub(super) enum Extent<'a> {
     /// What the list of all has.
     Listed,
     /// Also its definition, its next due times and the results of its last runs.
-    Whole(&'a Definition),
+    Whole(&'a TimerDefinition),
 }
 
 /// So many of the next due times are shown.
@@ -99,7 +99,7 @@ struct TimerJson<'a> {
 #[derive(Serialize)]
 struct MoreJson<'a> {
     #[serde(flatten)]
-    definition: &'a Definition,
+    definition: &'a TimerDefinition,
     next: Vec<String>,
     /// The beginning of the response of the last run that failed.
     response: Option<String>,

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::definition::Definition;
+use super::definition::TimerDefinition;
 use super::json;
 use super::metrics::Info;
 use super::piece::Timers;
@@ -125,9 +125,9 @@ impl Snapshot {
     }
 
     /// What the directives say of one timer's runs.
-    pub(super) fn definition(&self, number: usize) -> Option<Definition> {
+    pub(super) fn definition(&self, number: usize) -> Option<TimerDefinition> {
         let timer = self.registry.timers().get(number)?;
-        Some(Definition {
+        Some(TimerDefinition {
             method: timer.method.to_string(),
             uri: timer.written_uri.clone(),
             jitter_ms: timer.due_times.jitter.bound_ms(),

@@ -71,12 +71,12 @@ pub(super) struct Table {
     /// A bit for each timer that was written.
     written: Vec<u64>,
     /// What comes next, in no order while it is looked for.
-    chosen: Vec<Key>,
+    chosen: Vec<SortKey>,
     now: Now,
 }
 
 /// What the table is ordered by: the next due time, and the timer for its name.
-type Key = (UnixMs, usize);
+type SortKey = (UnixMs, usize);
 
 /// What is being done; with the number of the timer, or of the line among the chosen ones.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +135,7 @@ impl Table {
                     };
                     self.chosen.push((next, number));
                     if self.chosen.len() == CANDIDATES {
-                        let order = |one: &Key, other: &Key| order(&*timers, *one, *other);
+                        let order = |one: &SortKey, other: &SortKey| order(&*timers, *one, *other);
                         self.chosen.select_nth_unstable_by(CHOSEN, order);
                         self.chosen.truncate(CHOSEN);
                     }
@@ -186,7 +186,7 @@ fn write_end(count: usize, remarks: &[String], out: &mut Vec<u8>) {
     }
 }
 
-fn order(timers: &impl Timers, one: Key, other: Key) -> Ordering {
+fn order(timers: &impl Timers, one: SortKey, other: SortKey) -> Ordering {
     one.0.cmp(&other.0).then_with(|| timers.name(one.1).cmp(timers.name(other.1)))
 }
 

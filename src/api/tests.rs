@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::definition::Definition;
+use super::definition::TimerDefinition;
 use super::health::Complaint;
 use super::json::{self, Extent, Host, Pause};
 use super::metrics::{Info, Metrics};
@@ -44,8 +44,8 @@ pub(super) fn timer() -> Configured {
     }
 }
 
-fn definition() -> Definition {
-    Definition {
+fn definition() -> TimerDefinition {
+    TimerDefinition {
         method: "POST".to_owned(),
         uri: "/sync?at=$timer_due".to_owned(),
         jitter_ms: 0,
@@ -152,7 +152,7 @@ fn json_is_whole_and_in_order() {
     for field in ["method", "uri", "jitter_ms", "overlap", "missed", "retry", "next", "history"] {
         assert_eq!(json(&view, Extent::Listed).get(field), None, "{field}");
     }
-    let definition = Definition {
+    let definition = TimerDefinition {
         missed: MissedPolicy::Skip,
         retry: RetryPolicy { more: 3, ..RetryPolicy::default() },
         overlap: OverlapPolicy::Queue,

@@ -235,7 +235,7 @@ pub struct LocationConf {
     unhealthy_after: Option<u32>,
     capture: Option<usize>,
     /// Empty with `off`.
-    notify: Option<Rc<Vec<notify::Definition>>>,
+    notify: Option<Rc<Vec<notify::NotifyDefinition>>>,
     api: Option<WriteAccess>,
     /// What the health checks of the block ask; never inherited.
     health_checks: Vec<CheckIdentity>,

@@ -20,7 +20,7 @@ pub struct TimerNotify;
 
 /// A receiver as its directive says, before the timer's server is known.
 #[derive(Clone, Debug)]
-pub(super) struct Definition {
+pub(super) struct NotifyDefinition {
     uri: Vec<u8>,
     events: Events,
     after: u16,
@@ -92,7 +92,7 @@ impl LocationDirective for TimerNotify {
         let events = parameters.get("on", hint, events)?;
         let after = parameters.get("after", "a number between 1 and 65535", number)?;
         let mut all = before.to_vec();
-        let definition = Definition {
+        let definition = NotifyDefinition {
             uri: uri.to_vec(),
             events: events
                 .unwrap_or_else(|| [Event::Failed, Event::Recovered].into_iter().collect()),
@@ -129,7 +129,7 @@ fn number(word: &[u8]) -> Option<u16> {
 ///
 /// The server has no such location, or the URI is none.
 pub(super) fn resolve(
-    definitions: Option<&Rc<Vec<Definition>>>,
+    definitions: Option<&Rc<Vec<NotifyDefinition>>>,
     location: Location,
     timer: &str,
     read: &WhollyRead<'_>,
@@ -137,7 +137,7 @@ pub(super) fn resolve(
     let definitions = definitions.map_or(&[][..], |all| all.as_slice());
     let mut all = Vec::new();
     for definition in definitions {
-        let Definition { uri, events, after, position } = definition;
+        let NotifyDefinition { uri, events, after, position } = definition;
         let shown = escaped(uri).to_string();
         let (begin, path) = match uri.strip_prefix(b"@") {
             Some(name) => {

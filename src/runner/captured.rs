@@ -64,12 +64,12 @@ fn text_of(bytes: &[u8], limit: usize) -> String {
 }
 
 /// A text in quotes, on one line, and not longer than a line of the log has room for.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
+pub(super) struct QuotedResponse<'a>(pub(super) &'a str);
 
 /// How many characters of it are shown.
 const SHOWN: usize = 200;
 
-impl fmt::Display for Quoted<'_> {
+impl fmt::Display for QuotedResponse<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
         let mut left = SHOWN;

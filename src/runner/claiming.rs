@@ -92,7 +92,7 @@ impl Job {
                 });
                 self.report.no_overlap();
                 if claim.attempt().trigger == Trigger::Missed {
-                    self.notifier.look();
+                    self.notifications.look();
                     let others = self.worker.report_but_left_out().missed;
                     if claim.is_counted() {
                         self.report.missed(&self.conf, others.saturating_add(1));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::claiming::PendingClaim;
 use super::look::NextStep;
-use super::notify::Notifier;
+use super::notify::Notifications;
 use super::report::Report;
 use super::run_queue::{Deadline, JobIndex, Permit};
 use super::running::Running;
@@ -34,7 +34,7 @@ pub(super) struct Job {
     pub(super) me: Weak<Self>,
     owner: Owner,
     pub(super) report: Report,
-    pub(super) notifier: Notifier,
+    pub(super) notifications: Notifications,
     state: RefCell<JobState>,
     last_look: RefCell<LastLook>,
     /// Whether the record needs a look each second: something is in progress elsewhere.
@@ -100,7 +100,7 @@ impl Job {
         let index = worker.queue.reserve()?;
         let owner = worker.owner(&conf);
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
-            notifier: Notifier::new(conf.notify.len(), me),
+            notifications: Notifications::new(conf.notify.len(), me),
             owner,
             conf,
             record,
@@ -203,7 +203,7 @@ impl Job {
     pub(super) fn follow_news(&self) {
         self.follow_cancel();
         self.write_again();
-        self.notifier.look();
+        self.notifications.look();
         self.dispatch();
     }
 
@@ -280,7 +280,7 @@ impl Job {
         if missed == 0 {
             return;
         }
-        self.notifier.look();
+        self.notifications.look();
         let tells_missed = self.last_look().tells_missed;
         self.note(|last| last.tells_missed = false);
         if tells_missed {

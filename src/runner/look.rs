@@ -45,7 +45,7 @@ impl Job {
         if let Some(running) = self.running() {
             running.is_looked_at();
         }
-        if self.notifier.begins() {
+        if self.notifications.begins() {
             // What happens from now on is to be told.
             for notify in &self.conf.notify {
                 self.worker.store.expect_events(self.timer(), notify.what, look.now);
@@ -99,8 +99,8 @@ impl Job {
             // Its owner runs it.
             Err(Unread::Lost) => return NextStep::Rest,
         };
-        if self.notifier.is_used() && Store::may_have_events(&reading) {
-            self.notifier.look();
+        if self.notifications.is_used() && Store::may_have_events(&reading) {
+            self.notifications.look();
         }
         let elsewhere = !self.is_running();
         self.watch(elsewhere && reading.claim.progress != Progress::Nothing);

@@ -216,7 +216,7 @@ pub fn end() {
         runner.jobs.iter().for_each(|job| job.write_again());
         for job in runner.leave() {
             job.interrupt();
-            job.notifier.cut_off();
+            job.notifications.cut_off();
         }
         if let Some(worker) = worker {
             worker.tell_others();
@@ -230,7 +230,7 @@ impl Runner {
         for jobs in [&mut self.jobs, &mut self.leaving] {
             jobs.retain(|job| {
                 job.disarm();
-                job.is_running() || job.notifier.is_sending()
+                job.is_running() || job.notifications.is_sending()
             });
         }
         self.jobs.append(&mut self.leaving);

@@ -24,8 +24,8 @@ use crate::state::{AfterTry, Edited, EventClaim, EventStep, Happened, RunId, Ste
 use crate::throttle::Throttle;
 
 /// What a timer's job has to do with its events.
-pub(super) struct Notifier {
-    receivers: Vec<Receiver>,
+pub(super) struct Notifications {
+    receivers: Vec<TimerReceiver>,
     /// Whether there may be something to tell of.
     may_have: Cell<bool>,
     begins: Cell<bool>,
@@ -34,8 +34,8 @@ pub(super) struct Notifier {
 }
 
 /// One of those who are told.
-struct Receiver {
-    state: RefCell<State>,
+struct TimerReceiver {
+    state: RefCell<SendState>,
     /// Looks again.
     timer: EventTimer,
     /// The short waits that are left.
@@ -45,15 +45,15 @@ struct Receiver {
     failures: Throttle,
 }
 
-enum State {
+enum SendState {
     Idle,
     Sending(Rc<Sending>),
     /// Its result could not be recorded yet.
-    Ended(Box<Ended>),
+    Ended(Box<EndedTry>),
 }
 
 /// A try that has ended.
-struct Ended {
+struct EndedTry {
     claim: EventClaim,
     is_told: bool,
     /// Why not.
@@ -85,7 +85,7 @@ const RECORDED: u32 = 50;
 /// What another process does is looked at after this time.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
-impl Notifier {
+impl Notifications {
     pub(super) fn new(count: usize, job: &Weak<Job>) -> Self {
         let receiver = |index| {
             let job = Weak::clone(job);
@@ -95,8 +95,8 @@ impl Notifier {
                 }
                 Next::Stop
             };
-            Receiver {
-                state: RefCell::new(State::Idle),
+            TimerReceiver {
+                state: RefCell::new(SendState::Idle),
                 timer: EventTimer::new(Hold::Cancelable, look),
                 waits: Cell::default(),
                 waits_for_others: Cell::new(false),
@@ -148,7 +148,7 @@ impl Notifier {
     /// The worker is about to end: who takes its place makes the next try.
     pub(super) fn cut_off(&self) {
         for receiver in &self.receivers {
-            let State::Sending(sending) = receiver.enter(State::Idle) else { continue };
+            let SendState::Sending(sending) = receiver.enter(SendState::Idle) else { continue };
             if let Some((attempt, _)) = sending.goes_on.get() {
                 attempt.cut_off();
             }
@@ -156,14 +156,14 @@ impl Notifier {
     }
 }
 
-impl Receiver {
+impl TimerReceiver {
     /// Answers the state before.
-    fn enter(&self, state: State) -> State {
+    fn enter(&self, state: SendState) -> SendState {
         mem::replace(&mut *self.state.borrow_mut(), state)
     }
 
     fn is_idle(&self) -> bool {
-        matches!(*self.state.borrow(), State::Idle)
+        matches!(*self.state.borrow(), SendState::Idle)
     }
 
     /// The next of the short waits, then a longer one.
@@ -176,8 +176,8 @@ impl Receiver {
 impl Job {
     /// Tells whoever is to be told, if anything has happened.
     pub(super) fn tell(&self) {
-        if self.notifier.may_have.replace(false) && !self.is_over() {
-            let receivers = self.conf.notify.iter().zip(&self.notifier.receivers);
+        if self.notifications.may_have.replace(false) && !self.is_over() {
+            let receivers = self.conf.notify.iter().zip(&self.notifications.receivers);
             for (index, (notify, receiver)) in receivers.enumerate() {
                 if receiver.is_idle() && !receiver.waits_for_others.get() {
                     self.tell_one(index, notify, receiver);
@@ -188,25 +188,25 @@ impl Job {
 
     /// Has the record looked at if one of the receivers is not being told of anything; whether it is so.
     pub(super) fn look_at_receiver(&self, index: usize) -> bool {
-        let receiver = self.notifier.receivers.get(index);
+        let receiver = self.notifications.receivers.get(index);
         let Some(receiver) = receiver.filter(|it| it.is_idle() && !self.is_over()) else {
             return false;
         };
         receiver.waits_for_others.set(false);
-        self.notifier.look();
+        self.notifications.look();
         self.post();
         true
     }
 
     fn record_again(&self, index: usize) {
-        let Some(receiver) = self.notifier.receivers.get(index) else { return };
-        match receiver.enter(State::Idle) {
-            State::Ended(ended) => self.record(index, *ended),
+        let Some(receiver) = self.notifications.receivers.get(index) else { return };
+        match receiver.enter(SendState::Idle) {
+            SendState::Ended(ended) => self.record(index, *ended),
             other => drop(receiver.enter(other)),
         }
     }
 
-    fn tell_one(&self, index: usize, notify: &Notify, receiver: &Receiver) {
+    fn tell_one(&self, index: usize, notify: &Notify, receiver: &TimerReceiver) {
         let telling = match self.worker.tellings.begin(notify.what.id, &self.me, index) {
             Ok(Some(telling)) => telling,
             Ok(None) => return receiver.waits_for_others.set(true),
@@ -231,11 +231,11 @@ impl Job {
     }
 
     fn send(&self, index: usize, notify: &Notify, claim: EventClaim, telling: Telling) {
-        let Some(receiver) = self.notifier.receivers.get(index) else { return };
+        let Some(receiver) = self.notifications.receivers.get(index) else { return };
         let happened = *claim.happened();
         let text = self.worker.store.event_text(&self.record, &happened);
         let run = happened.result.map(|result| result.attempt.run);
-        let known = self.notifier.error_of(run);
+        let known = self.notifications.error_of(run);
         let notification = Rc::new(Notification::new(&self.conf, &happened, known, text));
         let body = notification.json();
         let sending = Rc::new(Sending {
@@ -245,7 +245,7 @@ impl Job {
             goes_on: OnceCell::new(),
             _telling: telling,
         });
-        drop(receiver.enter(State::Sending(Rc::clone(&sending))));
+        drop(receiver.enter(SendState::Sending(Rc::clone(&sending))));
         let request = Request {
             method: &Method::post(),
             uri: &notify.uri,
@@ -305,24 +305,24 @@ impl Job {
 
     fn try_ended(&self, index: usize, sending: &Sending, is_told: bool, why: String) {
         let Some(claim) = sending.claim.take() else { return };
-        self.record(index, Ended { claim, is_told, why, recorded: 0, _timer: None });
+        self.record(index, EndedTry { claim, is_told, why, recorded: 0, _timer: None });
     }
 
     /// Records the result of a try; the claim is held until that is done.
-    fn record(&self, index: usize, ended: Ended) {
-        let configured = self.conf.notify.get(index).zip(self.notifier.receivers.get(index));
+    fn record(&self, index: usize, ended: EndedTry) {
+        let configured = self.conf.notify.get(index).zip(self.notifications.receivers.get(index));
         let Some((notify, receiver)) = configured else { return };
         let now = wall_clock();
         let is_told = ended.is_told;
         let after = match self.worker.store.end_event(self.timer(), &ended.claim, is_told, now) {
             Edited::Done(after) | Edited::NotWritten(after) => after,
             Edited::Again | Edited::Failed if self.is_over() && ended.recorded >= RECORDED => {
-                return drop(receiver.enter(State::Idle));
+                return drop(receiver.enter(SendState::Idle));
             }
             Edited::Again | Edited::Failed => return self.record_later(index, receiver, ended),
         };
         receiver.waits.take();
-        drop(receiver.enter(State::Idle));
+        drop(receiver.enter(SendState::Idle));
         match after {
             AfterTry::Told => receiver.failures.end_row(),
             AfterTry::NotBefore(at) => receiver.timer.arm(at.since(now)),
@@ -336,12 +336,12 @@ impl Job {
             self.worker.leave_work();
             self.worker.tell_others();
         } else if !matches!(after, AfterTry::NotBefore(_)) {
-            self.notifier.look();
+            self.notifications.look();
             self.post();
         }
     }
 
-    fn record_later(&self, index: usize, receiver: &Receiver, ended: Ended) {
+    fn record_later(&self, index: usize, receiver: &TimerReceiver, ended: EndedTry) {
         let me = Weak::clone(&self.me);
         let timer = EventTimer::new(Hold::HoldsExit, move || {
             if let Some(job) = me.upgrade() {
@@ -350,11 +350,11 @@ impl Job {
             Next::Stop
         });
         timer.arm(receiver.next_wait());
-        let ended = Ended { recorded: ended.recorded + 1, _timer: Some(timer), ..ended };
-        drop(receiver.enter(State::Ended(Box::new(ended))));
+        let ended = EndedTry { recorded: ended.recorded + 1, _timer: Some(timer), ..ended };
+        drop(receiver.enter(SendState::Ended(Box::new(ended))));
     }
 
-    fn report_untold(&self, notify: &Notify, receiver: &Receiver, what: &Happened, why: &str) {
+    fn report_untold(&self, notify: &Notify, receiver: &TimerReceiver, what: &Happened, why: &str) {
         if let Some(left_out) = receiver.failures.pass(Instant::now()) {
             self.report.untold(&self.conf, notify, what, why, left_out);
         }

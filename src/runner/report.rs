@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::captured::Quoted;
+use super::captured::QuotedResponse;
 use super::run::Run;
 use crate::conf::{Notify, TimerConf};
 use crate::nginx::log::Level;
@@ -255,6 +255,6 @@ impl fmt::Display for FailureText<'_> {
         if matches!(ending, Ending::Failure { .. } | Ending::NoAnswer) {
             write!(f, ", {took}ms")?;
         }
-        if text.is_empty() { Ok(()) } else { write!(f, ", response {}", Quoted(text)) }
+        if text.is_empty() { Ok(()) } else { write!(f, ", response {}", QuotedResponse(text)) }
     }
 }

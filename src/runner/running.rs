@@ -208,13 +208,13 @@ impl Job {
                 }
             }
             Finished::Closed { failures_before } => {
-                self.notifier.note_error(running.run.id(), || match ending {
+                self.notifications.note_error(running.run.id(), || match ending {
                     Ending::NotStarted(why) => why.to_string(),
                     _ => "no response".to_owned(),
                 });
-                self.notifier.look();
-                look_on |= self.notifier.is_used();
-                if self.is_over() && self.notifier.is_used() {
+                self.notifications.look();
+                look_on |= self.notifications.is_used();
+                if self.is_over() && self.notifications.is_used() {
                     self.worker.leave_work();
                 }
                 let how = End { ending, took: duration, text: &text };

@@ -12,11 +12,11 @@ use crate::os::memory::{NoMemory, fallible};
 #[derive(Default)]
 pub(super) struct Tellings {
     /// By the receiver's id; of none that nobody tells of anything.
-    receivers: RefCell<HashMap<u32, Receiver>>,
+    receivers: RefCell<HashMap<u32, ReceiverQueue>>,
 }
 
 #[derive(Default)]
-struct Receiver {
+struct ReceiverQueue {
     /// How many tell it of an event.
     telling: usize,
     waiting: VecDeque<Waiting>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
-use super::kept::Key;
+use super::kept::KeptKey;
 use super::pin::Pin;
 use super::response::UpstreamResponse;
 use super::server::Server;
@@ -70,7 +70,7 @@ pub fn check(
     judge: impl FnOnce(&UpstreamResponse<'_>) -> Result<(), String> + 'static,
     on_end: impl FnOnce(CheckEnd) + 'static,
 ) -> Result<CheckInProgress, StartError> {
-    let key = Key::new(request.group, location, request.server.address);
+    let key = KeptKey::new(request.group, location, request.server.address);
     let pin = Pin::new(
         request.group,
         request.server,

@@ -22,13 +22,13 @@ use crate::os::memory::push;
 
 /// Whose connections may serve each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct KeptKey {
     pub(super) group: Group,
     pub(super) location: usize,
     pub(super) address: SocketAddress,
 }
 
-impl Key {
+impl KeptKey {
     pub(super) fn new(group: Group, location: Location, address: SocketAddress) -> Self {
         Self { group, location: location.conf_ptr().addr(), address }
     }
@@ -40,7 +40,7 @@ impl Key {
 ///
 /// It is open, has a pool, and nobody else has it; [`on_event`] takes it out before it closes it.
 struct KeptConnection {
-    key: Key,
+    key: KeptKey,
     connection: *mut ngx_connection_t,
 }
 
@@ -53,7 +53,7 @@ thread_local! {
 /// # Safety
 ///
 /// `peer` is that of an open request, about to be connected.
-pub(super) unsafe fn take(peer: &mut ngx_peer_connection_t, key: &Key) -> bool {
+pub(super) unsafe fn take(peer: &mut ngx_peer_connection_t, key: &KeptKey) -> bool {
     let taken = KEPT.with_borrow_mut(|kept| {
         let at = kept.iter().rposition(|kept| kept.key == *key)?;
         Some(kept.swap_remove(at).connection)
@@ -86,7 +86,7 @@ pub(super) unsafe fn take(peer: &mut ngx_peer_connection_t, key: &Key) -> bool {
 pub(super) unsafe fn keep(
     peer: &mut ngx_peer_connection_t,
     upstream: *const ngx_http_upstream_t,
-    key: &Key,
+    key: &KeptKey,
     lasts: Duration,
 ) {
     let c = peer.connection;

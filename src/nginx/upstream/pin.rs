@@ -21,7 +21,7 @@ use ngx::ffi::{
 
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
-use super::kept::{self, Key};
+use super::kept::{self, KeptKey};
 use super::response::Judge;
 use super::server::{PeerInPool, Server};
 use super::uri;
@@ -50,7 +50,7 @@ pub(super) struct Pin {
     peer: Cell<*mut PeerInPool>,
     body_limit: usize,
     /// How long a connection may serve checks, and whose.
-    kept: Option<(Key, Duration)>,
+    kept: Option<(KeptKey, Duration)>,
     /// With what the module reads the first line of the response.
     pub(super) process_header: Cell<Option<ProcessHeader>>,
     /// What the module did at the end of its request.
@@ -82,7 +82,7 @@ impl Pin {
         server: &Server,
         uri: &[u8],
         body_limit: usize,
-        kept: Option<(Key, Duration)>,
+        kept: Option<(KeptKey, Duration)>,
         judge: Judge,
     ) -> Rc<Self> {
         Rc::new(Self {

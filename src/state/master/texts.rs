@@ -29,7 +29,7 @@ impl State {
             return records;
         }
         let mut with_texts = (*records).clone();
-        let wanted: Vec<Wanted> = records
+        let wanted: Vec<WantedText> = records
             .iter()
             .zip(bytes)
             .enumerate()
@@ -55,24 +55,24 @@ impl State {
 }
 
 /// The hash of a timer's name, and which page of its text.
-type Text = (u64, usize);
+type PageOfText = (u64, usize);
 /// The number of a timer, and a page of its text.
-type Wanted = (usize, Text);
+type WantedText = (usize, PageOfText);
 
 /// What is known of the pages of a file.
 #[derive(Default)]
 struct Found {
-    texts: HashMap<Text, u32>,
+    texts: HashMap<PageOfText, u32>,
     /// Those that may be given to a text.
     reusable: Vec<u32>,
 }
 
 fn make(
     pages: &PagedFile,
-    wanted: &[Wanted],
+    wanted: &[WantedText],
     opener: &mut Opener<'_>,
     notices: &mut Vec<Notice>,
-) -> io::Result<HashMap<Text, u32>> {
+) -> io::Result<HashMap<PageOfText, u32>> {
     let found = find(pages)?;
     if wanted.iter().all(|(_, text)| found.texts.contains_key(text)) {
         return Ok(found.texts);

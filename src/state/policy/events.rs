@@ -2,7 +2,7 @@
 //! was told before. So no event is written when it happens, and none is lost with the process that saw it.
 
 use crate::state::record::format::RESULTS;
-use crate::state::record::receivers::{Event, Receiver};
+use crate::state::record::receivers::{Event, ReceiverRecord};
 use crate::state::record::run::{Attempt, Outcome, Progress, RunResult, Trigger};
 
 use super::due::Reading;
@@ -65,7 +65,7 @@ pub struct Happened {
     pub(in crate::state) missed_up_to: u32,
 }
 
-impl Receiver {
+impl ReceiverRecord {
     /// One that is told of nothing that was before.
     pub(in crate::state) fn new(id: u32, reading: &Reading) -> Self {
         Self {

@@ -356,12 +356,13 @@ pub(in crate::state) fn get_pause(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::record::receivers::{Event, Receiver};
+    use crate::state::record::receivers::{Event, ReceiverRecord};
 
     #[test]
     fn everything_survives_the_file() {
         let gap =
             |after, kind| Gap { after: UnixMs(after), up_to: UnixMs(after + 5), kind, counted: 3 };
+        let none = ReceiverRecord::default();
         let mut control = Control {
             serial: 9,
             schedule_hash: 0xdead_beef,
@@ -375,20 +376,20 @@ mod tests {
             missed: 7,
             gaps: [gap(1, LeftOut::Missed), gap(9, LeftOut::Overlap)].into_iter().collect(),
             receivers: [
-                Receiver { id: 7, missed: 6, told: 5, row: 4, tries: 3, ..Receiver::default() },
-                Receiver::default(),
-                Receiver {
+                ReceiverRecord { id: 7, missed: 6, told: 5, row: 4, tries: 3, ..none },
+                none,
+                ReceiverRecord {
                     id: u32::MAX,
                     failed_told: true,
                     event: Some(Event::Success),
                     next_at: UnixMs(-2),
-                    ..Receiver::default()
+                    ..none
                 },
-                Receiver {
+                ReceiverRecord {
                     id: 1,
                     catching_up_told: true,
                     event: Some(Event::Failed),
-                    ..Receiver::default()
+                    ..none
                 },
             ],
             ..Control::anew(UnixMs(-3))

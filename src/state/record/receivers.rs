@@ -45,7 +45,7 @@ impl Event {
 
 /// What one receiver has been told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::state) struct Receiver {
+pub(in crate::state) struct ReceiverRecord {
     /// Whose: a hash of its URI, which is not 0; 0 for none.
     pub(in crate::state) id: u32,
     /// How many due times were missed that it was told of: the lower half of the counter.
@@ -67,7 +67,7 @@ pub(in crate::state) struct Receiver {
 }
 
 /// Those of one timer, each in a place of its own.
-pub(in crate::state) type Receivers = [Receiver; RECEIVERS];
+pub(in crate::state) type Receivers = [ReceiverRecord; RECEIVERS];
 
 const FAILED_TOLD: u8 = 16;
 const CATCHING_UP_TOLD: u8 = 32;
@@ -79,7 +79,7 @@ impl Control {
         let is_there = matches!(self.presence, Presence::Enabled | Presence::Disabled);
         for receiver in &mut self.receivers {
             if !is_there || !ids.contains(&receiver.id) {
-                *receiver = Receiver::default();
+                *receiver = ReceiverRecord::default();
             }
         }
     }
@@ -105,10 +105,10 @@ pub(super) fn decode(from: Decoder<'_>) -> Receivers {
         let from = from.item(control::RECEIVERS, number, at::BYTES);
         let id = from.u32(at::ID);
         if id == 0 {
-            return Receiver::default();
+            return ReceiverRecord::default();
         }
         let bits = from.u8(at::EVENT);
-        Receiver {
+        ReceiverRecord {
             id,
             missed: from.u32(at::MISSED),
             told: from.u64(at::TOLD),

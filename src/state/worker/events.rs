@@ -9,7 +9,7 @@ use crate::state::policy::due::Reading;
 use crate::state::policy::events::{Happened, Subscription};
 use crate::state::record::control::Control;
 use crate::state::record::format::{RESULTS, event_lock};
-use crate::state::record::receivers::Receiver;
+use crate::state::record::receivers::ReceiverRecord;
 use crate::state::record::run::RunResult;
 
 use super::access::Lock;
@@ -157,7 +157,7 @@ impl Store {
         now: UnixMs,
     ) -> Edited<EventStep> {
         self.edit(timer, now, |reading| {
-            let new = Receiver::new(what.id, reading);
+            let new = ReceiverRecord::new(what.id, reading);
             if place_of(&reading.control, what.id).is_none()
                 && let Some(free) = reading.control.receivers.iter_mut().find(|it| it.id == 0)
             {
@@ -215,7 +215,7 @@ impl Store {
 
 /// Notes in the record that a try begins: who dies during it has made it. Rule "event is claimed".
 fn claim(
-    receiver: &mut Receiver,
+    receiver: &mut ReceiverRecord,
     happened: Option<Happened>,
     now: UnixMs,
     won: &mut Option<(Happened, u8)>,
@@ -241,7 +241,7 @@ fn claim(
 }
 
 /// Until when an event is not tried again. A clock that was set back does not make it wait for longer.
-fn waits_until(receiver: &Receiver, now: UnixMs) -> Option<UnixMs> {
+fn waits_until(receiver: &ReceiverRecord, now: UnixMs) -> Option<UnixMs> {
     let longest = DISTANCES.into_iter().max().unwrap_or_default();
     let is_to_come = receiver.event.is_some() && receiver.next_at > now;
     (is_to_come && receiver.next_at <= now.plus(longest)).then_some(receiver.next_at)

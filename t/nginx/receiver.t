@@ -23,6 +23,7 @@ my $nginx   = TimerTest::Nginx->new(
     workers   => 1,
     no_module => 1,    # this one instead
     main      => "load_module $module;",
+    http      => 'timer_state memory;',
 );
 spew( $nginx->prefix . '/html/static', "static\n" );
 

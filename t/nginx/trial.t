@@ -45,6 +45,7 @@ for my $how ( sort keys %what ) {
     $nginx = TimerTest::Nginx->new(
         workers   => 2,
         no_module => 1,
+        http      => 'timer_state memory;',
         main      => "load_module $broken; load_module ${\ timer_module() }; env BROKEN=$how;",
         server    => 'location @x { timer x every=50ms; return 204; } location /timers/ { timer_api write=on; }',
         allow     => [qr/\[emerg\].*a run is not possible/],

@@ -49,7 +49,7 @@ sub start {
         location = /hang { internal; proxy_read_timeout 3600s; proxy_pass http://127.0.0.1:$silent; }
     }
 CONF
-    $self->{silent} = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $silent, Listen => 1024 )
+    $self->{silent} = IO::Socket::INET->new( LocalAddr => '127.0.0.1', LocalPort => $silent, Listen => 1024, ReuseAddr => 1 )
         or die "listen: $!";
     $nginx->start;
     return $self;

@@ -88,10 +88,9 @@ impl Deadlines {
 
     /// Puts `entry` at `place`, or nearer to the root, behind a parent that is not due after it.
     fn rise(&mut self, mut place: usize, entry: Entry) -> usize {
-        while let Some(above) = place.checked_sub(1).map(|place| place / CHILDREN)
-            && let Some(parent) =
-                self.heap.get(above).copied().filter(|parent| parent.at > entry.at)
-        {
+        while let Some(above) = place.checked_sub(1).map(|place| place / CHILDREN) {
+            let parent = self.heap.get(above).copied().filter(|parent| parent.at > entry.at);
+            let Some(parent) = parent else { break };
             self.put(place, parent);
             place = above;
         }

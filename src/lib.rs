@@ -4,20 +4,28 @@
 //!
 //! - [`schedule`]: pure functions from one instant to the next due time;
 //! - [`state`]: which due times have been run or skipped, and what is in progress, in a file;
-//! - [`os`]: system calls; `nginx`: everything that names nginx's types;
+//! - [`fleet`]: which of several hosts makes a run; [`os`]: system calls; `nginx`: everything that names nginx's types;
+//! - [`keyval`]: key-value pairs in memory that all workers share; `sync`: what runs fetch is put there;
 //! - [`health`]: which servers of an upstream group get requests; `checker`: their checks at work;
-//! - `conf`: directives as plain values; `api`: what is shown, and done by hand; `variables`: of timers;
+//! - [`cleanup`]: old files; `conf`: directives as plain values; `content`: what answers runs; `variables`: of timers;
+//! - `api`: what is shown, and done by hand;
 //! - `runner`: on a due time, arm the next, then run this one; `deadlines`: which is due first.
 #![cfg_attr(not(feature = "nginx"), expect(dead_code, unused_imports))] // built for its tests alone
-
 #[cfg(any(test, feature = "nginx"))]
 mod api;
 #[cfg(feature = "nginx")]
 mod checker;
+mod cleanup;
+#[cfg(feature = "nginx")]
+mod commands;
 #[cfg(feature = "nginx")]
 mod conf;
+#[cfg(feature = "nginx")]
+mod content;
 mod deadlines;
+mod fleet;
 mod health;
+mod keyval;
 #[cfg(feature = "nginx")]
 mod nginx;
 mod nth;
@@ -26,6 +34,8 @@ mod os;
 mod runner;
 mod schedule;
 mod state;
+#[cfg(feature = "nginx")]
+mod sync;
 mod throttle;
 #[cfg(feature = "nginx")]
 mod variables;
@@ -36,46 +46,19 @@ use module::TimerModule;
 /// The module's descriptor and hooks.
 #[cfg(feature = "nginx")]
 mod module {
-    use std::ffi::{c_char, c_void};
-    use std::ptr;
+    use std::ffi::c_void;
 
     use ngx::ffi::{ngx_command_t, ngx_http_module_t, ngx_module_t};
 
-    use crate::api::Api;
-    use crate::conf::{
-        HealthCheckDirective, LocationConf, MainConf, MatchDirective, TimerApi, TimerCapture,
-        TimerDirective, TimerMaxRunning, TimerMissed, TimerNotify, TimerOverlap, TimerRetry,
-        TimerState, TimerSuccess, TimerTimeout, TimerTimezone, TimerUnhealthyAfter, TimerWorker,
-    };
-    use crate::nginx::conf::{
-        Commands, Opening, Parsing, Refused, Unusable, WhollyRead, http_command, location_command,
-    };
+    use crate::commands::COMMANDS;
+    use crate::conf::{LocationConf, MainConf};
+    use crate::nginx::conf::{Opening, Parsing, Refused, Unusable, WhollyRead};
     use crate::nginx::hooks::{HttpModule, InitProcess, context, descriptor};
     use crate::nginx::{http::Block, log::Log, module::Module};
-    use crate::{checker, conf, runner, variables};
+    use crate::{checker, conf, content, runner, sync, variables};
 
     /// The module, as nginx sees it.
     pub struct TimerModule;
-
-    static COMMANDS: Commands<17> = Commands([
-        location_command::<TimerDirective>(),
-        location_command::<TimerWorker>(),
-        location_command::<TimerTimeout>(),
-        location_command::<TimerSuccess>(),
-        location_command::<TimerMissed>(),
-        location_command::<TimerOverlap>(),
-        location_command::<TimerRetry>(),
-        location_command::<TimerTimezone>(),
-        location_command::<TimerCapture>(),
-        location_command::<TimerNotify>(),
-        location_command::<TimerUnhealthyAfter>(),
-        location_command::<TimerApi<Api>>(),
-        location_command::<HealthCheckDirective>(),
-        http_command::<MatchDirective>(),
-        http_command::<TimerState>(),
-        http_command::<TimerMaxRunning>(),
-        ngx_command_t::empty(),
-    ]);
 
     static CONTEXT: ngx_http_module_t = context::<TimerModule>();
 
@@ -86,20 +69,6 @@ mod module {
         commands: (&raw const COMMANDS).cast_mut().cast::<ngx_command_t>(),
         ..descriptor::<TimerModule>()
     };
-
-    /// The modules of this file, as `load_module` finds them (`ngx_load_module`).
-    #[unsafe(no_mangle)]
-    pub static mut ngx_modules: [*const ngx_module_t; 2] =
-        [&raw const ngx_http_timer_module, ptr::null()];
-
-    /// Their names.
-    #[unsafe(no_mangle)]
-    pub static mut ngx_module_names: [*const c_char; 2] =
-        [c"ngx_http_timer_module".as_ptr(), ptr::null()];
-
-    /// Their order: none is asked for.
-    #[unsafe(no_mangle)]
-    pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
 
     // SAFETY: a static, whose context is that of this type.
     unsafe impl Module for TimerModule {
@@ -117,10 +86,7 @@ mod module {
         }
 
         fn inherit(conf: &mut LocationConf, from: &LocationConf, block: &Block) {
-            conf.inherit(from);
-            if conf.inherit_api(from, block.is_part_of_location()) {
-                block.answer_by::<Api>();
-            }
+            content::inherit(conf, from, block);
         }
 
         fn after_configuration(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused> {
@@ -128,11 +94,13 @@ mod module {
         }
 
         fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
+            sync::open(main, opening)?;
             checker::open(main, opening)?;
             runner::open(main, opening)
         }
 
         fn loaded(main: &MainConf, workers: usize, log: Log) {
+            sync::load(main, log);
             checker::load(main);
             runner::load(main, workers, log);
         }
@@ -145,6 +113,29 @@ mod module {
         fn process_ends() {
             checker::end();
             runner::end();
+            sync::end();
         }
     }
+}
+
+/// What `load_module` reads of a file (`ngx_load_module`), beside the descriptor: one module, in no order of its own.
+#[cfg(feature = "loadable")]
+mod loadable {
+    use std::ffi::c_char;
+    use std::ptr;
+
+    use ngx::ffi::ngx_module_t;
+
+    use crate::module::ngx_http_timer_module;
+
+    #[unsafe(no_mangle)]
+    pub static mut ngx_modules: [*const ngx_module_t; 2] =
+        [&raw const ngx_http_timer_module, ptr::null()];
+
+    #[unsafe(no_mangle)]
+    pub static mut ngx_module_names: [*const c_char; 2] =
+        [c"ngx_http_timer_module".as_ptr(), ptr::null()];
+
+    #[unsafe(no_mangle)]
+    pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
 }

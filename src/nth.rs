@@ -23,6 +23,11 @@ impl<T> Nth<T> {
         (0..all.len()).map(|number| Self { all: Rc::clone(all), number })
     }
 
+    /// Whether both are the same one of the same list.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.all, &other.all) && self.number == other.number
+    }
+
     /// Its number, from 0.
     pub fn number(&self) -> usize {
         self.number

@@ -27,6 +27,11 @@ pub fn add(parsing: &mut Parsing<'_>) -> Result<(), Refused> {
     variable::add::<Lateness>(parsing)?;
     variable::add::<LastSuccess>(parsing)?;
     variable::add::<WorkerSlot>(parsing)?;
+    variable::add::<Fence>(parsing)?;
+    variable::add::<FenceCluster>(parsing)?;
+    variable::add::<FleetName>(parsing)?;
+    variable::add::<NodeName>(parsing)?;
+    variable::add_optional::<KeyvalEtag>(parsing)?;
     variable::add_optional::<EventName>(parsing)?;
     variable::add_optional::<OutcomeOf>(parsing)?;
     variable::add_optional::<Status>(parsing)?;
@@ -48,7 +53,7 @@ macro_rules! of_run {
             const NAME: &'static CStr = $name;
 
             fn write(origin: Option<Rc<dyn Origin>>, $value: &mut VariableText) {
-                let origin = origin.as_deref().map(|origin| origin as &dyn Any);
+                let origin = origin.as_deref().map(|origin| origin.as_any());
                 if let Some($run) = origin.and_then(<dyn Any>::downcast_ref::<Run>) {
                     // What does not fit is cut off, never an error.
                     let _ = $write;
@@ -65,7 +70,7 @@ macro_rules! of_run {
             const NAME: &'static CStr = $name;
 
             fn write(origin: Option<Rc<dyn Origin>>, $value: &mut VariableText) {
-                let origin = origin.as_deref().map(|origin| origin as &dyn Any);
+                let origin = origin.as_deref().map(|origin| origin.as_any());
                 if let Some($run) = origin.and_then(<dyn Any>::downcast_ref::<Run>) {
                     let _ = $write;
                 } else if let Some($told) =
@@ -87,10 +92,10 @@ macro_rules! of_notification {
         impl OptionalVariable for $variable {
             const NAME: &'static CStr = $name;
 
-            fn value(origin: Option<Rc<dyn Origin>>) -> Option<String> {
-                let origin = origin.as_deref().map(|origin| origin as &dyn Any);
+            fn value(origin: Option<Rc<dyn Origin>>) -> Option<Vec<u8>> {
+                let origin = origin.as_deref().map(|origin| origin.as_any());
                 let $told = origin.and_then(<dyn Any>::downcast_ref::<Notification>)?;
-                Some($value)
+                Some(String::into_bytes($value))
             }
         }
     };
@@ -165,6 +170,45 @@ of_run!(
         None => Ok(()),
     }
 );
+
+of_run!(
+    /// A number that grows with each attempt of a timer of a fleet.
+    Fence, c"timer_fence", |run, value| match run.fence() {
+        Some((fence, _)) => write!(value, "{fence}"),
+        None => Ok(()),
+    }
+);
+of_run!(
+    /// The cluster whose numbers can be compared.
+    FenceCluster, c"timer_fence_cluster", |run, value| match run.fence() {
+        Some((_, cluster)) => write!(value, "{cluster}"),
+        None => Ok(()),
+    }
+);
+of_run!(
+    /// The fleet of the timer.
+    FleetName, c"timer_fleet", |run, value| match run.fleet() {
+        Some(fleet) => value.write_str(fleet.name.as_str()),
+        None => Ok(()),
+    }
+);
+of_run!(
+    /// What this host is called in that fleet.
+    NodeName, c"timer_node", |run, value| match run.fleet() {
+        Some(fleet) => value.write_str(&fleet.node),
+        None => Ok(()),
+    }
+);
+/// What the sender of a zone's content calls it, in the requests of the timer that fills it.
+struct KeyvalEtag;
+
+impl OptionalVariable for KeyvalEtag {
+    const NAME: &'static CStr = c"timer_keyval_etag";
+
+    fn value(origin: Option<Rc<dyn Origin>>) -> Option<Vec<u8>> {
+        Some(origin.as_deref()?.as_any().downcast_ref::<Run>()?.etag())
+    }
+}
 
 /// The slot of the worker that serves the request.
 struct WorkerSlot;

@@ -13,7 +13,10 @@ use Time::HiRes qw( sleep time );
 use TimerTest;
 use TimerTest::Backend;
 use TimerTest::Bench;
+use TimerTest::BenchCleanup;
+use TimerTest::BenchFleet;
 use TimerTest::BenchHealth;
+use TimerTest::BenchKeyval;
 use TimerTest::BenchTable;
 use TimerTest::Nginx;
 use TimerTest::Series;
@@ -32,8 +35,8 @@ tools/bench [OPTION]...
 USAGE
 
 # How much of everything, and the same for a test that only wants to see that it works.
-my %size = ( rounds => 11, window => 1, strace => 3, instructions => 5, requests => 200, lateness => 60, counts => [ 1, 10, 100, 1000, 10_000 ], starts => 3, takeovers => 15, servers => 1000, seconds => 20, deaths => 20 );
-my %short = ( rounds => 1, window => 0.5, strace => 3, instructions => 1, requests => 50, lateness => 2, counts => [ 1, 100 ], starts => 1, takeovers => 1, servers => 50, seconds => 2, deaths => 2 );
+my %size = ( rounds => 11, window => 1, strace => 3, instructions => 5, requests => 200, lateness => 60, counts => [ 1, 10, 100, 1000, 10_000 ], starts => 3, takeovers => 15, servers => 1000, seconds => 20, deaths => 20, looked_up => [ 100_000, 1_000_000 ], loaded => [ 100_000, 1_000_000 ], cleaned => 100_000, calm => 3 );
+my %short = ( rounds => 1, window => 0.5, strace => 3, instructions => 1, requests => 50, lateness => 2, counts => [ 1, 100 ], starts => 1, takeovers => 1, servers => 50, seconds => 2, deaths => 2, looked_up => [10_000], loaded => [100_000], cleaned => 5_000, calm => 0.5 );
 
 my %measure = (
     run      => \&measure_run,
@@ -45,9 +48,12 @@ my %measure = (
     check    => sub { say_that('a health check, and the same request by a client'); measure_check( \&record, \%size ) },
     servers  => sub { say_that("$size{servers} servers that are checked each second"); measure_servers( \&record, \%size ) },
     death    => sub { say_that('from the death of a server to the last client'); measure_death( \&record, \%size ) },
+    fleet    => sub { say_that('a timer of a fleet'); measure_fleet( \&record, \%size ) },
+    keyval   => sub { say_that('keys that are looked up, and loaded'); measure_keyval( \&record, \%size ) },
+    cleanup  => sub { say_that("clients while $size{cleaned} files are removed"); measure_cleanup( \&record, \%size ) },
     build    => \&measure_build,
 );
-my @groups = qw( run proxied client lateness scale takeover check servers death build );
+my @groups = qw( run proxied client lateness scale takeover check servers death fleet keyval cleanup build );
 
 my ( %result, %option );
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::fleet_act::{self, FleetOrder};
+use super::fleets::{self, Which};
 use super::json::Pause;
-use super::query_args::{Plus, QueryArgs};
+use super::query_args::{Plus, QueryArgs, Reach};
 use super::response::{error, not_found, value};
 use super::route::{Action, ActionOnAll};
 use crate::nginx::conf::parse_time;
@@ -52,8 +54,26 @@ pub(super) fn act(
     action: Action,
 ) -> Answer {
     let Some(number) = registry.find(name) else { return Answer::Now(not_found()) };
+    let for_fleet = match QueryArgs(request.arguments()).scope() {
+        Ok(reach) => reach == Some(Reach::Fleet),
+        Err(why) => return Answer::Now(error(400, &why)),
+    };
+    match action {
+        Action::Pause if for_fleet => {
+            return match until(request) {
+                Ok(until) => fleet_act::give(registry, Some(number), FleetOrder::Pause(until)),
+                Err(why) => Answer::Now(error(400, &why)),
+            };
+        }
+        Action::Resume if for_fleet => {
+            return fleet_act::give(registry, Some(number), FleetOrder::Resume);
+        }
+        Action::Reset => return fleet_act::give(registry, Some(number), FleetOrder::Reset),
+        Action::Run | Action::Cancel | Action::Pause | Action::Resume => {}
+    }
     let what = match action {
         Action::Run => OrderKind::Run(number, new_run_id(name)),
+        Action::Reset => return Answer::Now(not_found()),
         Action::Cancel => OrderKind::Cancel(number),
         Action::Resume => OrderKind::Resume(number),
         Action::Pause => match until(request) {
@@ -61,7 +81,14 @@ pub(super) fn act(
             Err(why) => return Answer::Now(error(400, &why)),
         },
     };
-    OrderRequest::new(registry, what).give(request)
+    let order = OrderRequest::new(registry, what);
+    match action {
+        // What runs elsewhere is in the way of a run, and nothing that can be cancelled here.
+        Action::Run | Action::Cancel => {
+            fleets::after_reads(registry, Which::One(number), move || order.after_reads())
+        }
+        _ => order.give(request),
+    }
 }
 
 /// Does something with all timers.
@@ -70,6 +97,20 @@ pub(super) fn act_on_all(
     registry: &Rc<Registry>,
     action: ActionOnAll,
 ) -> Answer {
+    match QueryArgs(request.arguments()).scope() {
+        Ok(Some(Reach::Fleet)) => {
+            let order = match action {
+                ActionOnAll::Resume => Ok(FleetOrder::Resume),
+                ActionOnAll::Pause => until(request).map(FleetOrder::Pause),
+            };
+            return match order {
+                Ok(order) => fleet_act::give(registry, None, order),
+                Err(why) => Answer::Now(error(400, &why)),
+            };
+        }
+        Ok(_) => {}
+        Err(why) => return Answer::Now(error(400, &why)),
+    }
     let what = match action {
         ActionOnAll::Resume => OrderKind::ResumeAll,
         ActionOnAll::Pause => match until(request) {
@@ -95,6 +136,22 @@ fn until(request: &ClientRequest<'_>) -> Result<Option<UnixMs>, String> {
 impl OrderRequest {
     fn new(registry: &Rc<Registry>, what: OrderKind) -> Self {
         Self { registry: Rc::clone(registry), what, steps: Steps::default(), last_tries: 2 }
+    }
+
+    /// The node of the fleet on which a run of the timer is in progress, if that is another one.
+    fn elsewhere(&self) -> Option<String> {
+        let view = fleets::view(&self.registry, self.number()?)?;
+        view.holder().filter(|node| *node != view.node).map(str::to_owned)
+    }
+
+    /// What another host does is known.
+    fn after_reads(self) -> Answer {
+        match (self.what, self.elsewhere()) {
+            (OrderKind::Run(..), Some(node)) => {
+                Answer::Now(error(409, &format!("a run is in progress on node \"{node}\"")))
+            }
+            _ => Answer::Later(Duration::ZERO, Box::new(|request| self.give(request))),
+        }
     }
 
     /// Writes the order down; where somebody else is writing, a little later.
@@ -192,7 +249,10 @@ impl OrderRequest {
             _ => "no run is in progress",
         };
         if matches!(result, OrderResult::Ordered(Ordered::Conflict)) {
-            return error(409, why);
+            return match self.elsewhere() {
+                Some(node) => error(409, &format!("the run in progress is on node \"{node}\"")),
+                None => error(409, why),
+            };
         }
         match (self.number(), self.what) {
             (Some(number), OrderKind::Run(..)) => self.registry.wake(number, Wake::One),

@@ -7,35 +7,42 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::fleet::FleetView;
+use super::fleets;
 use super::health::Complaint;
 use super::lists::no_memory;
 use super::piece::Then;
+use super::query_args::Reach;
 use super::response::{self, body_by, response};
 use super::snapshot::Snapshot;
 use super::upstreams::{Groups, Upstreams as _, complaints};
+use super::view::TimerHealth;
 use crate::nginx::http::response::Answer;
-use crate::nginx::http::turn::time_is_up;
+use crate::nginx::turn::time_is_up;
 use crate::os::memory;
 use crate::runner::Registry;
 use crate::state::Health;
 
 /// Whether all timers and groups are well.
-pub(super) fn health_of_all(registry: &Rc<Registry>) -> Answer {
-    let all = TimersAndGroups::now(registry);
-    let left = 0..all.timers() + all.groups.count();
+pub(super) fn health_of_all(registry: &Rc<Registry>, reach: Reach) -> Answer {
+    let all = TimersAndGroups::now(registry, reach);
+    let left = 0..all.timers() + all.groups.count() + all.fleets.len();
     Check { all, end: left.end, left, first: None }.go_on()
 }
 
 /// Whether one timer is well.
-pub(super) fn health_of(registry: &Rc<Registry>, number: usize) -> Answer {
+pub(super) fn health_of(registry: &Rc<Registry>, number: usize, reach: Reach) -> Answer {
     let left = number..number + 1;
-    Check { all: TimersAndGroups::now(registry), end: left.end, left, first: None }.go_on()
+    Check { all: TimersAndGroups::now(registry, reach), end: left.end, left, first: None }.go_on()
 }
 
-/// The timers, by their numbers, and behind them the groups.
+/// The timers, by their numbers, and behind them the groups and the fleets.
 struct TimersAndGroups {
     snapshot: Snapshot,
     groups: Groups,
+    /// None if they are left out.
+    fleets: Vec<FleetView>,
+    reach: Reach,
 }
 
 /// What is not `ok`.
@@ -118,8 +125,12 @@ impl Check {
 }
 
 impl TimersAndGroups {
-    fn now(registry: &Rc<Registry>) -> Self {
-        Self { snapshot: Snapshot::now(registry), groups: Groups::now() }
+    fn now(registry: &Rc<Registry>, reach: Reach) -> Self {
+        let fleets = match reach {
+            Reach::Host => Vec::new(),
+            Reach::Fleet => fleets::views(registry),
+        };
+        Self { snapshot: Snapshot::now(registry), groups: Groups::now(), fleets, reach }
     }
 
     fn timers(&self) -> usize {
@@ -127,12 +138,23 @@ impl TimersAndGroups {
     }
 
     fn line(&mut self, number: usize) -> Result<Option<Line>, Duration> {
+        let groups = self.timers() + self.groups.count();
+        if let Some(fleet) = number.checked_sub(groups) {
+            let complaint = self.fleets.get(fleet).and_then(FleetView::complaint);
+            return Ok(complaint.map(|text| Line { is_well: false, text: text + "\n" }));
+        }
         if let Some(group) = number.checked_sub(self.timers()) {
             let text = self.groups.view(group).map(|view| complaints(&view)).unwrap_or_default();
             return Ok((!text.is_empty()).then_some(Line { is_well: false, text }));
         }
+        let reach = self.reach;
         let line = self.snapshot.look(number, |view| {
             let complaint = Complaint::of(view)?;
+            let is_its = matches!(complaint.health, TimerHealth::Unknown | TimerHealth::Stuck);
+            if reach == Reach::Host && view.fleet.is_some() && !is_its {
+                // What the fleet does not do is no fault of this host.
+                return None;
+            }
             let text = format!("{}: {}\n", view.timer.name, complaint.text);
             Some(Line { is_well: complaint.health.is_well(), text })
         })?;

@@ -98,7 +98,9 @@ mod tests {
         };
         let mut out = Vec::new();
         let failure_text = &|_: &Reading| None;
-        let view = View { timer, reading: Some(reading), now, results: &results, failure_text };
+        let fleet = None;
+        let view =
+            View { timer, reading: Some(reading), now, results: &results, failure_text, fleet };
         write_day(&view, &mut out);
         serde_json::from_slice(&out).unwrap()
     }

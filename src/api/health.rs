@@ -32,6 +32,9 @@ impl Complaint {
             1 => wrong.push("failed once".to_owned()),
             failures => wrong.push(format!("failed {failures} times in a row")),
         }
+        if let Some(fleet) = view.fleet.filter(|fleet| fleet.is_own) {
+            wrong.push(format!("refused by its fleet, {}", fleet.why));
+        }
         (!wrong.is_empty()).then(|| Self { health, text: wrong.join(", ") })
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use serde::{Serialize, Serializer};
 
 use super::definition::TimerDefinition;
+use super::fleet::{FleetJson, FleetView, in_calendar};
 use super::view::{AssignedTo, Configured, Status, TimerHealth, View};
 use crate::schedule::{Schedule, UnixMs};
 use crate::state::{Attempt, Health, Outcome, Paused, Progress, Reading, RunResult};
@@ -24,6 +25,9 @@ pub(super) struct Host<'a> {
     /// How many groups with health checks there are; absent without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstreams: Option<usize>,
+    /// A line for each zone of key-value pairs; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) keyvals: Vec<String>,
 }
 
 /// The API's word for it.
@@ -91,6 +95,8 @@ struct TimerJson<'a> {
     consecutive_failures: u32,
     recent: String,
     counters: Option<CountersJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<FleetJson<'a>>,
     #[serde(flatten)]
     more: Option<MoreJson<'a>>,
 }
@@ -156,6 +162,15 @@ struct CountersJson {
     unscheduled: u64,
     overlaps: u64,
     missed: u64,
+    /// Those of a timer of a fleet.
+    #[serde(flatten)]
+    fleet: Option<FleetCounters>,
+}
+
+#[derive(Serialize)]
+struct FleetCounters {
+    elsewhere: u64,
+    lost: u64,
 }
 
 /// Appends the JSON of a timer.
@@ -188,11 +203,12 @@ pub(super) fn write_timer(view: &View<'_>, extent: Extent<'_>, out: &mut Vec<u8>
         running: reading.and_then(|reading| RunningJson::of(reading.claim.progress)),
         paused: reading.and_then(|reading| Pause::of(reading.control.paused, *now)),
         queued: reading.is_some_and(|reading| reading.queued(*now).is_some()),
-        last: results.first().map(RunJson::of),
-        last_success: reading.and_then(|reading| reading.claim.last_success_at),
-        consecutive_failures: reading.map_or(0, |reading| reading.claim.consecutive_failures),
+        last: last_run(view, &results),
+        last_success: view.last_success(),
+        consecutive_failures: view.failures(),
         recent: recent(&results),
-        counters: reading.map(CountersJson::of),
+        counters: reading.map(|reading| CountersJson::of(reading, view.fleet.is_some())),
+        fleet: view.fleet.map(|fleet| FleetJson::of(fleet, *now)),
         more: match extent {
             Extent::Listed => None,
             Extent::Whole(definition) => Some(MoreJson {
@@ -230,6 +246,7 @@ pub(super) fn letter(outcome: Outcome) -> char {
         Outcome::Cancelled => 'C',
         Outcome::Interrupted => 'I',
         Outcome::Error => 'E',
+        Outcome::Lost => 'L',
     }
 }
 
@@ -245,7 +262,7 @@ impl RunningJson {
             next_attempt,
         };
         match progress {
-            Progress::Nothing => None,
+            Progress::Nothing | Progress::Claiming(..) => None,
             Progress::Running(attempt) => Some(running(attempt, None)),
             Progress::Waiting(attempt, wait) => Some(running(attempt, Some(wait.next_at))),
         }
@@ -269,9 +286,31 @@ impl RunJson {
     }
 }
 
+/// The last run; of a timer of a fleet the last one of all hosts. Of another host's neither status nor
+/// process are known.
+fn last_run(view: &View<'_>, results: &[RunResult]) -> Option<RunJson> {
+    let own = results.first();
+    let Some(result) = view.fleet.and_then(FleetView::result) else { return own.map(RunJson::of) };
+    if let Some(own) = own.filter(|own| own.attempt.started_at >= result.started_at) {
+        return Some(RunJson::of(own));
+    }
+    Some(RunJson {
+        run: result.run.to_string(),
+        due: in_calendar(result.due),
+        start: in_calendar(result.started_at),
+        duration_ms: u64::try_from(result.duration.as_millis()).unwrap_or(u64::MAX),
+        outcome: AsString(result.outcome),
+        status: 0,
+        attempts: result.attempt,
+        trigger: AsString(result.trigger),
+        pid: 0,
+    })
+}
+
 impl CountersJson {
-    fn of(reading: &Reading) -> Self {
+    fn of(reading: &Reading, in_fleet: bool) -> Self {
         let counters = &reading.claim.counters;
+        let (elsewhere, lost) = (reading.control.elsewhere, counters.ended_with(Outcome::Lost));
         Self {
             runs: reading.claim.runs(),
             success: counters.ended_with(Outcome::Success),
@@ -284,12 +323,13 @@ impl CountersJson {
             unscheduled: counters.unscheduled,
             overlaps: reading.control.overlaps,
             missed: reading.control.missed,
+            fleet: in_fleet.then_some(FleetCounters { elsewhere, lost }),
         }
     }
 }
 
 /// A value that is a string in JSON, as it shows itself.
-struct AsString<T>(T);
+pub(super) struct AsString<T>(pub(super) T);
 
 impl<T: Display> Serialize for AsString<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -298,7 +338,7 @@ impl<T: Display> Serialize for AsString<T> {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn instant<S: Serializer>(at: &UnixMs, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn instant<S: Serializer>(at: &UnixMs, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&at.rfc3339())
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::day;
 use super::json::{self, Extent, Host, Pause};
+use super::keyvals;
 use super::metrics::Metrics;
 use super::page::{self, Buttons, Page};
 use super::piece::{Then, Timers as _};
@@ -78,6 +79,7 @@ fn write_host(snapshot: &Snapshot, piece: &mut Vec<u8>) {
         now,
         paused: Pause::of(registry.header().paused, now),
         upstreams: Some(Groups::now().count()).filter(|count| *count > 0),
+        keyvals: keyvals::lines(),
     };
     json::write(&host, piece);
     if piece.last() == Some(&b'}') {
@@ -121,7 +123,9 @@ pub(super) fn page(registry: &Rc<Registry>, write: WriteAccess) -> Answer {
     };
     let shown = registry.timers().len().min(STATIC_ROWS);
     let left_out = registry.timers().len() - shown;
-    let mut page = Page::new(buttons, snapshot.remarks(), shown, left_out);
+    let mut remarks = snapshot.remarks();
+    remarks.extend(keyvals::lines());
+    let mut page = Page::new(buttons, remarks, shown, left_out);
     let groups = Groups::now();
     let table = move |number| {
         let mut table = Vec::new();
@@ -148,6 +152,9 @@ pub(super) fn metrics(registry: &Rc<Registry>) -> Answer {
         }
         let then = metrics.write(&mut snapshot, piece);
         timers_left = then != Then::End;
+        if !timers_left {
+            keyvals::write_metrics(piece);
+        }
         if timers_left { then } else { Then::More }
     });
     Answer::Now(response(200, response::METRICS, body))

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::fleet::FleetSample;
 use super::piece::{Then, Timers};
 use super::samples::{OUTCOMES, Sample};
 use super::view::TimerHealth;
@@ -50,6 +51,9 @@ macro_rules! family {
     };
 }
 
+/// The family that there is with fleets only.
+const ELSEWHERE: &str = "nginx_timer_elsewhere_total";
+
 const FAMILIES: &[Family] = &[
     Family {
         name: "nginx_timer_runs_total",
@@ -59,7 +63,9 @@ const FAMILIES: &[Family] = &[
             OUTCOMES.iter().zip(sample.ended).try_for_each(|(outcome, count)| {
                 let series = "nginx_timer_runs_total";
                 writeln!(out, "{series}{{timer=\"{name}\",outcome=\"{outcome}\"}} {count}")
-            })
+            })?;
+            let Some((lost, _)) = sample.fleet else { return Ok(()) };
+            writeln!(out, "nginx_timer_runs_total{{timer=\"{name}\",outcome=\"lost\"}} {lost}")
         }),
     },
     family!(
@@ -86,6 +92,15 @@ const FAMILIES: &[Family] = &[
         "Due times that had no run because no worker was there to take them.",
         |sample| sample.missed
     ),
+    Family {
+        name: ELSEWHERE,
+        kind: "counter",
+        help: "Due times of a timer of a fleet that were dealt with by the fleet, not by this host.",
+        write: Lines::Sample(|name, sample, out| {
+            let Some((_, elsewhere)) = sample.fleet else { return Ok(()) };
+            writeln!(out, "{ELSEWHERE}{{timer=\"{name}\"}} {elsewhere}")
+        }),
+    },
     Family {
         name: "nginx_timer_health",
         kind: "gauge",
@@ -130,7 +145,8 @@ const FAMILIES: &[Family] = &[
         help: "Durations of the last attempts of runs.",
         write: Lines::Sample(|name, sample, out| {
             let sum = sample.duration_sum;
-            let count = sample.ended.iter().fold(0_u64, |sum, ended| sum.saturating_add(*ended));
+            let lost = sample.fleet.map_or(0, |(lost, _)| lost);
+            let count = sample.ended.iter().fold(lost, |sum, ended| sum.saturating_add(*ended));
             let series = "nginx_timer_run_duration_seconds";
             writeln!(out, "{series}_sum{{timer=\"{name}\"}} {sum}")?;
             writeln!(out, "{series}_count{{timer=\"{name}\"}} {count}")
@@ -194,8 +210,13 @@ impl Metrics {
         let Some(family) = FAMILIES.get(self.family) else {
             head(out, "nginx_timer_state_ok", "gauge", "Whether the state can be relied on.");
             let _ = writeln!(out, "nginx_timer_state_ok {}", u8::from(timers.state_ok()));
+            write_fleets(&timers.fleets(), out);
             return Then::End;
         };
+        if family.name == ELSEWHERE && timers.fleets().is_empty() {
+            self.family += 1;
+            return Then::More;
+        }
         if !self.has_head {
             head(out, family.name, family.kind, family.help);
             self.has_head = true;
@@ -233,6 +254,47 @@ impl Family {
             (Lines::Sample(_) | Lines::Info(_), None) => Ok(()),
         };
     }
+}
+
+/// What is to be said of each fleet.
+fn write_fleets(fleets: &[FleetSample], out: &mut Vec<u8>) {
+    if fleets.is_empty() {
+        return;
+    }
+    let mut family =
+        |name: &str, kind: &str, help: &str, lines: &dyn Fn(&FleetSample, &str) -> String| {
+            head(out, name, kind, help);
+            for fleet in fleets {
+                out.extend_from_slice(lines(fleet, &escape(&fleet.name)).as_bytes());
+            }
+        };
+    let help = "Whether the engine of the fleet does what it is asked.";
+    family("nginx_timer_fleet_up", "gauge", help, &|fleet, name| {
+        format!("nginx_timer_fleet_up{{fleet=\"{name}\"}} {}\n", u8::from(fleet.is_up))
+    });
+    let help = "Requests to the engine of the fleet, by what became of them.";
+    family("nginx_timer_fleet_requests_total", "counter", help, &|fleet, name| {
+        let line = |(result, count): &(&str, u64)| {
+            let series = "nginx_timer_fleet_requests_total";
+            format!("{series}{{fleet=\"{name}\",result=\"{result}\"}} {count}\n")
+        };
+        fleet.requests.iter().map(line).collect()
+    });
+    let help = "Durations of these requests.";
+    family("nginx_timer_fleet_request_duration_seconds", "summary", help, &|fleet, name| {
+        let series = "nginx_timer_fleet_request_duration_seconds";
+        let count = fleet.requests.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        let sum = seconds(fleet.took);
+        format!(
+            "{series}_sum{{fleet=\"{name}\"}} {sum}\n{series}_count{{fleet=\"{name}\"}} {count}\n"
+        )
+    });
+    let help = "By how much the clock of this host is ahead of that of the engine.";
+    family("nginx_timer_fleet_clock_skew_seconds", "gauge", help, &|fleet, name| {
+        let series = "nginx_timer_fleet_clock_skew_seconds";
+        let line = |skew| format!("{series}{{fleet=\"{name}\"}} {}\n", UnixMs(skew));
+        fleet.skew_ms.map(line).unwrap_or_default()
+    });
 }
 
 /// A duration, to be shown in seconds with milliseconds.

@@ -13,6 +13,7 @@
 
 mod day;
 mod definition;
+mod fleet;
 mod health;
 mod json;
 mod metrics;
@@ -33,6 +34,12 @@ mod tests;
 mod act;
 #[cfg(feature = "nginx")]
 mod check;
+#[cfg(feature = "nginx")]
+mod fleet_act;
+#[cfg(feature = "nginx")]
+mod fleets;
+#[cfg(feature = "nginx")]
+mod keyvals;
 #[cfg(feature = "nginx")]
 mod lists;
 #[cfg(feature = "nginx")]

@@ -4,6 +4,7 @@
 //! rows of the tables that a browser without scripts shows. Script and style are not touched, so
 //! that their hashes, which are all that the policy lets run, stay true.
 
+use std::str::from_utf8;
 use std::time::Duration;
 
 use super::piece::Then;
@@ -39,10 +40,15 @@ impl PageRow {
             |at: Option<UnixMs>| at.map_or_else(|| "-".to_owned(), |at| at.rfc3339().to_string());
         let claim = view.reading.as_ref().map(|reading| &reading.claim);
         let last = view.last();
+        let whereabouts = view.fleet.map(|fleet| fleet.whereabouts(view.now)).unwrap_or_default();
         let schedule = &view.timer.due_times.schedule;
         Self {
             name: view.timer.name.clone(),
-            status: view.status().to_string(),
+            status: match &whereabouts.now {
+                Some(node) => format!("running on {node}"),
+                None if whereabouts.is_paused => "paused in the fleet".to_owned(),
+                None => view.status().to_string(),
+            },
             health: view.health().to_string(),
             schedule: match schedule {
                 Schedule::Every(_) => schedule.to_string(),
@@ -52,9 +58,11 @@ impl PageRow {
             last_start: shown(last.map(|last| last.started_at)),
             last_outcome: last.map_or_else(
                 || "-".to_owned(),
-                |last| match last.ended.status {
-                    0 => last.ended.outcome.to_string(),
-                    status => format!("{} {status}", last.ended.outcome),
+                |last| match (last.ended.status, &whereabouts.last) {
+                    (0, None) => last.ended.outcome.to_string(),
+                    (0, Some(node)) => format!("{}, {node}", last.ended.outcome),
+                    (status, None) => format!("{} {status}", last.ended.outcome),
+                    (status, Some(node)) => format!("{} {status}, {node}", last.ended.outcome),
                 },
             ),
             runs: claim.map_or(0, |claim| claim.runs()),
@@ -70,8 +78,8 @@ const GROUPS: (&str, &str) = cut(ROWS.1, "<!--groups-->\n");
 
 /// `Content-Security-Policy` of the page. A test says what the hashes have to be.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-KlvvPBioyDyuFk2jEMbN45cKYEgIWruReowW9sHTa1A='; \
-     style-src 'sha256-YNNL296FgKa5l21GTMm211I9YWG1twpej12Dmv9uVR8='; \
+     script-src 'sha256-jtJZe9dJU8dc+K2kuEWighb4uMnyruHjV6Cag+9ESkA='; \
+     style-src 'sha256-tdnlG9dnVOYyV4/+JSGCEmIBhC3pnQeWabMQKQEg9J4='; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The page, written a little at a time.
@@ -201,9 +209,16 @@ const fn cut(text: &'static str, mark: &str) -> (&'static str, &'static str) {
             same += 1;
         }
         if same == wanted.len() {
-            return (text.split_at(at).0, text.split_at(at + same).1);
+            return (part(bytes.split_at(at).0), part(bytes.split_at(at + same).1));
         }
         at += 1;
+    }
+}
+
+const fn part(bytes: &[u8]) -> &str {
+    match from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => "",
     }
 }
 
@@ -269,6 +284,7 @@ mod tests {
             now,
             results: &|_| Vec::new(),
             failure_text: &|_| None,
+            fleet: None,
         };
 
         let row = PageRow::of(&view(Some(Reading::anew("a", now))));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fleet::{FleetSample, Whereabouts};
 use super::metrics::Info;
 use super::samples::Sample;
 use crate::schedule::UnixMs;
@@ -15,6 +16,8 @@ pub(super) enum Then {
     MoreAfter(Duration),
     /// Nothing.
     End,
+    /// What cannot be had any more: the answer is cut off.
+    Broken,
 }
 
 /// What lists are written from: the timers, by number, with what can be seen of them now.
@@ -34,6 +37,12 @@ pub(super) trait Timers {
 
     /// What the configuration says of it.
     fn info(&self, number: usize) -> Info;
+
+    /// Where it runs, if it is in a fleet.
+    fn whereabouts(&self, number: usize) -> Whereabouts;
+
+    /// The fleets of the timers.
+    fn fleets(&self) -> Vec<FleetSample>;
 
     /// The instant at which that is.
     fn now(&self) -> UnixMs;

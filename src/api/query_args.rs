@@ -13,6 +13,15 @@ pub(super) enum Plus {
     Itself,
 }
 
+/// For whom something is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// This host.
+    Host,
+    /// All hosts of a fleet.
+    Fleet,
+}
+
 /// How many due times are listed by default, and at most.
 const COUNT: usize = 5;
 const LARGEST_COUNT: usize = 100;
@@ -70,6 +79,18 @@ impl QueryArgs<'_> {
         instant(&word).filter(|after| after.is_in_calendar()).ok_or_else(|| {
             "invalid \"after\" argument, it must be an RFC 3339 instant or Unix seconds".to_owned()
         })
+    }
+
+    /// `scope`.
+    pub(super) fn scope(self) -> Result<Option<Reach>, String> {
+        match self.get("scope", Plus::Itself)?.as_deref() {
+            None => Ok(None),
+            Some("host") => Ok(Some(Reach::Host)),
+            Some("fleet") => Ok(Some(Reach::Fleet)),
+            Some(_) => {
+                Err("invalid \"scope\" argument, it must be \"host\" or \"fleet\"".to_owned())
+            }
+        }
     }
 
     /// `count`.

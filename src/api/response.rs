@@ -70,6 +70,7 @@ impl<F: FnMut(&mut Vec<u8>) -> Then> Pieces for By<F> {
             Then::More => More::Yes,
             Then::MoreAfter(after) => More::After(after),
             Then::End => More::No,
+            Then::Broken => More::Broken,
         }
     }
 }

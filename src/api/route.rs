@@ -29,6 +29,10 @@ pub(super) enum Route<'a> {
     Upstreams,
     /// One of them.
     Upstream(&'a str),
+    /// All zones of key-value pairs.
+    Keyvals,
+    /// The content of one of them.
+    Keyval(&'a str),
     /// A timer is to be steered.
     Act(&'a str, Action),
     /// All timers are.
@@ -42,6 +46,7 @@ pub(super) enum Action {
     Cancel,
     Pause,
     Resume,
+    Reset,
 }
 
 /// What can be done with all timers.
@@ -71,6 +76,8 @@ impl<'a> Route<'a> {
             ("metrics", None) => Self::Metrics,
             ("upstreams", None) => Self::Upstreams,
             ("upstreams", Some(name)) => Self::Upstream(name),
+            ("keyvals", None) => Self::Keyvals,
+            ("keyvals", Some(name)) => Self::Keyval(name),
             ("pause", None) => Self::ActOnAll(ActionOnAll::Pause),
             ("resume", None) => Self::ActOnAll(ActionOnAll::Resume),
             _ => return None,
@@ -85,6 +92,7 @@ impl<'a> Route<'a> {
             "cancel" => Self::Act(name, Action::Cancel),
             "pause" => Self::Act(name, Action::Pause),
             "resume" => Self::Act(name, Action::Resume),
+            "reset" => Self::Act(name, Action::Reset),
             _ => return None,
         })
     }
@@ -92,7 +100,8 @@ impl<'a> Route<'a> {
     /// The arguments that a `POST` may have.
     pub(super) fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Act(_, Action::Pause) | Self::ActOnAll(ActionOnAll::Pause) => &["for"],
+            Self::Act(_, Action::Pause) | Self::ActOnAll(ActionOnAll::Pause) => &["for", "scope"],
+            Self::Act(_, Action::Resume) | Self::ActOnAll(ActionOnAll::Resume) => &["scope"],
             _ => &[],
         }
     }
@@ -111,6 +120,7 @@ impl fmt::Display for Action {
             Self::Cancel => "cancelled",
             Self::Pause => "paused",
             Self::Resume => "resumed",
+            Self::Reset => "reset",
         })
     }
 }
@@ -135,10 +145,13 @@ mod tests {
             ("/metrics", Route::Metrics),
             ("/upstreams", Route::Upstreams),
             ("/upstreams/back/end \"", Route::Upstream("back/end \"")),
+            ("/keyvals", Route::Keyvals),
+            ("/keyvals/a b", Route::Keyval("a b")),
             ("/timers/a/run", Route::Act("a", Action::Run)),
             ("/timers/a/cancel", Route::Act("a", Action::Cancel)),
             ("/timers/a/pause", Route::Act("a", Action::Pause)),
             ("/timers/a/resume", Route::Act("a", Action::Resume)),
+            ("/timers/a/reset", Route::Act("a", Action::Reset)),
             ("/pause", Route::ActOnAll(ActionOnAll::Pause)),
             ("/resume", Route::ActOnAll(ActionOnAll::Resume)),
         ] {
@@ -162,11 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pause_has_arguments() {
+    fn only_pauses_have_arguments() {
         let has = |path: &[u8]| Route::of(path).map(Route::arguments);
-        assert_eq!(has(b"/timers/a/pause"), Some(&["for"][..]));
-        assert_eq!(has(b"/pause"), Some(&["for"][..]));
+        assert_eq!(has(b"/timers/a/pause"), Some(&["for", "scope"][..]));
+        assert_eq!(has(b"/pause"), Some(&["for", "scope"][..]));
         assert_eq!(has(b"/timers/a/run"), Some(&[][..]));
-        assert_eq!(has(b"/resume"), Some(&[][..]));
+        assert_eq!(has(b"/timers/a/reset"), Some(&[][..]));
+        assert_eq!(has(b"/resume"), Some(&["scope"][..]));
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Sample {
     pub(super) unscheduled: u64,
     pub(super) overlaps: u64,
     pub(super) missed: u64,
+    /// Runs that were lost, and due times that were dealt with elsewhere, of a timer of a fleet.
+    pub(super) fleet: Option<(u64, u64)>,
     pub(super) running: bool,
     pub(super) paused: bool,
     pub(super) enabled: bool,
@@ -61,11 +63,12 @@ impl Sample {
             unscheduled: run.counters.unscheduled,
             overlaps: control.overlaps,
             missed: control.missed,
-            running: run.progress != Progress::Nothing,
-            paused: reading.is_paused(view.now),
+            fleet: view.fleet.map(|_| (run.counters.ended_with(Outcome::Lost), control.elsewhere)),
+            running: matches!(run.progress, Progress::Running(_) | Progress::Waiting(..)),
+            paused: reading.is_paused(view.now) || view.fleet_pause().is_some(),
             enabled: view.timer.scheduled == Scheduled::On,
             last_start: run.last_start_at.unwrap_or_default(),
-            last_success: run.last_success_at.unwrap_or_default(),
+            last_success: view.last_success().unwrap_or_default(),
             next_due: view.next_due().unwrap_or_default(),
             duration_sum: UnixMs(i64::try_from(run.duration_sum_ms).unwrap_or(i64::MAX)),
             last_duration: last.map_or(Duration::ZERO, |it| it.ended.duration),
@@ -74,7 +77,7 @@ impl Sample {
             health: view.health(),
             late: view.is_late().then(|| view.late_by()),
             last_lateness: UnixMs(run.last_lateness_ms),
-            consecutive_failures: run.consecutive_failures,
+            consecutive_failures: view.failures(),
             timeout: view.timer.timeout,
         })
     }

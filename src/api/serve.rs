@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
+use super::fleets::{Which, after_reads};
 use super::query_args::QueryArgs;
+use super::query_args::Reach;
 use super::response::{self, error, not_found};
 use super::route::Route;
 use super::upstreams::{self, Groups};
-use super::{act, check, lists, next, origin};
+use super::{act, check, keyvals, lists, next, origin};
 use crate::TimerModule;
 use crate::conf::{LocationConf, WriteAccess};
 use crate::nginx::http::response::{Answer, Response};
@@ -94,24 +96,54 @@ fn show(
     let number = |name: &str| registry.find(name).ok_or_else(not_found);
     let bad = |why: String| error(400, &why);
     match route {
-        Route::Index if wants_page(request) => Ok(lists::page(registry, write)),
-        Route::Index | Route::Timers => Ok(lists::timers(registry)),
-        Route::Timer(name) => Ok(lists::timer(registry, number(name)?)),
+        Route::Index if wants_page(request) => {
+            Ok(all(registry, move |registry| lists::page(registry, write)))
+        }
+        Route::Index | Route::Timers => Ok(all(registry, lists::timers)),
+        Route::Timer(name) => {
+            let (number, registry) = (number(name)?, Rc::clone(registry));
+            let which = Which::One(number);
+            Ok(after_reads(&Rc::clone(&registry), which, move || lists::timer(&registry, number)))
+        }
         Route::NextOf(name) => next::of_timer(registry, number(name)?, arguments).map_err(bad),
         Route::Next => next::of_expression(registry, arguments).map_err(bad),
         Route::Day => Ok(lists::day(registry)),
-        Route::Text => Ok(lists::text(registry)),
-        Route::Health => Ok(check::health_of_all(registry)),
-        Route::HealthOf(name) => Ok(check::health_of(registry, number(name)?)),
-        Route::Metrics => Ok(lists::metrics(registry)),
+        Route::Text => Ok(all(registry, lists::text)),
+        Route::Health => {
+            if arguments.scope().map_err(bad)? == Some(Reach::Host) {
+                return Ok(check::health_of_all(registry, Reach::Host));
+            }
+            Ok(all(registry, |registry| check::health_of_all(registry, Reach::Fleet)))
+        }
+        Route::HealthOf(name) => {
+            let number = number(name)?;
+            if arguments.scope().map_err(bad)? == Some(Reach::Host) {
+                return Ok(check::health_of(registry, number, Reach::Host));
+            }
+            let of = Rc::clone(registry);
+            let then = move || check::health_of(&of, number, Reach::Fleet);
+            Ok(after_reads(registry, Which::One(number), then))
+        }
+        Route::Metrics => Ok(all(registry, lists::metrics)),
         Route::Upstreams => Ok(upstreams::write_all(Groups::now())),
         Route::Upstream(name) => {
             let groups = Groups::now();
             let number = groups.find(name).ok_or_else(not_found)?;
             Ok(upstreams::one(&groups, number))
         }
+        Route::Keyvals => Ok(keyvals::list(registry)),
+        Route::Keyval(name) => {
+            let conf = request.configuration::<TimerModule>();
+            keyvals::content(name, conf.map(LocationConf::keyval_access).unwrap_or_default())
+        }
         Route::Act(..) | Route::ActOnAll(_) => Err(only_act()),
     }
+}
+
+/// The answer about all timers, once it is known what their fleets say.
+fn all(registry: &Rc<Registry>, then: impl FnOnce(&Rc<Registry>) -> Answer + 'static) -> Answer {
+    let of = Rc::clone(registry);
+    after_reads(registry, Which::All, move || then(&of))
 }
 
 /// Whether the client asks for HTML, as a browser does and curl does not.

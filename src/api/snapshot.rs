@@ -5,6 +5,8 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::definition::TimerDefinition;
+use super::fleet::{FleetSample, FleetView, Whereabouts};
+use super::fleets;
 use super::json;
 use super::metrics::Info;
 use super::piece::Timers;
@@ -112,15 +114,17 @@ impl Snapshot {
         let Some(conf) = self.registry.timers().get(number) else { return Ok(None) };
         let reading = self.registry.read(number);
         let results = |reading: &Reading| self.registry.results(number, reading);
-        if reading.is_none()
-            && let Some(after) = self.steps.next()
-        {
-            return Err(after);
+        if reading.is_none() {
+            if let Some(after) = self.steps.next() {
+                return Err(after);
+            }
         }
         let timer = configured(conf, self.registry.workers());
         let failure_text = |reading: &Reading| self.registry.failure_text(number, reading);
         let (results, failure_text) = (&results, &failure_text);
-        let view = View { timer: &timer, reading, now: self.now, results, failure_text };
+        let fleet = fleets::view(&self.registry, number);
+        let fleet = fleet.as_ref();
+        let view = View { timer: &timer, reading, now: self.now, results, failure_text, fleet };
         Ok(Some(look(&view)))
     }
 
@@ -147,6 +151,7 @@ impl Snapshot {
         if registry.health() != Health::Ok {
             remarks.push(format!("the state is {}", json::health(registry.health())));
         }
+        remarks.extend(fleets::views(registry).iter().filter_map(FleetView::complaint));
         remarks
     }
 }
@@ -180,6 +185,15 @@ impl Timers for Snapshot {
             },
             server: timer.map(server_of).unwrap_or_default(),
         }
+    }
+
+    fn whereabouts(&self, number: usize) -> Whereabouts {
+        let fleet = fleets::view(&self.registry, number);
+        fleet.as_ref().map(|fleet| fleet.whereabouts(self.now)).unwrap_or_default()
+    }
+
+    fn fleets(&self) -> Vec<FleetSample> {
+        fleets::samples(&self.registry)
     }
 
     fn now(&self) -> UnixMs {

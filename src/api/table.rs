@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
+use super::fleet::Whereabouts;
 use super::piece::{Then, Timers};
 use super::samples::Sample;
 use super::view::{Status, TimerHealth};
@@ -18,7 +19,7 @@ const COLUMNS: usize = 7;
 const HEAD: [&str; COLUMNS] = ["NEXT", "LEFT", "HEALTH", "LAST", "TOOK", "OUTCOME", "NAME"];
 
 impl TableRow {
-    fn of(name: &str, sample: Option<&Sample>, now: UnixMs) -> Self {
+    fn of(name: &str, sample: Option<&Sample>, whereabouts: &Whereabouts, now: UnixMs) -> Self {
         let next = next_due(sample);
         let none = || "-".to_owned();
         let (last_at, took, outcome) = match sample.and_then(|it| it.last.zip(Some(it))) {
@@ -32,7 +33,16 @@ impl TableRow {
             ),
             None => (none(), none(), none()),
         };
+        let outcome = match &whereabouts.last {
+            Some(host) => format!("{outcome}, {host}"),
+            None => outcome,
+        };
         let left = sample.map_or_else(|| Status::Unknown.to_string(), |it| left(it, next, now));
+        let left = match &whereabouts.now {
+            Some(host) => format!("running on {host}"),
+            None if whereabouts.is_paused => "paused in the fleet".to_owned(),
+            None => left,
+        };
         let next = next.map_or_else(none, seconds);
         let health = sample.map_or(TimerHealth::Unknown, |it| it.health).to_string();
         Self([next, left, health, last_at, took, outcome, name.to_owned()])
@@ -174,7 +184,8 @@ impl Table {
 
 fn row(timers: &mut impl Timers, number: usize) -> Result<TableRow, Duration> {
     let sample = timers.sample(number)?;
-    Ok(TableRow::of(timers.name(number), sample.as_ref(), timers.now()))
+    let whereabouts = timers.whereabouts(number);
+    Ok(TableRow::of(timers.name(number), sample.as_ref(), &whereabouts, timers.now()))
 }
 
 fn write_end(count: usize, remarks: &[String], out: &mut Vec<u8>) {

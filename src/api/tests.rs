@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::definition::TimerDefinition;
+use super::fleet::{FleetSample, Whereabouts};
 use super::health::Complaint;
 use super::json::{self, Extent, Host, Pause};
 use super::metrics::{Info, Metrics};
@@ -76,7 +77,7 @@ pub(super) fn reading() -> Reading {
 }
 
 fn view(timer: &Configured, reading: Option<Reading>, now: UnixMs) -> View<'_> {
-    View { timer, reading, now, results: &|_| Vec::new(), failure_text: &|_| None }
+    View { timer, reading, now, results: &|_| Vec::new(), failure_text: &|_| None, fleet: None }
 }
 
 fn json(view: &View<'_>, extent: Extent<'_>) -> Value {
@@ -207,6 +208,7 @@ fn the_host_comes_first() {
         now: BORN,
         paused: Pause::of(Some(Paused { since: at(1), until: None }), at(2)),
         upstreams: None,
+        keyvals: Vec::new(),
     };
     let mut out = Vec::new();
     json::write(&host, &mut out);
@@ -292,7 +294,7 @@ impl<'a> ApiFixture<'a> {
     fn view(&mut self, number: usize) -> Result<View<'a>, Duration> {
         self.torn += 1;
         // Each third look finds it being written.
-        if self.torn.is_multiple_of(3) {
+        if self.torn % 3 == 0 {
             return Err(Duration::from_millis(1));
         }
         Ok(view(self.timers[number], Some(reading()), self.now))
@@ -307,6 +309,14 @@ impl<'a> ApiFixture<'a> {
 }
 
 impl Timers for ApiFixture<'_> {
+    fn whereabouts(&self, _: usize) -> Whereabouts {
+        Whereabouts::default()
+    }
+
+    fn fleets(&self) -> Vec<FleetSample> {
+        Vec::new()
+    }
+
     fn count(&self) -> usize {
         self.timers.len()
     }

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::fleet::FleetView;
 use crate::schedule::UnixMs;
-use crate::state::{DueTimes, Jittered, LastResult, Progress, Reading, RunResult, Scheduled};
+use crate::state::{
+    DueTimes, Jittered, LastResult, Paused, Progress, Reading, RunResult, Scheduled,
+};
 
 /// A timer, as the configuration has it.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ pub(super) enum Status {
     Running,
     /// `enabled=off`.
     Disabled,
-    /// It is paused, or all timers are.
+    /// It is paused, or all timers are, on this host or in the fleet.
     Paused,
     /// It is more than 5 s behind the start of its next due time.
     Late,
@@ -92,6 +95,8 @@ pub(super) struct View<'a> {
     pub(super) results: &'a dyn Fn(&Reading) -> Vec<RunResult>,
     /// Reads the text of its last failure.
     pub(super) failure_text: &'a dyn Fn(&Reading) -> Option<String>,
+    /// Its fleet, if it is in one.
+    pub(super) fleet: Option<&'a FleetView>,
 }
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -105,6 +110,17 @@ impl View<'_> {
 
     /// The newest of them.
     pub(super) fn last(&self) -> Option<LastResult> {
+        let elsewhere = self.fleet.and_then(FleetView::last);
+        let here = self.own_last();
+        match (here, elsewhere) {
+            // What ended here says its status, too.
+            (Some(here), Some(elsewhere)) if here.started_at >= elsewhere.started_at => Some(here),
+            (here, elsewhere) => elsewhere.or(here),
+        }
+    }
+
+    /// The newest of those that this host has made.
+    pub(super) fn own_last(&self) -> Option<LastResult> {
         self.reading.as_ref()?.claim.last_result
     }
 
@@ -114,11 +130,16 @@ impl View<'_> {
         match reading.claim.progress {
             Progress::Running(_) if self.stuck_for().is_some() => Status::Stuck,
             Progress::Running(_) | Progress::Waiting(..) => Status::Running,
-            Progress::Nothing if self.timer.scheduled == Scheduled::Off => Status::Disabled,
-            Progress::Nothing if reading.is_paused(self.now) => Status::Paused,
-            Progress::Nothing if self.late_by() > LATE_AFTER => Status::Late,
-            Progress::Nothing => Status::Idle,
+            _ if self.timer.scheduled == Scheduled::Off => Status::Disabled,
+            _ if reading.is_paused(self.now) || self.fleet_pause().is_some() => Status::Paused,
+            _ if self.late_by() > LATE_AFTER => Status::Late,
+            Progress::Nothing | Progress::Claiming(..) => Status::Idle,
         }
+    }
+
+    /// The pause that keeps its fleet from running it.
+    pub(super) fn fleet_pause(&self) -> Option<Paused> {
+        self.fleet.and_then(|fleet| fleet.paused(self.now))
     }
 
     /// How well it is.
@@ -147,7 +168,7 @@ impl View<'_> {
 
     /// The first due time that has not been handled; none while it is paused or disabled.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
-        if self.timer.scheduled == Scheduled::Off {
+        if self.timer.scheduled == Scheduled::Off || self.fleet_pause().is_some() {
             return None;
         }
         self.reading.as_ref()?.next_due(&self.timer.due_times, self.now)
@@ -157,7 +178,7 @@ impl View<'_> {
     /// disabled, or paused without end.
     pub(super) fn due_after(&self) -> Option<UnixMs> {
         let reading = self.reading.as_ref().filter(|_| self.timer.scheduled == Scheduled::On)?;
-        let pauses = [reading.control.paused, reading.header.paused];
+        let pauses = [reading.control.paused, reading.header.paused, self.fleet_pause()];
         let holding = pauses.into_iter().flatten().filter(|paused| paused.holds(self.now));
         holding
             .map(|paused| paused.until)
@@ -181,7 +202,18 @@ impl View<'_> {
 
     /// How many of its runs in a row failed, without those that were cancelled.
     pub(super) fn failures(&self) -> u32 {
-        self.reading.as_ref().map_or(0, |reading| reading.claim.consecutive_failures)
+        match self.fleet.and_then(FleetView::result) {
+            Some(result) => result.consecutive_failures,
+            None => self.reading.as_ref().map_or(0, |it| it.claim.consecutive_failures),
+        }
+    }
+
+    /// Start of the last success.
+    pub(super) fn last_success(&self) -> Option<UnixMs> {
+        match self.fleet.and_then(FleetView::result) {
+            Some(result) => result.last_success_at.map(super::fleet::in_calendar),
+            None => self.reading.as_ref()?.claim.last_success_at,
+        }
     }
 
     /// Whether its status is `late`, or would be if it were not running.

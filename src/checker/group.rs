@@ -195,11 +195,10 @@ impl CheckedGroup {
             && full
         {
             let name = escaped(&self.name);
-            let message = format_args!(
+            self.log().write(Level::Error, format_args!(
                 "no room for all servers of upstream \"{name}\" in the records of health checks, \
                  some are not checked"
-            );
-            self.log().write(Level::Error, message);
+            ));
         }
     }
 
@@ -241,17 +240,21 @@ impl CheckedGroup {
         let (HealthyShare { healthy, of }, name) = (share, escaped(&self.name));
         if lifted {
             let percent = self.fail_open();
-            let message = format_args!(
-                "{healthy} of {of} servers in upstream \"{name}\" are healthy, less than \
-                 {percent}%, requests are passed to all"
+            self.log().write(
+                Level::Crit,
+                format_args!(
+                    "{healthy} of {of} servers in upstream \"{name}\" are healthy, less than \
+                     {percent}%, requests are passed to all"
+                ),
             );
-            self.log().write(Level::Crit, message);
         } else {
-            let message = format_args!(
-                "{healthy} of {of} servers in upstream \"{name}\" are healthy, requests are \
-                 passed to these"
+            self.log().write(
+                Level::Notice,
+                format_args!(
+                    "{healthy} of {of} servers in upstream \"{name}\" are healthy, requests are \
+                     passed to these"
+                ),
             );
-            self.log().write(Level::Notice, message);
         }
     }
 
@@ -274,10 +277,12 @@ impl CheckedGroup {
     fn tell_of_layout(&mut self) {
         if !std::mem::replace(&mut self.unknown_layout, true) {
             let name = escaped(&self.name);
-            let message = format_args!(
-                "the servers of upstream \"{name}\" cannot be marked: unknown upstream layout"
+            self.log().write(
+                Level::Emerg,
+                format_args!(
+                    "the servers of upstream \"{name}\" cannot be marked: unknown upstream layout"
+                ),
             );
-            self.log().write(Level::Emerg, message);
         }
     }
 }

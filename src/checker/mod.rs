@@ -59,11 +59,10 @@ pub fn begin(main: &MainConf, process: InitProcess) {
     }
     let trial = main.health_checks().first().map(|check| trial::make(check.location));
     if let Some(Trial::Failed(what)) = trial {
-        let message = format_args!(
+        return Log::cycle().write(Level::Emerg, format_args!(
             "timer: a run is not possible in this nginx ({what}), no server is checked, build the \
              module with the sources of this nginx"
-        );
-        return Log::cycle().write(Level::Emerg, message);
+        ));
     }
     if trial == Some(Trial::NotMade) {
         Log::cycle()

@@ -28,9 +28,11 @@ pub(super) fn end(target: &Target, outcome: CheckOutcome, reason: &str, recorded
         }
         VerdictChange::StillChecking => {
             let count = verdict.inconclusive;
-            let message =
-                format_args!("gets no requests: {reason}, {count} checks without a result");
-            write(target, Level::Error, message);
+            write(
+                target,
+                Level::Error,
+                format_args!("gets no requests: {reason}, {count} checks without a result"),
+            );
         }
         VerdictChange::Nothing
             if outcome == CheckOutcome::Failed && verdict.standing == Standing::Healthy =>
@@ -44,14 +46,16 @@ pub(super) fn end(target: &Target, outcome: CheckOutcome, reason: &str, recorded
 fn write(target: &Target, level: Level, message: fmt::Arguments<'_>) {
     let check = &target.check;
     let (group, location) = (check.group.name(), check.location.name());
-    let line = format_args!(
-        "peer {} in upstream \"{}\" {message}, health check: \"{}\", location: \"{}\"",
-        escaped(&target.server.name),
-        escaped(&group),
-        check.identity,
-        escaped(&location),
+    check.location.log().write(
+        level,
+        format_args!(
+            "peer {} in upstream \"{}\" {message}, health check: \"{}\", location: \"{}\"",
+            escaped(&target.server.name),
+            escaped(&group),
+            check.identity,
+            escaped(&location),
+        ),
     );
-    check.location.log().write(level, line);
 }
 
 /// `3 failures`.

@@ -11,7 +11,7 @@ use crate::nginx::conf::{Arguments, Context, LocationDirective, Parsing, Refused
 use crate::nginx::escaped;
 use crate::nginx::http::Handler;
 
-/// `timer_api [write=on|off]`: the location shows the timers, and lets them be steered;
+/// `timer_api [write=on|off] [keyvals=on|off]`: the location shows the timers, and lets them be steered;
 /// `H` answers its requests.
 pub struct TimerApi<H>(PhantomData<H>);
 
@@ -21,6 +21,16 @@ pub enum WriteAccess {
     /// Show the timers.
     Off,
     /// Steer them too.
+    On,
+}
+
+/// Whether the API shows the content of zones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyvalAccess {
+    /// It does not: values may be secret.
+    #[default]
+    Off,
+    /// It does.
     On,
 }
 
@@ -38,10 +48,15 @@ impl<H: Handler<Module = TimerModule>> LocationDirective for TimerApi<H> {
         if conf.api.is_some() {
             return Err(Refused::IsDuplicate);
         }
-        let parameters = Parameters::read(parsing.arguments(), &["write"])?;
+        let parameters = Parameters::read(parsing.arguments(), &["write", "keyvals"])?;
         let write = parameters.get("write", "\"on\" or \"off\"", |word| match word {
             b"on" => Some(WriteAccess::On),
             b"off" => Some(WriteAccess::Off),
+            _ => None,
+        })?;
+        let keyvals = parameters.get("keyvals", "\"on\" or \"off\"", |word| match word {
+            b"on" => Some(KeyvalAccess::On),
+            b"off" => Some(KeyvalAccess::Off),
             _ => None,
         })?;
         let location = parsing.location();
@@ -53,7 +68,7 @@ impl<H: Handler<Module = TimerModule>> LocationDirective for TimerApi<H> {
         }
         parsing.answer_by::<H>();
         let write = write.unwrap_or(WriteAccess::Off);
-        conf.api = Some(write);
+        (conf.api, conf.keyvals) = (Some(write), keyvals.unwrap_or_default());
         main.api = main.api.max(Some(write));
         // Opened once, in the master: the API names its version.
         main.zones();

@@ -6,7 +6,10 @@
 
 mod api;
 mod capture;
+mod cleanup;
+mod fleet;
 mod health;
+mod keyval;
 mod limits;
 mod missed;
 mod name;
@@ -23,17 +26,21 @@ mod timezone;
 mod unhealthy;
 mod worker;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use api::{TimerApi, WriteAccess};
+pub use api::{KeyvalAccess, TimerApi, WriteAccess};
 pub use capture::TimerCapture;
+pub use cleanup::TimerCleanup;
+pub use fleet::{Fleet, FleetConf, TimerFleet};
 pub use health::{
     CheckIdentity, HealthCheck, HealthCheckDirective, Kind, Mandatory, Match, MatchDirective,
     tell_of_timeouts,
 };
+pub use keyval::{Fill, KeyvalDirective, KeyvalZone, KeyvalZoneDirective, TimerKeyval, now};
 pub use limits::{TimerMaxRunning, TimerTimeout};
 pub use missed::TimerMissed;
 pub use name::TimerName;
@@ -48,6 +55,7 @@ pub use timezone::TimerTimezone;
 pub use unhealthy::TimerUnhealthyAfter;
 pub use worker::{TimerWorker, WorkerChoice};
 
+use crate::cleanup::Options;
 use crate::nginx::conf::ConfPosition;
 use crate::nginx::conf::Location;
 use crate::nginx::run::{Access, Method, Uri};
@@ -103,6 +111,10 @@ pub struct TimerConf {
     pub receivers: [u32; RECEIVERS],
     /// How many bytes of a response are kept, if the run fails; 0 for none.
     pub capture: usize,
+    /// The fleet of which one host runs each due time.
+    pub fleet: Option<Fleet>,
+    /// The zone whose content the responses become.
+    pub fill: Option<Fill>,
     /// Where it is defined.
     pub position: ConfPosition,
 }
@@ -121,9 +133,17 @@ pub struct MainConf {
     at_end: RefCell<AtEnd>,
     health_definitions: Vec<health::CheckDefinition>,
     matches: Vec<(Vec<u8>, Rc<Match>)>,
+    fleets: Rc<Vec<FleetConf>>,
     /// The variables that `match` blocks require, and where.
     required: Vec<(Vec<u8>, ConfPosition)>,
     health_checks: Rc<Vec<HealthCheck>>,
+    cleanups: Vec<cleanup::Definition>,
+    keyval_zones: Vec<Rc<KeyvalZone>>,
+    /// The variables that look keys up, by their names.
+    keyvals: Vec<(Vec<u8>, keyval::KeyvalDefinition)>,
+    fills: Vec<keyval::FillDefinition>,
+    /// The user of the workers, once the configuration was opened.
+    workers: Cell<Option<FileOwner>>,
 }
 
 /// A timer of a configuration.
@@ -194,6 +214,16 @@ impl MainConf {
         &self.opened
     }
 
+    /// User and group of the workers.
+    pub fn workers(&self) -> FileOwner {
+        self.workers.get().unwrap_or_else(FileOwner::of_this_process)
+    }
+
+    /// Keeps who they are.
+    pub fn keep_workers(&self, workers: FileOwner) {
+        self.workers.set(Some(workers));
+    }
+
     /// Has `act` called when this configuration goes.
     pub fn at_end(&self, act: impl FnOnce() + 'static) {
         self.at_end.borrow_mut().0.push(Box::new(act));
@@ -214,6 +244,16 @@ impl MainConf {
         Nth::each(&self.health_checks)
     }
 
+    /// The fleets, in the order in which they are configured.
+    pub fn fleets(&self) -> &[FleetConf] {
+        &self.fleets
+    }
+
+    /// Each of them, to be kept.
+    pub fn each_fleet(&self) -> impl Iterator<Item = Fleet> {
+        Nth::each(&self.fleets)
+    }
+
     /// How many runs may be in progress in one worker.
     pub fn max_running(&self) -> usize {
         self.max_running.map_or(limits::MAX_RUNNING, NonZeroUsize::get)
@@ -225,6 +265,8 @@ impl MainConf {
 pub struct LocationConf {
     /// Whether the block has a timer of its own; never inherited.
     timer: Option<ConfPosition>,
+    /// Whether the block leads to the etcd of a fleet; never inherited.
+    has_fleet: bool,
     worker: Option<WorkerChoice>,
     timeout: Option<Duration>,
     missed: Option<MissedPolicy>,
@@ -237,8 +279,13 @@ pub struct LocationConf {
     /// Empty with `off`.
     notify: Option<Rc<Vec<notify::NotifyDefinition>>>,
     api: Option<WriteAccess>,
+    /// What the location removes; never inherited.
+    cleanup: Option<Arc<Options>>,
+    keyvals: KeyvalAccess,
     /// What the health checks of the block ask; never inherited.
     health_checks: Vec<CheckIdentity>,
+    /// What its timer fills, by its number; never inherited.
+    keyval: Option<usize>,
 }
 
 impl LocationConf {
@@ -247,11 +294,31 @@ impl LocationConf {
         self.api
     }
 
+    /// What a run of this location removes.
+    pub fn cleanup(&self) -> Option<&Arc<Options>> {
+        self.cleanup.as_ref()
+    }
+
+    /// An `if` or `limit_except` block takes the clean-up from the location that it is a part of; tells whether it
+    /// did.
+    pub fn inherit_cleanup(&mut self, from: &Self, is_part_of_location: bool) -> bool {
+        if is_part_of_location && self.cleanup.is_none() {
+            self.cleanup.clone_from(&from.cleanup);
+            return self.cleanup.is_some();
+        }
+        false
+    }
+
+    /// Whether the API shows the content of zones here.
+    pub fn keyval_access(&self) -> KeyvalAccess {
+        self.keyvals
+    }
+
     /// An `if` or `limit_except` block takes the API from the location that it is a part of; tells
     /// whether it did.
     pub fn inherit_api(&mut self, from: &Self, is_part_of_location: bool) -> bool {
         if is_part_of_location && self.api.is_none() {
-            self.api = from.api;
+            (self.api, self.keyvals) = (from.api, from.keyvals);
             return self.api.is_some();
         }
         false

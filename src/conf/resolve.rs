@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::timer::{Definition, Rate};
-use super::{MainConf, TimerConf, TimerName, health, limits, missed, notify, state, unhealthy};
+use super::{
+    Fill, MainConf, TimerConf, TimerName, cleanup, fleet, health, keyval, limits, missed, notify,
+    state, unhealthy,
+};
 use crate::TimerModule;
 use crate::nginx::conf::Refused;
 use crate::nginx::conf::{LocationKind, WhollyRead};
@@ -25,24 +28,30 @@ pub fn resolve(main: &mut MainConf, read: &WhollyRead<'_>) -> Result<(), Refused
     if main.state.is_none() {
         main.state = Some(state::default_path(read.parsing())?);
     }
+    fleet::resolve(main, read)?;
     memory::enough_for(main.definitions.len().saturating_mul(EACH))?;
     let host_name = read.parsing().host_name();
+    let fills = keyval::resolve(main, read)?;
     let mut seen: HashMap<TimerName, usize> = HashMap::new();
     let mut timers: Vec<TimerConf> = Vec::new();
     for definition in std::mem::take(&mut main.definitions) {
-        let timer = timer(definition, read, &host_name)?;
+        let timer = timer(definition, main, read, &host_name, &fills)?;
         let first = seen.insert(timer.name.clone(), timers.len());
         if let Some(first) = first.and_then(|first| timers.get(first)) {
             let why = format!("duplicate timer \"{}\", first in {}", timer.name, first.position);
             return Err(Refused::At(timer.position.clone(), why));
         }
         warn(&timer, read);
+        if let Some(fill) = &timer.fill {
+            fill.zone.filled_by.set(Some(timers.len()));
+        }
         timers.push(timer);
     }
-    if timers.iter().any(|timer| timer.capture > 0) {
+    if timers.iter().any(|timer| timer.capture > 0 || timer.fill.is_some()) {
         run::show_responses(read);
     }
     main.timers = Rc::new(timers);
+    cleanup::resolve(main, read)?;
     health::resolve(main, read)
 }
 
@@ -51,8 +60,10 @@ const EACH: usize = 2048;
 
 fn timer(
     definition: Definition,
+    main: &MainConf,
     read: &WhollyRead<'_>,
     host_name: &[u8],
+    fills: &[Fill],
 ) -> Result<TimerConf, Refused> {
     let name = name(&definition, read)?;
     let location = definition.location;
@@ -75,6 +86,16 @@ fn timer(
             Schedule::Cron(cron.in_zone(tz.or_else(inherited).unwrap_or_else(Zone::utc)))
         }
     };
+    let fleet = definition.fleet.as_deref().map(|word| {
+        let unknown = || {
+            let why = format!("unknown fleet \"{}\"", escaped(word));
+            Refused::At(definition.position.clone(), why)
+        };
+        fleet::named(main, word).ok_or_else(unknown)
+    });
+    let fleet = fleet.transpose()?;
+    // The hosts of a fleet start a due time together.
+    let host_name = if fleet.is_some() { &[] } else { host_name };
     let jitter = Jitter::new(definition.jitter, host_name, name.as_str());
     let host = definition.host.or_else(|| {
         let name = read.server_name(location).filter(|name| is_host(name))?;
@@ -82,6 +103,11 @@ fn timer(
     });
     let notify = inherited.and_then(|conf| conf.notify.as_ref());
     let notify = notify::resolve(notify, location, name.as_str(), read)?;
+    let fill = inherited.and_then(|conf| fills.get(conf.keyval?)).cloned();
+    if fill.is_some() && definition.method.is_head() {
+        let why = "\"timer_keyval\" has nothing to take with \"method=HEAD\"".to_owned();
+        return Err(Refused::At(definition.position, why));
+    }
     let unhealthy_after = inherited.and_then(|conf| conf.unhealthy_after);
     Ok(TimerConf {
         unhealthy_after: unhealthy_after
@@ -102,7 +128,9 @@ fn timer(
         receivers: std::array::from_fn(|place| notify.get(place).map_or(0, |it| it.what.id)),
         notify,
         capture: inherited.and_then(|conf| conf.capture).unwrap_or(0),
+        fill,
         success: inherited.and_then(|conf| conf.success.clone()).unwrap_or_default(),
+        fleet,
         position: definition.position,
         name,
         location,
@@ -118,23 +146,21 @@ fn is_host(server_name: &[u8]) -> bool {
 fn warn(timer: &TimerConf, read: &WhollyRead<'_>) {
     let TimerConf { name, location, position, .. } = timer;
     let log = read.parsing().log();
-    if let Schedule::Cron(cron) = &timer.due_times.schedule
-        && let Some(weekday) = cron.or_where_crontab_has_and()
-    {
-        let line = format_args!(
-            "timer \"{name}\": \"{cron}\" is due if either day field fits, in crontab(5) both must, \
-             write \"+{weekday}\" for that, in {position}"
-        );
-        log.write(Level::Warn, line);
+    if let Schedule::Cron(cron) = &timer.due_times.schedule {
+        if let Some(weekday) = cron.or_where_crontab_has_and() {
+            log.write(Level::Warn, format_args!(
+                "timer \"{name}\": \"{cron}\" is due if either day field fits, in crontab(5) both must, \
+                 write \"+{weekday}\" for that, in {position}"
+            ));
+        }
     }
     if location.kind() == LocationKind::Named && !read.has_content(*location) {
         let location = location.name();
         let location = escaped(&location);
-        let line = format_args!(
+        log.write(Level::Warn, format_args!(
             "timer \"{name}\": location \"{location}\" has no content handler, such as \
              \"proxy_pass\", and no \"return\", \"rewrite\", \"root\" or \"try_files\" in {position}"
-        );
-        log.write(Level::Warn, line);
+        ));
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::iter;
 use std::time::Duration;
 
+use super::fleet::LEAST_EVERY;
 use super::name::NameTemplate;
 use super::parameters::{Parameters, invalid};
 use super::{LocationConf, MainConf, timezone};
@@ -36,6 +37,8 @@ pub(super) struct Definition {
     /// `None`: the server's first name, if that is a plain one.
     pub(super) host: Option<String>,
     pub(super) access: Access,
+    /// The name of the fleet.
+    pub(super) fleet: Option<Vec<u8>>,
     pub(super) position: ConfPosition,
 }
 
@@ -53,9 +56,9 @@ pub(super) enum Rate {
     },
 }
 
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 12] = [
     "every", "cron", "tz", "offset", "jitter", "first", "uri", "method", "host", "access",
-    "enabled",
+    "enabled", "fleet",
 ];
 
 impl LocationDirective for TimerDirective {
@@ -71,6 +74,9 @@ impl LocationDirective for TimerDirective {
     ) -> Result<(), Refused> {
         if conf.timer.is_some() {
             return Err(Refused::IsDuplicate);
+        }
+        if conf.has_fleet {
+            return because("\"timer\" is not allowed in the location of a fleet");
         }
         let mut words = parsing.arguments();
         let name = words.next().unwrap_or_default();
@@ -98,11 +104,14 @@ impl LocationDirective for TimerDirective {
             Uri::Variable(_) => given.unwrap_or_default(),
         };
 
+        let first = parameters.get("first", "\"now\" or \"due\"", first)?;
+        let fleet = fleet(&parameters, &rate, first)?;
+
         let definition = Definition {
             name,
             rate,
             jitter: jitter.unwrap_or_default(),
-            first: parameters.get("first", "\"now\" or \"due\"", first)?.unwrap_or(First::Due),
+            first: first.unwrap_or(First::Due),
             scheduled: parameters.get("enabled", ON_OFF, enabled)?.unwrap_or(Scheduled::On),
             location,
             method: parameters.get("method", "in upper case", Method::parse)?.unwrap_or_default(),
@@ -110,6 +119,7 @@ impl LocationDirective for TimerDirective {
             uri,
             host: parameters.get("host", "a host name", host)?,
             access: parameters.get("access", ON_OFF, access)?.unwrap_or(Access::LeftOut),
+            fleet,
             position: parsing.position(),
         };
         conf.timer = Some(definition.position.clone());
@@ -145,6 +155,22 @@ fn rate(parameters: &Parameters<'_>, main: &MainConf) -> Result<Rate, Refused> {
             Ok(Rate::Cron { cron: cron_of(expression)?, tz })
         }
     }
+}
+
+/// The name of the fleet: its hosts agree on what has a grid of whole seconds, from the first due time on.
+fn fleet(
+    parameters: &Parameters<'_>,
+    rate: &Rate,
+    first: Option<First>,
+) -> Result<Option<Vec<u8>>, Refused> {
+    let Some(name) = parameters.get("fleet", "", Some)? else { return Ok(None) };
+    if matches!(rate, Rate::Every { every, .. } if *every < LEAST_EVERY) {
+        return because("\"fleet\" requires \"every\" of 1s or more");
+    }
+    if first == Some(First::Now) {
+        return because("\"first=now\" is not allowed with \"fleet\"");
+    }
+    Ok(Some(name.to_vec()))
 }
 
 fn because<T>(why: &str) -> Result<T, Refused> {

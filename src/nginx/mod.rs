@@ -24,4 +24,4 @@ pub mod run;
 pub mod upstream;
 
 pub use self::core::string::escaped;
-pub use self::core::{event, log, module, notifier, process, text};
+pub use self::core::{event, log, module, notifier, process, text, turn};

@@ -1,4 +1,4 @@
-//! fsync(2) beside the event loop: how long it takes is the disk's affair.
+//! Work beside the event loop: how long it takes is the disk's affair.
 
 use std::fs::File;
 use std::io;
@@ -9,21 +9,21 @@ use std::thread::{Builder, JoinHandle};
 use super::call::Call;
 use super::fault;
 
-/// A file that is being made durable.
+/// Work in a thread that does nothing else, and touches nothing of nginx's.
 #[derive(Debug)]
-pub struct Syncing(JoinHandle<io::Result<()>>);
+pub struct Background(JoinHandle<io::Result<()>>);
 
-impl Syncing {
-    /// Begins, in a thread that does nothing else.
+impl Background {
+    /// Begins, in a thread of this name.
     ///
     /// # Errors
     ///
-    /// There can be no such thread, or no further descriptor.
-    pub fn begin(file: &File) -> io::Result<Self> {
-        let file = file.try_clone()?;
-        let failed = fault::check(Call::Sync);
-        let sync = move || failed.and_then(|()| file.sync_all());
-        without_signals(|| Builder::new().name("timer-fsync".to_owned()).spawn(sync)).map(Self)
+    /// There can be no such thread.
+    pub fn begin(
+        name: &str,
+        work: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        without_signals(|| Builder::new().name(name.to_owned()).spawn(work)).map(Self)
     }
 
     /// Whether it has ended.
@@ -35,9 +35,40 @@ impl Syncing {
     ///
     /// # Errors
     ///
-    /// What fsync(2) reports.
+    /// What the work reports.
     pub fn end(self) -> io::Result<()> {
         self.0.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    }
+}
+
+/// A file that is being made durable.
+#[derive(Debug)]
+pub struct Syncing(Background);
+
+impl Syncing {
+    /// Begins, in a thread that does nothing else.
+    ///
+    /// # Errors
+    ///
+    /// There can be no such thread, or no further descriptor.
+    pub fn begin(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let failed = fault::check(Call::Sync);
+        Background::begin("timer-fsync", move || failed.and_then(|()| file.sync_all())).map(Self)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.0.has_ended()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// What fsync(2) reports.
+    pub fn end(self) -> io::Result<()> {
+        self.0.end()
     }
 }
 

@@ -1,8 +1,8 @@
-//! The system calls of the state layer, by the names that messages give them.
+//! System calls, by the names that messages give them.
 
 use std::fmt;
 
-/// A system call of the state layer.
+/// A system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// pread(2).
@@ -31,6 +31,14 @@ pub enum Call {
     EventFd,
     /// mmap(2).
     Map,
+    /// openat(2) and openat2(2).
+    OpenAt,
+    /// fstatat(2).
+    StatAt,
+    /// unlinkat(2).
+    UnlinkAt,
+    /// getdents64(2).
+    List,
 }
 
 /// As nginx writes it: `open()`.
@@ -50,6 +58,10 @@ impl fmt::Display for Call {
             Self::MemoryFile => "memfd_create()",
             Self::EventFd => "eventfd()",
             Self::Map => "mmap()",
+            Self::OpenAt => "openat()",
+            Self::StatAt => "fstatat()",
+            Self::UnlinkAt => "unlinkat()",
+            Self::List => "getdents64()",
         })
     }
 }

@@ -50,6 +50,11 @@ pub fn monotonic() -> Duration {
     clock(libc::CLOCK_MONOTONIC)
 }
 
+/// The time since boot, that of suspension included; nobody sets it.
+pub fn boot_time() -> Duration {
+    clock(libc::CLOCK_BOOTTIME)
+}
+
 fn clock(id: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to a value of ours.

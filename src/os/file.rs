@@ -13,48 +13,15 @@ use std::path::{Path, PathBuf};
 
 use super::call::Call;
 use super::fault;
-pub use super::user::FileOwner;
-use super::user::as_user;
+pub use super::file_id::FileId;
+pub use super::user::{FileOwner, owner_may_write};
+use super::user::{as_user, may_write};
 
 /// The permission bits of a file that nobody but its owner may see.
 const OWNER_ONLY: u32 = 0o600;
 
 /// `O_NONBLOCK`: a FIFO at the path must not hang the master; it means nothing to a regular file.
 const NO_SURPRISES: libc::c_int = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
-
-/// Which file it is, whatever path leads to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// The identity of an open file.
-    ///
-    /// # Errors
-    ///
-    /// What fstat(2) reports.
-    pub fn of(file: &File) -> io::Result<Self> {
-        Ok(Self::from(&metadata(file)?))
-    }
-
-    /// The identity of what `path` leads to.
-    ///
-    /// # Errors
-    ///
-    /// What lstat(2) reports.
-    pub fn at(path: &Path) -> io::Result<Self> {
-        fault::check(Call::Stat)?;
-        Ok(Self::from(&fs::symlink_metadata(path)?))
-    }
-}
-
-impl From<&Metadata> for FileId {
-    fn from(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
 
 /// Why open(2) or stat(2) refused a path, as far as the path itself is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +47,11 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+/// Whether no file can have this name.
+pub fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENAMETOOLONG)
 }
 
 /// Opens an existing file for reading and writing.
@@ -155,14 +127,7 @@ pub fn create_new_as(owner: FileOwner, path: &Path) -> io::Result<File> {
 /// What faccessat(2) reports.
 pub fn may_write_as(owner: FileOwner, path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
-    let mode = if path.is_dir() { libc::W_OK | libc::X_OK } else { libc::R_OK | libc::W_OK };
-    or_as(owner, || {
-        fault::check(Call::Stat)?;
-        // SAFETY: reads `name`, a NUL-terminated string that lives until the call has returned.
-        let answer =
-            unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), mode, libc::AT_EACCESS) };
-        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    })
+    or_as(owner, || may_write(&name, path))
 }
 
 /// Does `work` as this process is, and where it has not the rights for that, as `owner`.
@@ -328,6 +293,11 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
 /// What the system says of a path that leads through something else than a directory.
 pub fn not_a_directory() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOTDIR)
+}
+
+/// What the system says of a directory where there should be a file.
+pub fn is_a_directory() -> io::Error {
+    io::Error::from_raw_os_error(libc::EISDIR)
 }
 
 /// The directory that holds `path`.

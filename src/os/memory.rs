@@ -280,8 +280,11 @@ mod tests {
 
     /// A reserve of this test's own.
     fn reserve() -> Box<Reserve> {
+        let mut reserve = Box::<Reserve>::new_uninit();
+        // SAFETY: there is room for one.
+        unsafe { reserve.as_mut_ptr().write_bytes(0, 1) };
         // SAFETY: a reserve that is all zeros is a whole one.
-        let reserve = unsafe { Box::<Reserve>::new_zeroed().assume_init() };
+        let reserve = unsafe { reserve.assume_init() };
         assert_eq!(reserve.free(), SIZE);
         reserve
     }

@@ -1,5 +1,13 @@
 //! Users: who this process is, and what it may do to files as somebody else.
 
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::call::Call;
+use super::fault;
+
 /// A user and a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileOwner {
@@ -37,6 +45,29 @@ pub(super) fn as_user<T>(owner: FileOwner, work: impl FnOnce() -> T) -> Option<T
     let done = became.then(work);
     drop(acting);
     done
+}
+
+/// Whether `owner`, whatever this process may, may read and write `path`, or, if it is a directory, may make files
+/// in it.
+///
+/// # Errors
+///
+/// What faccessat(2) reports.
+pub fn owner_may_write(owner: FileOwner, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    if owner == FileOwner::of_this_process() {
+        return may_write(&name, path);
+    }
+    // Who may not become another one cannot ask for it.
+    as_user(owner, || may_write(&name, path)).unwrap_or_else(|| may_write(&name, path))
+}
+
+pub(super) fn may_write(name: &CStr, path: &Path) -> io::Result<()> {
+    fault::check(Call::Stat)?;
+    let mode = if path.is_dir() { libc::W_OK | libc::X_OK } else { libc::R_OK | libc::W_OK };
+    // SAFETY: reads `name`, a NUL-terminated string that lives until the call has returned.
+    let answer = unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), mode, libc::AT_EACCESS) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends with the process being itself again.

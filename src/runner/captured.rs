@@ -45,6 +45,29 @@ impl Receiver for Captured {
     }
 }
 
+/// Both take a response.
+pub(super) struct Both(pub(super) Rc<dyn Receiver>, pub(super) Rc<dyn Receiver>);
+
+impl Receiver for Both {
+    fn head(&self, head: &ResponseHead<'_>) -> Flow {
+        self.0.head(head);
+        self.1.head(head)
+    }
+
+    fn body(&self, piece: &[u8]) -> Flow {
+        self.0.body(piece);
+        self.1.body(piece)
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.is_full() && self.1.is_full()
+    }
+
+    fn takes_shares(&self) -> bool {
+        self.0.takes_shares() || self.1.takes_shares()
+    }
+}
+
 /// The first `limit` bytes of a body as a text that is not longer, either.
 fn text_of(bytes: &[u8], limit: usize) -> String {
     let is_cut = bytes.len() >= limit;

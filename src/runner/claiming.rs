@@ -10,7 +10,7 @@ use super::run_queue::Permit;
 use super::running::Running;
 use crate::conf::WorkerChoice;
 use crate::os::wall_clock;
-use crate::state::{ClaimAttempt, Look, Step, Trigger, Wanted};
+use crate::state::{Claim, ClaimAttempt, Look, Step, Trigger, Wanted};
 
 /// A claim whose lock was refused, between two steps.
 pub(super) struct PendingClaim {
@@ -25,7 +25,7 @@ impl Job {
     /// is looked at under the lock only.
     pub(super) fn claim_unseen(&self, look: &Look<'_>) -> Option<NextStep> {
         // What others may have taken already is looked at before it is locked.
-        let others_take_part = self.conf.worker == WorkerChoice::Any;
+        let others_take_part = self.conf.worker == WorkerChoice::Any || self.fleet().is_some();
         let plain_up_to = self.last_look().plain_up_to.filter(|_| !others_take_part)?;
         look.around.started.filter(|started| started.due > plain_up_to)?;
         if !self.is_idle() {
@@ -59,7 +59,10 @@ impl Job {
     }
 
     pub(super) fn claim(&self, wanted: Wanted, permit: Permit, look: &Look<'_>) -> NextStep {
-        let claim = ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()), look);
+        let claim = match self.fleet() {
+            Some(fleet) => fleet.attempt(wanted, look),
+            None => ClaimAttempt::new(wanted, new_run_id(self.conf.name.as_str()), look),
+        };
         self.try_to_claim(PendingClaim { claim, permit, not_before: None })
     }
 
@@ -84,28 +87,15 @@ impl Job {
             Step::Won(claim) => {
                 let handled = match wanted {
                     Wanted::Due { due, .. } => Some(due),
-                    Wanted::Next { .. } | Wanted::Order { .. } => None,
+                    Wanted::Next { .. } | Wanted::Order { .. } | Wanted::Repetition { .. } => None,
                 };
-                self.note(|last| {
-                    last.catch_up_at = None;
-                    last.plain_up_to = plain_up_to.and(handled);
-                });
-                self.report.no_overlap();
-                if claim.attempt().trigger == Trigger::Missed {
-                    self.notifications.look();
-                    let others = self.worker.report_but_left_out().missed;
-                    if claim.is_counted() {
-                        self.report.missed(&self.conf, others.saturating_add(1));
-                    } else {
-                        self.note(|last| last.tells_missed = true);
-                    }
-                }
-                // The run may end with its start.
-                self.report_left_out();
+                self.has_won(&claim);
+                self.note(|last| last.plain_up_to = plain_up_to.and(handled));
                 self.start(claim, pending.permit);
                 NextStep::Rest
             }
-            Step::Handled => {
+            Step::Asks(open) => self.ask_fleet(open),
+            Step::Handled | Step::Unfinished => {
                 self.note(|last| last.catch_up_at = None);
                 NextStep::LookAgain
             }
@@ -122,9 +112,27 @@ impl Job {
                 self.report.locked_too_long(&self.conf);
                 NextStep::LookAfter(LATER)
             }
+            // Only of a timer of a fleet.
             Step::Unwritable => NextStep::LookAfter(MUCH_LATER),
             Step::LeftToOwner => NextStep::Rest,
         }
+    }
+
+    /// Tells what was left out before the attempt that was won.
+    pub(super) fn has_won(&self, claim: &Claim) {
+        self.note(|last| last.catch_up_at = None);
+        self.report.no_overlap();
+        if claim.attempt().trigger == Trigger::Missed {
+            self.notifications.look();
+            let others = self.worker.report_but_left_out().missed;
+            if claim.is_counted() {
+                self.report.missed(&self.conf, others.saturating_add(1));
+            } else {
+                self.note(|last| last.tells_missed = true);
+            }
+        }
+        // The run may end with its start.
+        self.report_left_out();
     }
 
     /// The attempt in progress here is in the way.

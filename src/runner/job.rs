@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::claiming::PendingClaim;
+use super::fleet::FleetJob;
 use super::look::NextStep;
 use super::notify::Notifications;
 use super::report::Report;
@@ -33,6 +34,8 @@ pub(super) struct Job {
     pub(super) index: JobIndex,
     pub(super) me: Weak<Self>,
     owner: Owner,
+    /// `None`: it runs on this host alone.
+    fleet: Option<Box<FleetJob>>,
     pub(super) report: Report,
     pub(super) notifications: Notifications,
     state: RefCell<JobState>,
@@ -54,6 +57,14 @@ pub(super) struct Job {
 ///     │ └──── ended ───────────────────────┘ ^    │ handled elsewhere: Idle
 ///     └────── no permit ──> Queued ──────────┘
 /// ```
+///
+/// With `fleet=` the record says that the fleet is asked, instead of that the timer runs, and
+///
+/// ```text
+///     Idle ──> Asking ──> Held <──────> Running: another attempt follows
+///     ^          │ taken, or left out elsewhere │
+///     └──────────┴──────────── recorded ────────┘
+/// ```
 pub(super) enum JobState {
     /// Nothing.
     Idle,
@@ -61,6 +72,10 @@ pub(super) enum JobState {
     Claiming(Box<PendingClaim>),
     /// This waits for a permit.
     Queued(Wanted),
+    /// The fleet is asked for it.
+    Asking,
+    /// The fleet has given it to this host; it waits for the start of an attempt.
+    Held,
     /// An attempt is in progress.
     Running(Rc<Running>),
 }
@@ -100,6 +115,7 @@ impl Job {
         let index = worker.queue.reserve()?;
         let owner = worker.owner(&conf);
         let job = Rc::new_cyclic(|me: &Weak<Self>| Self {
+            fleet: conf.fleet.as_ref().map(|fleet| FleetJob::new(&conf, fleet, me)),
             notifications: Notifications::new(conf.notify.len(), me),
             owner,
             conf,
@@ -163,6 +179,21 @@ impl Job {
 
     pub(super) fn is_idle(&self) -> bool {
         matches!(*self.state.borrow(), JobState::Idle)
+    }
+
+    /// What this worker does for the fleet of the timer, if it is in one.
+    pub(super) fn fleet(&self) -> Option<&FleetJob> {
+        self.fleet.as_deref()
+    }
+
+    /// Whether what the record says is in progress is in progress here.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(*self.state.borrow(), JobState::Asking | JobState::Held | JobState::Running(_))
+    }
+
+    /// Whether it is to stay in a worker that leaves.
+    pub(super) fn stays(&self) -> bool {
+        self.is_running() || self.notifications.is_sending()
     }
 
     /// The attempt in progress here.
@@ -230,7 +261,9 @@ impl Job {
 
     /// What waited in the queue has got its permit.
     pub(super) fn start_queued(&self, permit: Permit) {
-        let Some(wanted) = self.queued() else { return };
+        let Some(wanted) = self.queued() else {
+            return self.start_granted(permit);
+        };
         self.enter(JobState::Idle);
         if self.is_over() {
             return;
@@ -245,11 +278,14 @@ impl Job {
 
     /// Starts no run any more.
     pub(super) fn disarm(&self) {
+        self.over.set(true);
+        if let Some(fleet) = self.fleet() {
+            fleet.leave(self);
+        }
         if !self.is_running() {
             drop(self.enter(JobState::Idle));
         }
         self.worker.queue.leave(self.index);
-        self.over.set(true);
     }
 
     /// Whether no run may start here any more.

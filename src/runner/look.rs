@@ -6,8 +6,8 @@ use super::job::{Job, LONGEST_WAIT, LastLook};
 use crate::os::wall_clock;
 use crate::schedule::UnixMs;
 use crate::state::{
-    Decision, Edited, Look, Policy, Progress, Reading, Recovered, Scheduled, Store, Trigger,
-    Unread, Wanted, decide,
+    Attempt, Decision, Edited, Look, Policy, Progress, Reading, Recovered, Scheduled, Store,
+    Trigger, Unread, Wanted, decide,
 };
 
 /// What comes after a look at the record and one action on it.
@@ -102,27 +102,15 @@ impl Job {
         if self.notifications.is_used() && Store::may_have_events(&reading) {
             self.notifications.look();
         }
-        let elsewhere = !self.is_running();
+        let elsewhere = !self.is_ours();
         self.watch(elsewhere && reading.claim.progress != Progress::Nothing);
         self.note(|last| {
             last.uncounted = reading.control.has_uncounted();
             last.plain_up_to = reading.is_plain().then(|| reading.handled_up_to(look.now));
         });
-        if let Progress::Running(_) = reading.claim.progress
-            && elsewhere
-        {
-            match store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
-                Recovered::HeldElsewhere(attempt) => {
-                    let since = look.now.since(attempt.started_at);
-                    if since > self.conf.timeout.saturating_add(STUCK_AFTER) {
-                        self.report.stuck(&self.conf, attempt.pid, since);
-                    }
-                }
-                Recovered::Again => return self.wait_a_step(|| {}),
-                Recovered::LeftToOwner => return NextStep::Rest,
-                Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
-                    return NextStep::LookAgain;
-                }
+        if elsewhere {
+            if let Some(next) = self.look_elsewhere(&reading, look.now) {
+                return next;
             }
         }
         if reading.control.has_uncounted() {
@@ -137,15 +125,49 @@ impl Job {
         self.follow(&reading, &look)
     }
 
+    /// Something may be in progress in another process, or have been left by one that has died; what to do
+    /// then.
+    fn look_elsewhere(&self, reading: &Reading, now: UnixMs) -> Option<NextStep> {
+        if self.fleet().is_some() {
+            let progress = reading.claim.progress;
+            return (progress != Progress::Nothing).then(|| self.resume_fleet(progress, now))?;
+        }
+        if !reading.claim.may_be_left() {
+            return None;
+        }
+        match self.worker.store.recover(self.timer(), &self.conf.retry, &mut wall_clock) {
+            Recovered::HeldElsewhere(attempt) => {
+                self.tell_stuck(&attempt, now);
+                None
+            }
+            Recovered::Again => Some(self.wait_a_step(|| {})),
+            Recovered::LeftToOwner => Some(NextStep::Rest),
+            Recovered::Nothing | Recovered::Interrupted | Recovered::Ended(_) => {
+                Some(NextStep::LookAgain)
+            }
+        }
+    }
+
+    /// Logs an attempt in another process that nobody will cut off.
+    pub(super) fn tell_stuck(&self, attempt: &Attempt, now: UnixMs) {
+        let since = now.since(attempt.started_at);
+        if since > self.conf.timeout.saturating_add(STUCK_AFTER) {
+            self.report.stuck(&self.conf, attempt.pid, since);
+        }
+    }
+
     /// Does what is decided on what was read.
     fn follow(&self, reading: &Reading, look: &Look<'_>) -> NextStep {
         let (store, now) = (&self.worker.store, look.now);
         let policy = Policy { missed: self.conf.missed, schedule: self.conf.scheduled };
         let decision = decide(reading, look, policy, self.last_look().catch_up_at);
-        if let Some(queued) = self.queued()
-            && !replaces(decision, queued)
-        {
-            return NextStep::Rest;
+        if let Some(queued) = self.queued() {
+            if !replaces(decision, queued) {
+                return NextStep::Rest;
+            }
+        }
+        if let Some(next) = self.before_decision(decision, reading, look) {
+            return next;
         }
         match decision {
             Decision::Sleep { until } => until.map_or(NextStep::Rest, NextStep::LookAt),

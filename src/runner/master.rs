@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fleet;
 use super::messages::{self, Finder};
 use super::worker::Worker;
 use crate::conf::{MainConf, OpenedState, TimerConf, WriteAccess};
@@ -76,6 +77,10 @@ pub fn open(main: &MainConf, opening: &Opening) -> Result<(), Unusable> {
     if memory::enough_for(main.timers().len().saturating_mul(EACH)).is_err() {
         return Err(Unusable { why: "timer: no memory".to_owned(), errno: 0 });
     }
+    fleet::prepare(main).map_err(|why| {
+        let errno = why.raw_os_error().unwrap_or(0);
+        Unusable { why: "timer: no memory for fleets".to_owned(), errno }
+    })?;
     survive_size_limit();
     let names: Vec<_> = main.timers().iter().map(|timer| timer.name.as_str()).collect();
     let mut by = Opener {
@@ -128,10 +133,10 @@ pub fn load(main: &MainConf, workers: usize, log: Log) {
             }
         })
     };
-    if let Some(before) = before
-        && !in_use.as_ref().zip(main.state()).is_some_and(|(_, now)| before.state.is_at(now))
-    {
-        before.leave();
+    if let Some(before) = before {
+        if !in_use.as_ref().zip(main.state()).is_some_and(|(_, now)| before.state.is_at(now)) {
+            before.leave();
+        }
     }
     if let Some(in_use) = &in_use {
         let by = Rc::clone(&in_use.by);

@@ -18,8 +18,10 @@ pub(super) fn began(main: &MainConf, slot: usize, count: usize) {
     let log = Log::cycle();
     let state =
         path.map_or_else(String::new, |path| format!(", state file \"{}\"", Escaped::of(path)));
-    let line = format_args!("timer: {count} {timers} in this worker, slot {slot}{state}");
-    log.write(Level::Notice, line);
+    log.write(
+        Level::Notice,
+        format_args!("timer: {count} {timers} in this worker, slot {slot}{state}"),
+    );
 }
 
 /// Logs what opening or loading the state reports; of failures the first, which is the cause
@@ -42,8 +44,10 @@ pub(super) fn write_all(log: Log, timers: &[TimerConf], path: Option<&Path>, not
     let further = notices.iter().filter(|notice| is_locked(notice)).count().saturating_sub(1);
     if further > 0 {
         let s = if further == 1 { " is" } else { "s are" };
-        let line = format_args!("timer: {further} more record{s} locked, not updated");
-        log.write(Level::Error, line);
+        log.write(
+            Level::Error,
+            format_args!("timer: {further} more record{s} locked, not updated"),
+        );
     }
 }
 
@@ -80,39 +84,54 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
     let file = StateFile(path);
     match notice {
         Notice::MovedAside { moved_to, bad } => {
-            let line = format_args!("{file} {bad}, moved to \"{}\"", Escaped::of(moved_to));
-            log.write(Level::Crit, line);
+            log.write(
+                Level::Crit,
+                format_args!("{file} {bad}, moved to \"{}\"", Escaped::of(moved_to)),
+            );
         }
         Notice::Rewritten { bad, copied_to: Some(to) } => {
             let to = Escaped::of(to);
-            let line = format_args!("{file} {bad}, copied to \"{to}\", header is written anew");
-            log.write(Level::Crit, line);
+            log.write(
+                Level::Crit,
+                format_args!("{file} {bad}, copied to \"{to}\", header is written anew"),
+            );
         }
         Notice::Rewritten { bad, copied_to: None } => {
             log.write(Level::Crit, format_args!("{file} {bad}, header is written anew"));
         }
         Notice::NotMoved { bad, error } => {
             let errno = error.as_ref().map_or(0, errno);
-            let line = format_args!("{file} {bad}, state is kept in memory");
-            log.write_error(Level::Crit, errno, line);
+            log.write_error(
+                Level::Crit,
+                errno,
+                format_args!("{file} {bad}, state is kept in memory"),
+            );
         }
         Notice::Waits => {
-            let line = format_args!(
-                "{file} is in use by an nginx with an older module, timers are not running"
+            log.write(
+                Level::Warn,
+                format_args!(
+                    "{file} is in use by an nginx with an older module, timers are not running"
+                ),
             );
-            log.write(Level::Warn, line);
         }
         Notice::Replaced => {
             log.write(Level::Crit, format_args!("{file} was replaced while in use"));
         }
         Notice::InMemory { action, error, health } => {
-            let line = format_args!("{}, state is kept in memory", FailedAction(*action, path));
             let level = if *health == Health::Degraded { Level::Crit } else { Level::Warn };
-            log.write_error(level, errno(error), line);
+            log.write_error(
+                level,
+                errno(error),
+                format_args!("{}, state is kept in memory", FailedAction(*action, path)),
+            );
         }
         Notice::Unlinked { action, error } => {
-            let line = format_args!("timer: {action} failed, state is kept in an unlinked file");
-            log.write_error(Level::Warn, errno(error), line);
+            log.write_error(
+                Level::Warn,
+                errno(error),
+                format_args!("timer: {action} failed, state is kept in an unlinked file"),
+            );
         }
         Notice::Nowhere { action, error } => {
             log.write_error(
@@ -122,15 +141,21 @@ pub(super) fn write(log: Log, path: Option<&Path>, notice: &Notice) {
             );
         }
         Notice::NotOwned { action, error } => {
-            let line = format_args!("{}", FailedAction(*action, path));
-            log.write_error(Level::Warn, errno(error), line);
+            log.write_error(
+                Level::Warn,
+                errno(error),
+                format_args!("{}", FailedAction(*action, path)),
+            );
         }
         Notice::HeaderLocked => {
             log.write(Level::Crit, format_args!("{file} is locked by another nginx"));
         }
         Notice::Failed { action, error } => {
-            let line = format_args!("{}", FailedAction(*action, path));
-            log.write_error(Level::Crit, errno(error), line);
+            log.write_error(
+                Level::Crit,
+                errno(error),
+                format_args!("{}", FailedAction(*action, path)),
+            );
         }
         Notice::HeaderDamaged => {
             log.write(Level::Warn, format_args!("{file} has a damaged header"));
@@ -169,55 +194,70 @@ impl fmt::Display for FailedAction<'_> {
 /// Tells that a timer has another schedule than before.
 pub(super) fn schedule_changed(log: Log, name: &str, next: Option<UnixMs>) {
     let next = next.map_or_else(|| "never".to_owned(), |next| next.rfc3339().to_string());
-    let line = format_args!("timer \"{name}\": schedule has changed, next due {next}");
-    log.write(Level::Notice, line);
+    log.write(
+        Level::Notice,
+        format_args!("timer \"{name}\": schedule has changed, next due {next}"),
+    );
 }
 
 fn write_of_timer(log: Log, notice: &Notice) {
     match notice {
         Notice::Damaged { name } => {
-            let line = format_args!("timer \"{name}\": record is damaged, starting anew");
-            log.write(Level::Warn, line);
+            log.write(
+                Level::Warn,
+                format_args!("timer \"{name}\": record is damaged, starting anew"),
+            );
         }
         Notice::Lost { name } => {
-            let line = format_args!("timer \"{name}\": record belongs to another timer");
-            log.write(Level::Error, line);
+            log.write(
+                Level::Error,
+                format_args!("timer \"{name}\": record belongs to another timer"),
+            );
         }
         Notice::ClockSetBack { name, by_ms } => {
-            let line = format_args!("timer \"{name}\": clock was set back by {by_ms}ms");
-            log.write(Level::Warn, line);
+            log.write(
+                Level::Warn,
+                format_args!("timer \"{name}\": clock was set back by {by_ms}ms"),
+            );
         }
         Notice::Interrupted { name, attempt, retry_at: Some(_), attempts } => {
             let (number, pid, run) = (attempt.number, attempt.pid, attempt.run);
-            let line = format_args!(
-                "timer \"{name}\": attempt {number} of {attempts} failed: process {pid} died, \
-                 timer: \"{name}\", run: {run}"
+            log.write(
+                Level::Warn,
+                format_args!(
+                    "timer \"{name}\": attempt {number} of {attempts} failed: process {pid} died, \
+                     timer: \"{name}\", run: {run}"
+                ),
             );
-            log.write(Level::Warn, line);
         }
         Notice::Interrupted { name, attempt, retry_at: None, .. } => {
             let (pid, due, run) = (attempt.pid, attempt.due, attempt.run);
-            let line = format_args!(
-                "timer \"{name}\": run interrupted: process {pid} died, due {due}, \
-                 timer: \"{name}\", run: {run}"
+            log.write(
+                Level::Error,
+                format_args!(
+                    "timer \"{name}\": run interrupted: process {pid} died, due {due}, \
+                     timer: \"{name}\", run: {run}"
+                ),
             );
-            log.write(Level::Error, line);
         }
         Notice::LeftOut { name, counted } if counted.missed > 0 => {
             let (missed, s) = (counted.missed, if counted.missed == 1 { "" } else { "s" });
-            let line = format_args!("timer \"{name}\": missed {missed} due time{s}, left out");
-            log.write(Level::Error, line);
+            log.write(
+                Level::Error,
+                format_args!("timer \"{name}\": missed {missed} due time{s}, left out"),
+            );
         }
         Notice::TakenOver { name, pid, since } => {
             let ms = since.as_millis();
-            let line = format_args!(
+            log.write(Level::Error, format_args!(
                 "timer \"{name}\": run in progress for {ms}ms in process {pid} is not waited for"
-            );
-            log.write(Level::Error, line);
+            ));
         }
         Notice::NotLoaded { name } => {
-            let line = format_args!("timer \"{name}\": record is locked, not updated");
-            log.write(Level::Error, line);
+            log.write(
+                Level::Error,
+                format_args!("timer \"{name}\": record is locked, not updated"),
+            );
         }
         Notice::NotCounted { name } => {
             let what = "due times left out are not counted";
@@ -236,10 +276,12 @@ fn write_of_timer(log: Log, notice: &Notice) {
             );
         }
         Notice::OrderDropped { name, run } => {
-            let line = format_args!(
-                "timer \"{name}\": order was taken by no worker, timer: \"{name}\", run: {run}"
+            log.write(
+                Level::Error,
+                format_args!(
+                    "timer \"{name}\": order was taken by no worker, timer: \"{name}\", run: {run}"
+                ),
             );
-            log.write(Level::Error, line);
         }
         // The runner logs the due times that were skipped during a run.
         _ => {}

@@ -16,6 +16,7 @@
 
 mod captured;
 mod claiming;
+mod fleet;
 mod job;
 mod look;
 mod master;
@@ -34,6 +35,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use fleet::{Client, FleetState, figures};
 pub use master::{load, open};
 pub use notification::Notification;
 pub use registry::{Registry, Wake};
@@ -157,19 +159,17 @@ fn try_out(main: &MainConf, process: InitProcess) -> Trial {
     let timer = main.timers().first().filter(|_| process.role.slot().is_some());
     let trial = timer.map_or(Trial::Passed, |timer| trial::make(timer.location));
     if let Trial::Failed(what) = trial {
-        let message = format_args!(
+        Log::cycle().write(Level::Emerg, format_args!(
             "timer: a run is not possible in this nginx ({what}), no timer is started, build the \
              module with the sources of this nginx"
-        );
-        Log::cycle().write(Level::Emerg, message);
+        ));
     }
     trial
 }
 
 /// Tries again, once a second.
 fn begin_later(process: InitProcess, why: &str) -> EventTimer {
-    let message = format_args!("timer: {why}, timers are not running");
-    Log::cycle().write(Level::Error, message);
+    Log::cycle().write(Level::Error, format_args!("timer: {why}, timers are not running"));
     let timer = EventTimer::new(Hold::Cancelable, move || {
         if !process::is_leaving() {
             with_main::<TimerModule, ()>(|main| begin_now(main, process));
@@ -191,8 +191,7 @@ fn begin_jobs(main: &MainConf, worker: &Rc<Worker>, process: InitProcess) -> Vec
     for (timer, record) in timers {
         let job = Job::begin(timer.clone(), record, Rc::clone(worker));
         if job.and_then(|job| push(&mut jobs, job)).is_err() {
-            let message = format_args!("timer \"{}\": no memory", timer.name);
-            Log::cycle().write(Level::Crit, message);
+            Log::cycle().write(Level::Crit, format_args!("timer \"{}\": no memory", timer.name));
         }
     }
     // Room for all of them at once: to move them later would take long.
@@ -222,6 +221,7 @@ pub fn end() {
             worker.tell_others();
         }
     }
+    fleet::end();
 }
 
 impl Runner {
@@ -230,7 +230,7 @@ impl Runner {
         for jobs in [&mut self.jobs, &mut self.leaving] {
             jobs.retain(|job| {
                 job.disarm();
-                job.is_running() || job.notifications.is_sending()
+                job.stays()
             });
         }
         self.jobs.append(&mut self.leaving);

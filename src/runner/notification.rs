@@ -146,6 +146,7 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Cancelled => "cancelled",
         Outcome::Interrupted => "interrupted",
         Outcome::Error => "error",
+        Outcome::Lost => "lost",
     }
 }
 
@@ -160,6 +161,7 @@ fn error_of(timer: &TimerConf, result: &RunResult, known: Option<String>) -> Opt
         Outcome::Failure => format!("status {status}"),
         Outcome::Timeout => format!("timed out after {}ms", timer.timeout.as_millis()),
         Outcome::Interrupted => "run interrupted".to_owned(),
+        Outcome::Lost => "run lost".to_owned(),
         Outcome::Error => known.unwrap_or_else(|| "no response".to_owned()),
     })
 }

@@ -20,12 +20,16 @@ pub(super) enum Ending {
     Failure { status: u16 },
     /// The answer was cut short, whatever its status.
     Incomplete { status: u16 },
+    /// The answer was a good one, but could not become the content of a zone.
+    NotTaken { status: u16 },
     /// It took longer than `timer_timeout`.
     TimedOut,
     /// It was cut off by an order.
     Cancelled,
     /// The worker was stopped by TERM or INT.
     Interrupted,
+    /// It was given up before another host of the fleet could take it over.
+    Lost,
     /// It could not start.
     NotStarted(StartError),
     /// It ended without an answer: no memory, or a handler's error.
@@ -37,10 +41,13 @@ impl Ending {
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Success { .. } => Outcome::Success,
-            Self::Failure { .. } | Self::Incomplete { .. } => Outcome::Failure,
+            Self::Failure { .. } | Self::Incomplete { .. } | Self::NotTaken { .. } => {
+                Outcome::Failure
+            }
             Self::TimedOut => Outcome::Timeout,
             Self::Cancelled => Outcome::Cancelled,
             Self::Interrupted => Outcome::Interrupted,
+            Self::Lost => Outcome::Lost,
             Self::NotStarted(_) | Self::NoAnswer => Outcome::Error,
         }
     }
@@ -48,9 +55,10 @@ impl Ending {
     /// The status of the answer; 0 if there was none.
     pub(super) fn status(self) -> u16 {
         match self {
-            Self::Success { status } | Self::Failure { status } | Self::Incomplete { status } => {
-                status
-            }
+            Self::Success { status }
+            | Self::Failure { status }
+            | Self::Incomplete { status }
+            | Self::NotTaken { status } => status,
             _ => 0,
         }
     }
@@ -62,6 +70,8 @@ pub(super) struct End<'a> {
     pub(super) ending: Ending,
     pub(super) took: Duration,
     pub(super) text: &'a str,
+    /// Why its answer was not taken.
+    pub(super) why: &'a str,
 }
 
 /// Logs a timer's runs.
@@ -80,30 +90,58 @@ impl Report {
         let End { ending, took, .. } = end;
         if let Ending::Success { status } = ending {
             let ms = took.as_millis();
-            let message = format_args!("run succeeded: status {status}, {ms}ms");
-            write(timer, Level::Info, Some(run), message);
+            write(
+                timer,
+                Level::Info,
+                Some(run),
+                format_args!("run succeeded: status {status}, {ms}ms"),
+            );
             self.failures.end_row();
             if failures > 0 {
                 let s = if failures == 1 { "" } else { "s" };
-                let message = format_args!("succeeded after {failures} failure{s}");
-                write(timer, Level::Notice, Some(run), message);
+                write(
+                    timer,
+                    Level::Notice,
+                    Some(run),
+                    format_args!("succeeded after {failures} failure{s}"),
+                );
             }
             return;
         }
         if ending == Ending::Cancelled {
             // The worker that took the order has logged who gave it.
-            let message = format_args!("run cancelled after {}ms", took.as_millis());
-            return write(timer, Level::Info, Some(run), message);
+            return write(
+                timer,
+                Level::Info,
+                Some(run),
+                format_args!("run cancelled after {}ms", took.as_millis()),
+            );
         }
         let failed = FailureText { end, timer, attempt: Some(run.attempt()) };
         if ending == Ending::Interrupted {
             // The worker is exiting: no later line would have it.
-            let message = format_args!("run interrupted: {failed}, due {}", run.due());
-            return write(timer, Level::Error, Some(run), message);
+            return write(
+                timer,
+                Level::Error,
+                Some(run),
+                format_args!("run interrupted: {failed}, due {}", run.due()),
+            );
+        }
+        if ending == Ending::Lost {
+            return write(
+                timer,
+                Level::Error,
+                Some(run),
+                format_args!("run lost: {failed}, due {}", run.due()),
+            );
         }
         if let Some(left_out) = self.failures.pass(Instant::now()) {
-            let message = format_args!("run failed: {failed}{}", Suppressed(left_out));
-            write(timer, Level::Error, Some(run), message);
+            write(
+                timer,
+                Level::Error,
+                Some(run),
+                format_args!("run failed: {failed}{}", Suppressed(left_out)),
+            );
         }
     }
 
@@ -119,8 +157,7 @@ impl Report {
     #[expect(clippy::unused_self, reason = "one of the things that a report is made of")]
     pub(super) fn missed(&self, timer: &TimerConf, count: u64) {
         let s = if count == 1 { "" } else { "s" };
-        let message = format_args!("missed {count} due time{s}, running once");
-        write(timer, Level::Warn, None, message);
+        write(timer, Level::Warn, None, format_args!("missed {count} due time{s}, running once"));
     }
 
     /// Logs missed due times that get none, together with those before that no line
@@ -145,18 +182,26 @@ impl Report {
     ) {
         let (event, receiver, left_out) =
             (what.event.name(), &notify.receiver, Suppressed(left_out));
-        let message = format_args!(
-            "notification \"{event}\" to \"{receiver}\" failed: {why}, try {EVENT_TRIES} of \
-             {EVENT_TRIES}{left_out}"
+        write(
+            timer,
+            Level::Error,
+            None,
+            format_args!(
+                "notification \"{event}\" to \"{receiver}\" failed: {why}, try {EVENT_TRIES} of \
+                 {EVENT_TRIES}{left_out}"
+            ),
         );
-        write(timer, Level::Error, None, message);
     }
 
     /// Logs that the record was locked by others for too long.
     pub(super) fn locked_too_long(&self, timer: &TimerConf) {
         if let Some(left_out) = self.lock_waits.pass(Instant::now()) {
-            let message = format_args!("record is locked for too long{}", Suppressed(left_out));
-            write(timer, Level::Error, None, message);
+            write(
+                timer,
+                Level::Error,
+                None,
+                format_args!("record is locked for too long{}", Suppressed(left_out)),
+            );
         }
     }
 
@@ -165,9 +210,12 @@ impl Report {
     pub(super) fn overlap(&self, timer: &TimerConf, count: u64, since: Duration) {
         if let Some(left_out) = self.overlaps.pass_many(Instant::now(), count) {
             let (ms, left_out) = (since.as_millis(), Suppressed(left_out));
-            let message =
-                format_args!("due time left out: last run in progress for {ms}ms{left_out}");
-            write(timer, Level::Error, None, message);
+            write(
+                timer,
+                Level::Error,
+                None,
+                format_args!("due time left out: last run in progress for {ms}ms{left_out}"),
+            );
         }
     }
 
@@ -180,8 +228,12 @@ impl Report {
     pub(super) fn stuck(&self, timer: &TimerConf, pid: u32, since: Duration) {
         if self.stuck.pass(Instant::now()).is_some() {
             let ms = since.as_millis();
-            let message = format_args!("run in progress for {ms}ms in process {pid} does not end");
-            write(timer, Level::Error, None, message);
+            write(
+                timer,
+                Level::Error,
+                None,
+                format_args!("run in progress for {ms}ms in process {pid} does not end"),
+            );
         }
     }
 
@@ -195,8 +247,11 @@ fn write(timer: &TimerConf, level: Level, run: Option<&Run>, message: fmt::Argum
     let (log, name) = (timer.location.log(), &timer.name);
     match run {
         Some(run) => {
-            let context = format_args!("timer: \"{name}\", run: {}", run.id());
-            log.write(level, format_args!("timer \"{name}\": {message}, {context}"));
+            let id = run.id();
+            log.write(
+                level,
+                format_args!("timer \"{name}\": {message}, timer: \"{name}\", run: {id}"),
+            );
         }
         None => log.write(level, format_args!("timer \"{name}\": {message}")),
     }
@@ -236,16 +291,18 @@ struct FailureText<'a> {
 
 impl fmt::Display for FailureText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let End { ending, took, text } = self.end;
+        let End { ending, took, text, why } = self.end;
         let took = took.as_millis();
         match ending {
             Ending::Success { status } | Ending::Failure { status } => {
                 write!(f, "status {status}")?;
             }
             Ending::Incomplete { status } => write!(f, "response incomplete, status {status}")?,
+            Ending::NotTaken { .. } => f.write_str(why)?,
             Ending::TimedOut => write!(f, "timed out after {}ms", self.timer.timeout.as_millis())?,
             Ending::Cancelled => f.write_str("by order")?,
             Ending::Interrupted => f.write_str("worker was told to stop")?,
+            Ending::Lost => f.write_str("given up, the fleet does not answer")?,
             Ending::NotStarted(why) => write!(f, "{why}")?,
             Ending::NoAnswer => f.write_str("no response")?,
         }

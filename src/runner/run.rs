@@ -5,11 +5,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::conf::Timer;
+use super::fleet::OfFleet;
+use crate::conf::{FleetConf, Timer};
 use crate::nginx::run::Origin;
 use crate::os::{random_bytes, wall_clock};
 use crate::schedule::{UnixMs, stable_hash};
 use crate::state::{Attempt, RunId, Trigger};
+use crate::sync;
 
 /// One attempt of a run.
 #[derive(Clone)]
@@ -17,12 +19,18 @@ pub struct Run {
     timer: Timer,
     attempt: Attempt,
     last_success: Option<UnixMs>,
+    fleet: Option<OfFleet>,
 }
 
 impl Run {
     /// An attempt of a run of `timer`, whose last success started at `last_success`.
-    pub(super) fn new(timer: &Timer, attempt: &Attempt, last_success: Option<UnixMs>) -> Self {
-        Self { timer: timer.clone(), attempt: *attempt, last_success }
+    pub(super) fn new(
+        timer: &Timer,
+        attempt: &Attempt,
+        last_success: Option<UnixMs>,
+        fleet: Option<OfFleet>,
+    ) -> Self {
+        Self { timer: timer.clone(), attempt: *attempt, last_success, fleet }
     }
 
     /// The timer's name.
@@ -55,9 +63,24 @@ impl Run {
         self.attempt.started_at.since(self.attempt.due)
     }
 
-    /// The start of the last success before this run.
+    /// What the sender of the content that this timer fills calls it; empty for none.
+    pub fn etag(&self) -> Vec<u8> {
+        self.timer.fill.as_ref().map(|fill| sync::etag(&fill.zone)).unwrap_or_default()
+    }
+
+    /// The start of the last success before this run: on any host, if the timer is in a fleet.
     pub fn last_success(&self) -> Option<UnixMs> {
-        self.last_success
+        self.fleet.as_ref().map_or(self.last_success, |fleet| fleet.last_success)
+    }
+
+    /// The fleet of the timer, as configured.
+    pub fn fleet(&self) -> Option<&FleetConf> {
+        self.timer.fleet.as_deref()
+    }
+
+    /// A number that grows with each attempt, and the cluster that it is of.
+    pub fn fence(&self) -> Option<(u64, u64)> {
+        self.fleet.as_ref().map(|fleet| (fleet.fence, fleet.cluster))
     }
 }
 

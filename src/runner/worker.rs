@@ -129,6 +129,7 @@ impl Worker {
             let Notice::LeftOut { counted, .. } = notice else { return true };
             left_out.missed += counted.missed;
             left_out.overlaps += counted.overlaps;
+            left_out.elsewhere += counted.elsewhere;
             false
         });
         self.write(others);

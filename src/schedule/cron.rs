@@ -194,10 +194,10 @@ impl<'a> Search<'a> {
     /// The closest wall-clock time in this direction that fits, `from` itself included; `None`
     /// if there is none in the calendar.
     fn closest(&mut self, from: i64) -> Option<i64> {
-        if let Some((asked, found)) = self.known
-            && (asked.min(found)..=asked.max(found)).contains(&from)
-        {
-            return Some(found);
+        if let Some((asked, found)) = self.known {
+            if (asked.min(found)..=asked.max(found)).contains(&from) {
+                return Some(found);
+            }
         }
         #[cfg(test)]
         SEARCHES.set(SEARCHES.get() + 1);

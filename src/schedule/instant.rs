@@ -25,6 +25,16 @@ impl UnixMs {
         Duration::from_millis(u64::try_from(self.ms_since(earlier)).unwrap_or(0))
     }
 
+    /// The bits of the number, for a word that has no sign.
+    pub fn to_bits(self) -> u64 {
+        u64::from_ne_bytes(self.0.to_ne_bytes())
+    }
+
+    /// The instant of such bits.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(i64::from_ne_bytes(bits.to_ne_bytes()))
+    }
+
     /// Reads an instant as RFC 3339 writes it, to the millisecond; `None` if it is none.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_millisecond()))

@@ -9,6 +9,7 @@ mod record;
 mod tests;
 mod worker;
 
+pub use crate::os::Escaped;
 pub use master::attach::Master;
 pub use master::check::check;
 pub use master::file::{Opener, PATIENCE};
@@ -21,21 +22,25 @@ pub use policy::decide::{
 };
 pub use policy::due::{DueTimes, Jittered, Reading};
 pub use policy::events::{Events, Happened, Subscription};
+pub use policy::fleet::OpenEnd;
 pub use policy::left_out::Counted;
 pub use policy::look::{Around, Look};
 pub use policy::retry::RetryPolicy;
 pub use record::claim_part::LastResult;
 pub use record::control::Paused;
-pub use record::escaped::Escaped;
 pub use record::format::{RECEIVERS, TEXT_BYTES};
 pub use record::header::{HeaderControl, PidFile};
 pub use record::receivers::Event;
-pub use record::run::{Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger};
+pub use record::run::{
+    Asked, Attempt, BootId, ClaimId, ClaimKind, Ended, FleetClaim, Outcome, Progress, RunId,
+    RunResult, Trigger,
+};
 pub use worker::attempt::{ClaimAttempt, Step};
 pub use worker::claim::{Claim, Finished};
 pub use worker::edit::{Edited, Ordered};
 pub use worker::events::{AfterTry, EVENT_TRIES, EventClaim, EventStep};
 pub use worker::notice::{Action, Notice};
+pub use worker::open_claim::{OpenClaim, OpenEnded, Resumed};
 pub use worker::recover::Recovered;
 pub use worker::store::{Health, Owner, Process, Record, Steps, Store, TimerRef, Unread};
 
@@ -43,7 +48,8 @@ pub use worker::store::{Health, Owner, Process, Record, Steps, Store, TimerRef, 
 pub(crate) use self::{
     master::state::Backing,
     policy::look::newest_started,
-    record::control::{LeftOut, Presence},
+    record::control::Presence,
+    record::gaps::LeftOut,
     record::header::Bad,
     record::run::{Wait, Watermark},
 };

@@ -16,16 +16,17 @@ use TimerTest;
 use TimerTest::Api;
 use TimerTest::Nginx;
 
+my $module   = timer_module();
 my $here     = File::Spec->rel2abs( dirname(__FILE__) );
 my $examples = "$here/../../nginx-conf";
 my $rules    = slurp("$examples/alerts.yml");
-my @tests    = map {"$here/alerts-$_.yml"} qw( test slow-test upstream-test );
+my @tests    = map {"$here/alerts-$_.yml"} qw( test slow-test upstream-test fleet-test );
 my $cases    = join '', map { slurp($_) } @tests;
 my $promtool = program('promtool');
 
 # The rules, and their cases.
 my @alerts = $rules =~ /^\s*- alert: (\w+)$/mg;
-for my $what (qw( Late Stuck Failing NeverSucceeded Unknown Failed Vanished PausedForADay NearTimeout StateDegraded )) {
+for my $what (qw( Late Stuck Failing NeverSucceeded Unknown Failed Vanished PausedForADay NearTimeout StateDegraded FleetDown FleetClockSkew RunLost )) {
     ok( ( grep { $_ eq "NginxTimer$what" } @alerts ), "there is a rule NginxTimer$what" );
 }
 
@@ -72,9 +73,12 @@ my $dir   = $nginx->prefix;
         ok( scalar( $conf =~ s/$from/$to/ ), "monitoring.conf: there is $from" );
     }
     my $temps = join ' ', map {"${_}_temp_path $dir/$_;"} qw( client_body proxy fastcgi uwsgi scgi );
-    $conf =~ s/^http \{$/http { timer_state $dir\/timers.state; access_log off; $temps/m;
+    # All metrics of zones are there once they have a content.
+    my $zone = 'keyval_zone zone=flags:32k timeout=1h;';
+    $conf =~ s/^http \{$/http { timer_state $dir\/timers.state; access_log off; $temps $zone/m;
+    ok( scalar( $conf =~ s/(server \{)/$1 location = \/flags { timer flags every=200ms; timer_keyval flags; types { } default_type text\/plain; return 200 x; }/ ), 'monitoring.conf: there is a server' );
     mkdir "$dir/modules";
-    copy( timer_module(), "$dir/modules/ngx_http_timer_module.so" );
+    copy( $module, "$dir/modules/ngx_http_timer_module.so" );
     spew( "$dir/conf/timers.htpasswd", "alice:{PLAIN}secret\n" );
     $nginx->write_conf( conf => $conf );
 
@@ -95,6 +99,7 @@ sub over_socket {
 my $metrics;
 {
     wait_until { $nginx->get('/metrics')->{body} =~ /^nginx_timer_runs_total\{timer="heartbeat",outcome="success"\} [1-9]/m };
+    wait_until { $nginx->get('/metrics')->{body} =~ /^nginx_timer_keyval_age_seconds\{/m };
     my $answer = $nginx->get('/metrics');
     is( $answer->{status}, 200, 'metrics' );
     like( $answer->{headers}, qr{^Content-Type: text/plain; version=0\.0\.4}mi, 'metrics: their type' );
@@ -138,7 +143,8 @@ SKIP: {
 }
 my %known = map { $_ => 1 } $metrics =~ /^(nginx_timer_\w+)/mg;
 my %used  = map { $_ => 1 } $rules =~ /\b(nginx_timer_\w+)/g;
-is( join( ' ', grep { !$known{$_} } sort keys %used ),  '', 'each metric of a rule is there' );
+# Those of fleets are there with fleets only: t/fleet/orders.t.
+is( join( ' ', grep { !$known{$_} && !/\Anginx_timer_fleet_/ } sort keys %used ), '', 'each metric of a rule is there' );
 is( join( ' ', grep { !$used{$_} } sort keys %known ), '', 'each metric has a rule that uses it' );
 
 $nginx->stop;

@@ -142,7 +142,7 @@ accepts( location => 'timer x enabled=on access=off host=a method=GET uri=/x/ fi
 accepts( location => "timer x\n  every=1m\n  uri=/x/;" );
 
 # What is not UTF-8 can be told from what is.
-refuses( location => "timer x every=1s \xff\xc3\xa9=1;", qr/invalid parameter "\\xff\xc3\xa9=1"/, 'refuses: no UTF-8' );
+refuses( location => "timer x every=1s \xff\xc3\xa9=1;", qr/invalid parameter "\\xFF\xc3\xa9=1"/, 'refuses: no UTF-8' );
 
 # Context: a location, and nothing else.
 refuses( http     => 'timer x every=1s;',                             qr/"timer" directive is not allowed here/ );

@@ -32,7 +32,7 @@ for my $suite (qw( first second )) {
 
 my ( $status, $line ) = run_command( "$tools/not-tested", "$dir/notes", 'the nginx of a distribution' );
 is( $status, 0, 'there is a line' );
-my $end = qr/the nginx of a distribution; all of it, as root on Debian: tools\/packages [a-z ]+ && make test\n\z/;
+my $end = qr/the nginx of a distribution; all of it, as root on Debian: tools\/packages --install [a-z ]+ && make test\n\z/;
 like( $line, qr/\Anot tested: .*; $end/, 'which begins and ends like this' );
 like( $line, qr/(?:: |; )$_; /, "it has $_" ) for qr{\Q$dir\E/other\.t, \Q$dir\E/whole\.t \(not root\)}, qr{\Q$dir\E/part\.t \(x is not installed\)};
 lacks( $line, qr/none\.t|once\.t/, 'but not what was tested, be it by one suite' );

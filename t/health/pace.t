@@ -11,6 +11,7 @@ use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
 use TimerTest::Api qw( json );
+use TimerTest::Beat;
 use TimerTest::Nginx;
 use TimerTest::Servers;
 
@@ -25,7 +26,16 @@ $witness->write_conf(
         . ' location / { return 200; } }' );
 $witness->start;
 
+my $beat    = TimerTest::Beat->start;
 my $servers = TimerTest::Servers->start(3);
+
+# Checks that have come at these times are no more than were due: where the first came late, the others came the sooner.
+sub none_too_many {
+    my ( $interval, $title, @at ) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return cmp_ok( $#at * $interval, '<=', $at[-1] - $at[0] + 0.3 + $beat->still( $at[0] - 2, $at[0] + 0.1 ), $title );
+}
+
 my ( $one, $two, $three ) = map { '127.0.0.1:' . $servers->port($_) } 0 .. 2;
 my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1';
 my $clock = scratch_dir() . '/offset';
@@ -71,8 +81,7 @@ $nginx->start;
     is( $nginx->log_lines(qr/peer \Q$one\E /), $downs + $ups, 'and no other' );
     my $peer = json( $nginx->get('/status/upstreams/flaps') )->{peers}[0];
     is( "$peer->{state} $peer->{health_checks}{unhealthy}", "up $downs", 'the API counts the same' );
-    my @at = map { $_->{at} } $servers->checks(0);
-    cmp_ok( $#at * 0.02, '<=', $at[-1] - $at[0] + 0.3, 'it was checked no more often than it was due' );
+    none_too_many( 0.02, 'it was checked no more often than it was due', map { $_->{at} } $servers->checks(0) );
 }
 
 # 200 servers: each once in a second, evenly; in one second of a machine that did not stand still.
@@ -112,8 +121,7 @@ SKIP: {
         set_clock($step);
         my $from = $servers->checks(1);
         $servers->wait_checks( 1, 8 );
-        my @at = map { $_->{at} } ( $servers->checks(1) )[ $from .. $from + 7 ];
-        cmp_ok( $#at * 0.1, '<=', $at[-1] - $at[0] + 0.3, "step to ${step}s: no check too many" );
+        none_too_many( 0.1, "step to ${step}s: no check too many", map { $_->{at} } ( $servers->checks(1) )[ $from .. $from + 7 ] );
         my $health = $nginx->get('/status/health');
         is( $health->{status}, 200, "step to ${step}s: all are checked" ) or diag $health->{body};
         my $peers = json( $nginx->get('/status/upstreams/b') )->{peers};

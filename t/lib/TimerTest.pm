@@ -22,7 +22,7 @@ use Carp qw( croak );
 use Errno qw( EINTR );
 use Exporter qw( import );
 use Fcntl qw( :DEFAULT :flock );
-use File::Basename qw( basename );
+use File::Basename qw( basename dirname );
 use File::Copy qw( copy );
 use File::Path qw( remove_tree );
 use File::Temp ();
@@ -34,7 +34,7 @@ use Time::HiRes qw( sleep time );
 
 our @EXPORT = qw(
     wait_until poll_until in_vain none_of lacks deadline free_port scratch_dir slurp spew run_command reap is_alive stand_still children_of
-    spawn stop_process program http_request nginx_binary nginx_version nginx_is_watched timer_module share_binaries
+    spawn stop_process program http_request nginx_binary nginx_version nginx_is_watched timer_module load_module other_module lua_path is_static share_binaries
 );
 
 # Seconds that anything may take before it counts as lost.  TEST_NGINX_SLOW multiplies it, for
@@ -113,9 +113,30 @@ sub poll_until {
 
 sub nginx_binary { return $ENV{TEST_NGINX_BINARY} || 'nginx' }
 
+# For the configuration: nothing where the module is linked into nginx.
+sub load_module { return is_static() ? '' : 'load_module ' . timer_module() . ';' }
+
+sub is_static { return ( $ENV{TEST_NGINX_TIMER_MODULE} // '' ) eq 'static' }
+
+# What is about the file has nothing to test where there is none.
 sub timer_module {
+    Test::More::plan( skip_all => 'the module is linked into nginx' ) if is_static();
     return $ENV{TEST_NGINX_TIMER_MODULE}
         || croak 'TEST_NGINX_TIMER_MODULE must name ngx_http_timer_module.so';
+}
+
+# The file of another module: where nginx is, as tools/nginx-newest lays it, or where distributions have them.
+sub other_module {
+    my ($name) = @_;
+    my $beside = dirname( dirname( nginx_binary() ) ) . '/lib/nginx/modules';
+    my ($file) = grep {-e} map {"$_/$name.so"} $beside, qw( /usr/lib/nginx/modules /usr/share/nginx/modules );
+    return $file;
+}
+
+# For "http", with the Lua module: where what came with it is, if not where Lua looks by itself.
+sub lua_path {
+    my $libraries = dirname( dirname( nginx_binary() ) ) . '/share/lua/5.1';
+    return -d $libraries ? "lua_package_path '$libraries/?.lua;;';" : '';
 }
 
 my $version;
@@ -141,7 +162,7 @@ sub nginx_is_watched {
 # A plain "nginx" is found by PATH, and everybody's.
 sub share_binaries {
     my $dir  = scratch_dir();
-    my %file = ( TEST_NGINX_BINARY => nginx_binary(), TEST_NGINX_TIMER_MODULE => timer_module() );
+    my %file = ( TEST_NGINX_BINARY => nginx_binary(), TEST_NGINX_TIMER_MODULE => $ENV{TEST_NGINX_TIMER_MODULE} // '' );
     for my $name ( grep { $file{$_} =~ m{/} } keys %file ) {
         $ENV{$name} = "$dir/" . basename( $file{$name} );
         copy( $file{$name}, $ENV{$name} ) && chmod 0755, $ENV{$name} or croak "$file{$name}: $!";

@@ -108,11 +108,11 @@ for my $places ( 64, 20_000 ) {
     }
     90;
     my $failed = $faults->failures($fails);
-    wait_until { $faults->failures($fails) >= $failed + 2 * $count };
+    wait_until { $faults->failures($fails) >= $failed + 2 * $count } 90;
     my $written = $faults->fail( 'pwrite', name => 'timers.state' );
     $faults->clear($fails);
-    wait_until { $faults->calls($written) >= $count };
-    wait_until { $nginx->get('/status/health')->{body} eq "ok\n" };
+    wait_until { $faults->calls($written) >= $count } 90;
+    wait_until { $nginx->get('/status/health')->{body} eq "ok\n" } 90;
     longest_turn( $nginx, 'what could not be written is written' );
     $nginx->stop;
 }

@@ -20,6 +20,7 @@ use TimerTest::Backend;
 use TimerTest::Certificate;
 use TimerTest::Nginx;
 
+timer_module();
 my $module = $ENV{TEST_NGINX_TIMER_PANICS};
 plan skip_all => 'there is no build that panics: tools/test makes it' if !$module;
 
@@ -33,12 +34,12 @@ for my $file ( glob dirname(__FILE__) . '/../../src/nginx/{,*/}*.rs' ) {
         $number++;
         $function = $1 if /^ *(?:pub(?:\([^)]+\))? )?(?:unsafe )?(?:extern "C" )?fn (\w+)/;
         $called_by_nginx{$function} = 1 if /extern "C" fn \w+.*[<(]/;
-        push @{ $guards{$function} }, basename($file) . ":$number" if m{^(?!\s*//).*\bguard(?:_else)?\(};
+        push @{ $guards{$function} }, basename($file) . ":$number" if m{^(?!\s*//).*\bguard(?:_else|_in_thread)?\(};
     }
 }
 
 # Nothing of nginx's calls these in a run.
-my @never = qw( receive receive_chain send set_session save_session );
+my @never = qw( receive receive_chain send set_session save_session no_value );
 # Called when a configuration is read or taken up, or when a process begins or ends.
 my @at_reload = qw( set_http set_location directive create merge hook init init_module drop_boxed forget init_process content exit_process );
 my %while_running = map { $_ => $guards{$_} } keys %guards;
@@ -53,13 +54,14 @@ my $backend = TimerTest::Backend->start;
 my $panics  = scratch_dir() . '/panics';
 my ( $slow, $tls ) = ( free_port(), free_port() );
 my $proxy   = 'proxy_pass http://127.0.0.1:' . $backend->port;
-my @names   = qw( plain proxied limited shared );
+my @names   = qw( plain proxied limited shared cleaned );
 
 # What a cleanup did not come to is lost.
 $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
 $ENV{TIMER_PANICS} = $panics;
 
 my $dir = scratch_dir();
+mkdir( my $tree = "$dir/tree" );
 my ( $cert, $key ) = make_certificate( $dir, 'app.test' );
 
 my $nginx = TimerTest::Nginx->new(
@@ -68,6 +70,8 @@ my $nginx = TimerTest::Nginx->new(
     main      => "load_module $module; env TIMER_PANICS=$panics;",
     http      => <<"CONF",
     timer_state timers.state;
+    keyval_zone zone=kv:32k;
+    keyval \$uri \$kv zone=kv;
     limit_req_zone \$server_name zone=z:1m rate=20r/s;
     server { listen 127.0.0.1:$slow sndbuf=4k; location /status/ { timer_api write=on; } }
     # Closes what is kept, which is seen before the next check.
@@ -79,9 +83,10 @@ my $nginx = TimerTest::Nginx->new(
 CONF
     server => join( "\n", <<"CONF", map {"location \@idle$_ { timer idle$_ every=366d; return 204; }"} 1 .. 300 ),
     location \@plain { timer plain every=50ms; return 204; }
-    location \@proxied { timer proxied every=50ms; proxy_set_header X-Timer \$timer_name; proxy_set_header X-Event \$timer_event; $proxy; }
+    location \@proxied { timer proxied every=50ms; proxy_set_header X-Timer \$timer_name; proxy_set_header X-Event \$timer_event; proxy_set_header X-Key \$kv; $proxy; }
     location /limited { timer limited every=40ms access=on; limit_req zone=z burst=9; timer_timeout 300ms; $proxy; }
     location \@refused { timer refused every=100ms; proxy_pass http://127.0.0.1:1; }
+    location \@cleaned { timer cleaned every=100ms; timer_cleanup $tree older=1h; }
     location \@shared { timer shared every=100ms; timer_worker any; return 204; }
     location /checked/ {
         proxy_http_version 1.1;
@@ -89,6 +94,8 @@ CONF
         proxy_pass https://checked;
         health_check uri=/ready interval=100ms keepalive_time=1h match=ok;
     }
+    # Guarded runs are asked before they connect, where there is a fleet.
+    location \@etcd { timer_fleet prod; proxy_pass http://127.0.0.1:1; }
     location /refused/ { proxy_pass http://refused; health_check interval=100ms; }
     location /lines/ { uwsgi_param REQUEST_METHOD GET; uwsgi_param REQUEST_URI /lines; uwsgi_pass lines; health_check interval=100ms; }
     location /status/ { timer_api write=on; }

@@ -14,6 +14,7 @@ use TimerTest::Backend;
 use TimerTest::Canned;
 use TimerTest::Nginx;
 
+timer_module();
 my $module = $ENV{TEST_NGINX_TIMER_PANICS};
 plan skip_all => 'there is no build with receivers: tools/test makes it' if !$module;
 
@@ -29,12 +30,12 @@ spew( $nginx->prefix . '/html/static', "static\n" );
 
 # Each by itself: the log does not say which run it was.
 my %case = (
-    plain    => [ "$pass/status/201", 'status 201', 'header Content-Length: 11', '11 bytes, the last are status 201' ],
+    plain    => [ "$pass/status/201", 'status 201', 'header Content-Length: 11', '11 bytes, the last are status 201\\\\x0A' ],
     hidden   => [ "$pass/accel-expires/7", 'header X-Accel-Expires: 7' ],
-    filtered => [ "sub_filter_types *; sub_filter ok changed; gzip on; gzip_min_length 1; gzip_types *; $pass/ok", '3 bytes, the last are ok' ],
+    filtered => [ "sub_filter_types *; sub_filter ok changed; gzip on; gzip_min_length 1; gzip_types *; $pass/ok", '3 bytes, the last are ok\\\\x0A' ],
     pieces   => [ "proxy_buffering off; $pass/drip/4/0.02", 'status 200', '1 bytes, .*', '1 bytes, .*', '1 bytes, .*', '1 bytes, .*' ],
     spooled  => [ "proxy_buffers 2 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 4k; $pass/big/100000", 'status 200' ],
-    static   => [ 'try_files /static =404', 'status 200', '7 bytes, the last are static' ],
+    static   => [ 'try_files /static =404', 'status 200', '7 bytes, the last are static\\\\x0A' ],
     own      => [ 'return 202 "own"', 'status 202', '3 bytes, the last are own' ],
 );
 for my $name ( sort keys %case ) {

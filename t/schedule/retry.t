@@ -10,6 +10,7 @@ use List::Util qw( max );
 use Test::More;
 use Time::HiRes qw( time );
 use TimerTest;
+use TimerTest::Api;
 use TimerTest::Backend;
 use TimerTest::Beat;
 use TimerTest::Conf;
@@ -176,7 +177,7 @@ no_doubles( 'retries', $backend->requests );
 # Told to leave while all of them wait: at once.
 $nginx->stop;
 
-# The account in the state of what is told here is in t/serial/account.t.
+# The account in the state of what is told here is in t/long/account.t.
 
 # Never after the next due time, neither where that one was missed and is left out.
 $backend->stop;
@@ -229,6 +230,28 @@ ok( wait_until { grep { $_->{arrived} > $before[-1]{arrived} + 4 * 1.1 + 0.5 } $
 is( ( grep { $_->{headers}{'x-run'} eq $changed->{headers}{'x-run'} } $backend->requests( timer => 'changes' ) ), 1, 'a changed schedule: the attempt is not hurried' );
 logged_times( $nginx, qr/clock was set back/, 0, 'a changed schedule: the clock was not set back' );
 is( scalar( () = $backend->requests( timer => 'disabled' ) ), scalar @before, 'enabled=off: there is no further attempt by schedule' );
+$nginx->stop;
+
+# By hand: what is disabled has no next due time, so that none takes over, neither from a run that failed nor from one
+# that was interrupted.
+my $off = 'every=1s offset=0 enabled=off';
+$nginx = TimerTest::Nginx->new(
+    workers => 1,
+    allow   => [qr/exited on signal 9/],
+    server  => timer( $backend, 'hand', $off, 'status/502', 'timer_retry 2 backoff=1500ms max=1500ms;' )
+        . timer( $backend, 'killed', $off, 'held/killed/ok', 'timer_retry 1 on=interrupted backoff=1500ms;' )
+        . 'location /status/ { timer_api write=on; }',
+);
+$nginx->start;
+my $api = TimerTest::Api->new( $nginx, at => '/status' );
+is( ( $api->order("/timers/$_/run") )[0], 202, "disabled: $_: by hand" ) for qw( hand killed );
+$backend->wait_requests( 1, timer => 'killed' );
+$backend->wait_requests( 3, timer => 'hand' );
+kill KILL => $nginx->worker_in_slot(0);
+$backend->wait_requests( 2, timer => 'killed' );
+$backend->let_go('killed');
+is( join( ' ', map {"$_->{headers}{'x-trigger'} $_->{headers}{'x-attempt'}"} $backend->requests( timer => 'hand' ) ), 'manual 1 manual 2 manual 3', 'disabled: all attempts' );
+is( join( ' ', map {"$_->{headers}{'x-trigger'} $_->{headers}{'x-attempt'}"} $backend->requests( timer => 'killed' ) ), 'manual 1 manual 2', 'disabled: the one after the interrupted one' );
 $nginx->stop;
 
 done_testing;

@@ -97,14 +97,13 @@ fn check(
         let name = location.name();
         return Err(format!("\"uri\" must be within location \"{}\"", escaped(&name)));
     }
-    if let Some(passed) = proxy_uri(location, read)
-        && uri != b"/"
-        && !uri.starts_with(&passed)
-    {
-        let passed = escaped(&passed);
-        return Err(format!(
-            "\"uri\" cannot be sent by this \"proxy_pass\", it must begin with \"{passed}\""
-        ));
+    if let Some(passed) = proxy_uri(location, read) {
+        if uri != b"/" && !uri.starts_with(&passed) {
+            let passed = escaped(&passed);
+            return Err(format!(
+                "\"uri\" cannot be sent by this \"proxy_pass\", it must begin with \"{passed}\""
+            ));
+        }
     }
     let timeout = definition.timeout.unwrap_or_else(|| definition.interval.max(TIMEOUT));
     let server_name = read.server_name(location).map(<[u8]>::to_vec);
@@ -169,10 +168,9 @@ pub fn tell_of_timeouts(main: &MainConf, opening: &Opening) {
     }
     for check in main.health_checks().iter().filter(|check| check.waits_less) {
         let (ms, position) = (check.timeout.as_millis(), &check.position);
-        let message = format_args!(
+        check.location.log().write(Level::Notice, format_args!(
             "\"health_check\" without \"timeout\" waits for {ms}ms, which is less than the timeouts \
              of its location, in {position}"
-        );
-        check.location.log().write(Level::Notice, message);
+        ));
     }
 }

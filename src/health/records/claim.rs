@@ -189,11 +189,11 @@ impl CheckClaim<'_> {
         let since = self.slot.word(At::DownSince);
         match (before, after) {
             (Standing::Healthy, Standing::Unhealthy) => {
-                since.store(now.0.cast_unsigned());
+                since.store(now.to_bits());
                 None
             }
             (Standing::Unhealthy | Standing::Checking, Standing::Healthy) => {
-                let was_down_for = now.since(UnixMs(since.load().cast_signed()));
+                let was_down_for = now.since(UnixMs::from_bits(since.load()));
                 self.slot.word(At::Downtime).add(millis(was_down_for));
                 Some(was_down_for)
             }

@@ -37,7 +37,7 @@ pub(super) fn write(words: &[Word<'_>; WORDS], last: &Last) {
     let micros = u64::try_from(last.duration.as_micros()).unwrap_or(u64::MAX);
     let len = u64::try_from(text.len()).unwrap_or(0);
     let mut values = [0_u64; WORDS];
-    values[1] = last.at.0.cast_unsigned();
+    values[1] = last.at.to_bits();
     values[2] = DURATION.put(micros) | OUTCOME.put(code(last.outcome)) | LEN.put(len);
     for (value, bytes) in values.iter_mut().skip(3).zip(text.as_bytes().chunks(8)) {
         let mut word = [0; 8];
@@ -59,7 +59,7 @@ pub(super) fn read(words: &[Word<'_>; WORDS]) -> Option<Last> {
     let text: Vec<u8> = values.iter().skip(3).flat_map(|word| word.to_le_bytes()).collect();
     let len = usize::try_from(LEN.of(values[2])).ok()?;
     Some(Last {
-        at: UnixMs(values[1].cast_signed()),
+        at: UnixMs::from_bits(values[1]),
         duration: Duration::from_micros(DURATION.of(values[2])),
         outcome: outcome(OUTCOME.of(values[2]))?,
         reason: String::from_utf8_lossy(text.get(..len)?).into_owned(),

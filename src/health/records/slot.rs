@@ -180,7 +180,7 @@ impl<'a> Slot<'a> {
         }
         let since = match self.word(At::DownSince).load() {
             0 => now,
-            since => UnixMs(since.cast_signed()),
+            since => UnixMs::from_bits(since),
         };
         Downtime { since: Some(since), total: so_far + now.since(since) }
     }
@@ -255,7 +255,7 @@ impl<'a> Slot<'a> {
     /// The server begins anew, with this standing; results of checks in progress count no more.
     pub fn begin_anew(&self, standing: Standing, now: UnixMs) {
         if standing != Standing::Healthy && self.verdict().standing == Standing::Healthy {
-            self.word(At::DownSince).store(now.0.cast_unsigned());
+            self.word(At::DownSince).store(now.to_bits());
         }
         self.put_first(standing);
     }

@@ -13,7 +13,7 @@ use crate::schedule::UnixMs;
 #[derive(Clone, Copy, Debug)]
 pub struct Records<'a> {
     header: &'a [AtomicU64; HEADER],
-    slots: &'a [[AtomicU64; WORDS]],
+    slots: &'a [AtomicU64],
 }
 
 /// Why a server has no slot.
@@ -42,9 +42,8 @@ impl<'a> Records<'a> {
 
     /// Records in words that are all zero; `None` if there is no room for a slot.
     pub fn new(words: &'a [AtomicU64]) -> Option<Self> {
-        let (header, rest) = words.split_first_chunk()?;
-        let (slots, _) = rest.as_chunks();
-        (!slots.is_empty()).then_some(Self { header, slots })
+        let (header, slots) = words.split_first_chunk()?;
+        (slots.len() >= WORDS).then_some(Self { header, slots })
     }
 
     fn frozen(&self) -> Word<'a> {
@@ -53,7 +52,7 @@ impl<'a> Records<'a> {
 
     /// How many slots there are.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() / WORDS
     }
 
     /// Nothing is claimed here any more, and no result counts.
@@ -161,7 +160,7 @@ impl<'a> Records<'a> {
         let [first, second] = key.words;
         let down_since = match standing {
             Standing::Healthy => 0,
-            _ => wall.0.cast_unsigned(),
+            _ => wall.to_bits(),
         };
         let values = [
             (At::Key0, first),
@@ -203,19 +202,19 @@ impl<'a> Records<'a> {
 
     /// All slots in use.
     pub fn all(&self) -> impl Iterator<Item = Slot<'a>> {
-        let slots = (0..self.slots.len()).filter_map(|at| self.slot(at));
+        let slots = (0..self.len()).filter_map(|at| self.slot(at));
         slots.filter(|slot| kind(slot.state) == state::READY)
     }
 
     /// The slots in which `key` is looked for, in this order.
     fn path(&self, key: &Key) -> impl Iterator<Item = Slot<'a>> {
-        let len = self.slots.len();
+        let len = self.len();
         let first = usize::try_from(key.words[0] % len as u64).unwrap_or(0);
         (first..len).chain(0..first).filter_map(|at| self.slot(at))
     }
 
     fn slot(&self, at: usize) -> Option<Slot<'a>> {
-        let words = self.slots.get(at)?;
+        let words = self.slots.get(at * WORDS..)?.first_chunk()?;
         let state = Word(&words[At::State as usize]).load();
         Some(Slot { words, frozen: self.frozen(), state })
     }

@@ -242,9 +242,8 @@ fn interrupted(at: usize, mut meanwhile: impl FnMut() + 'static, body: impl FnOn
 /// A whole check by a worker that only now begins: the slot, a claim, a result.
 fn whole_check(records: &Records<'static>, ms: u64, pid: u32) {
     // From an older one on all that others were stopped in is over.
-    if let Ok(slot) = make(records, 1, ms)
-        && let Ok(claim) = claim(&slot, ms, pid)
-    {
+    let Ok(slot) = make(records, 1, ms) else { return };
+    if let Ok(claim) = claim(&slot, ms, pid) {
         claim.end(&result(CheckOutcome::Failed, ms, "refused"));
     }
 }

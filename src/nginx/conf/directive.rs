@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::ffi::{
-    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_BLOCK, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF,
-    ngx_command_t, ngx_conf_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_BLOCK, NGX_CONF_TAKE1, NGX_CONF_TAKE3,
+    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t, ngx_uint_t,
 };
 
 use super::parsing::{Parsing, Refused};
@@ -78,6 +78,8 @@ pub enum Arguments {
     Some,
     /// Any number, none included.
     Any,
+    /// Exactly three.
+    Three,
     /// Exactly one, and a block: see [`Parsing::block`].
     OneAndBlock,
 }
@@ -117,6 +119,11 @@ pub const fn location_command<D: LocationDirective>() -> ngx_command_t {
     command(D::NAME, context | flag(D::ARGUMENTS), set_location::<D>, NGX_HTTP_LOC_CONF_OFFSET)
 }
 
+/// What closes a table of commands.
+pub const fn no_command() -> ngx_command_t {
+    ngx_command_t::empty()
+}
+
 /// A table of commands, closed by nginx's empty one.
 #[repr(transparent)]
 pub struct Commands<const N: usize>(pub [ngx_command_t; N]);
@@ -142,6 +149,7 @@ const fn flag(arguments: Arguments) -> u32 {
         Arguments::One => NGX_CONF_TAKE1,
         Arguments::Some => NGX_CONF_1MORE,
         Arguments::Any => NGX_CONF_ANY,
+        Arguments::Three => NGX_CONF_TAKE3,
         Arguments::OneAndBlock => NGX_CONF_TAKE1 | NGX_CONF_BLOCK,
     }
 }

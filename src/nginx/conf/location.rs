@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 
 use ngx::ffi::{
     ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_srv_conf_t,
-    ngx_http_server_name_t, ngx_int_t, ngx_module_t,
+    ngx_http_server_name_t, ngx_module_t,
 };
 use ngx::http::HttpModuleConfExt;
 
@@ -13,7 +13,7 @@ use super::uri;
 use crate::nginx::core::cycle::Cycle;
 use crate::nginx::core::log::Log;
 use crate::nginx::core::module::{Module, core_location, core_server, location_of};
-use crate::nginx::core::string::{borrowed, bytes};
+use crate::nginx::core::string::bytes;
 
 /// A location of the configuration, and the server it stands in.
 ///
@@ -26,6 +26,10 @@ pub struct Location {
     server: NonNull<ngx_http_core_srv_conf_t>,
     cycle: Cycle,
 }
+
+/// What answers the requests of a location, to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentHandler(usize);
 
 /// How a location is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +178,16 @@ impl Location {
         unsafe { bytes(name) }.to_vec()
     }
 
+    /// What answers its requests, if a directive has said so; `None` once its configuration is gone.
+    pub fn content_handler(self) -> Option<ContentHandler> {
+        if !self.is_there() {
+            return None;
+        }
+        // SAFETY: it is there.
+        let handler = unsafe { self.conf() }.handler?;
+        Some(ContentHandler((handler as *const ()).addr()))
+    }
+
     /// The log that `error_log` sets for it.
     pub fn log(self) -> Log {
         if !self.is_there() {
@@ -297,6 +311,12 @@ impl Location {
         self.is_there() && unsafe { self.conf() }.alias != 0
     }
 
+    /// Whether it has `post_action`; false once its configuration is gone.
+    pub fn has_post_action(self) -> bool {
+        // SAFETY: it is there.
+        self.is_there() && unsafe { self.conf() }.post_action.len > 0
+    }
+
     /// Whether a normalized path, as in `$uri`, lies within the location.
     pub(in crate::nginx) fn contains_path(self, path: &[u8]) -> bool {
         match self.kind() {
@@ -316,11 +336,11 @@ impl Location {
         let Some(regex) = NonNull::new(unsafe { self.conf() }.regex) else { return false };
         // SAFETY: a compiled pattern of the cycle.
         let regex = unsafe { (*regex.as_ptr()).regex };
-        let mut path = borrowed(path);
+        let mut path = crate::nginx::core::string::borrowed(path);
         // SAFETY: reads the path, and writes no captures for lack of room.
         let matched =
             unsafe { ngx::ffi::ngx_regex_exec(regex, &raw mut path, std::ptr::null_mut(), 0) };
-        matched >= 0 as ngx_int_t
+        matched >= 0
     }
 
     /// With the old PCRE library, `ngx_regex_exec` is a macro that only C can expand: the URI is

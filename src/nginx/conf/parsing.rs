@@ -28,6 +28,8 @@ pub enum Refused {
     IsDuplicate,
     /// A sentence in nginx's words, to which it adds file and line.
     Because(String),
+    /// The same, about a call that failed: nginx adds the text of `errno`, too.
+    Errno(i32, String),
     /// A sentence that names its own file and line, since the place was read before.
     At(ConfPosition, String),
     /// There is no memory.
@@ -148,6 +150,22 @@ impl<'a> Parsing<'a> {
         unsafe { Location::of(self.cf(), Cycle::newest()) }
     }
 
+    /// nginx's prefix.
+    pub fn prefix(&self) -> &'a [u8] {
+        // SAFETY: HOST-2: the cycle that is being made; set before (`ngx_init_cycle`).
+        let prefix = unsafe { (*self.cf().cycle).prefix };
+        // SAFETY: it lives in the cycle's pool.
+        unsafe { bytes(prefix) }
+    }
+
+    /// The path of the main configuration file.
+    pub fn main_file(&self) -> &'a [u8] {
+        // SAFETY: as above.
+        let file = unsafe { (*self.cf().cycle).conf_file };
+        // SAFETY: as above.
+        unsafe { bytes(file) }
+    }
+
     /// This host's name.
     pub fn host_name(&self) -> Vec<u8> {
         // SAFETY: HOST-2: the cycle that is being made; its host name is set before
@@ -163,13 +181,33 @@ impl<'a> Parsing<'a> {
     ///
     /// No memory.
     pub fn full_path(&self, path: &[u8]) -> Result<PathBuf, Refused> {
+        // SAFETY: HOST-2: the cycle that is being made.
+        let prefix = unsafe { &raw mut (*self.cf().cycle).prefix };
+        // SAFETY: as above.
+        unsafe { self.path_in(prefix, path) }
+    }
+
+    /// The same for what belongs to the configuration: relative to where that lies.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn conf_path(&self, path: &[u8]) -> Result<PathBuf, Refused> {
+        // SAFETY: HOST-2: the cycle that is being made.
+        let prefix = unsafe { &raw mut (*self.cf().cycle).conf_prefix };
+        // SAFETY: as above.
+        unsafe { self.path_in(prefix, path) }
+    }
+
+    /// # Safety
+    ///
+    /// A string of the cycle that is being made.
+    unsafe fn path_in(&self, prefix: *mut ngx_str_t, path: &[u8]) -> Result<PathBuf, Refused> {
         // nginx's function wants a C string.
         let path = [path, b"\0"].concat();
         let mut name = ngx_str_t { len: path.len() - 1, data: path.as_ptr().cast_mut() };
         // SAFETY: HOST-2: the cycle that is being made.
         let pool = unsafe { (*self.cf().cycle).pool };
-        // SAFETY: as above.
-        let prefix = unsafe { &raw mut (*self.cf().cycle).prefix };
         // SAFETY: reads both strings, and sets `name` to one in the pool if it was relative.
         if unsafe { ngx::ffi::ngx_get_full_name(pool, prefix, &raw mut name) } != rc::OK {
             return Err(Refused::AlreadyLogged);
@@ -229,14 +267,18 @@ impl<'a> Parsing<'a> {
     /// Says why the configuration is refused, as nginx's own handlers do.
     pub(in crate::nginx) fn refuse(&self, refused: Refused) -> *mut c_char {
         let mut text = Text::<1024>::new();
+        let mut errno = 0;
         match refused {
             // nginx adds the directive's name, file and line.
             Refused::IsDuplicate => return c"is duplicate".as_ptr().cast_mut(),
             Refused::Because(why) => text.push(why.as_bytes()),
+            Refused::Errno(of, why) => {
+                errno = of;
+                text.push(why.as_bytes());
+            }
             Refused::NoMemory => text.push(b"no memory"),
             Refused::At(position, why) => {
-                let line = format_args!("{why} in {position}");
-                self.log().write(Level::Emerg, line);
+                self.log().write(Level::Emerg, format_args!("{why} in {position}"));
                 return NGX_CONF_ERROR;
             }
             Refused::AlreadyLogged => return NGX_CONF_ERROR,
@@ -245,7 +287,7 @@ impl<'a> Parsing<'a> {
         let format = c"%*s".as_ptr();
         // SAFETY: the invariant; "%*s" takes a size_t and a pointer (`ngx_vslprintf`).
         unsafe {
-            ngx_conf_log_error(level, self.as_ptr(), 0, format, text.len(), text.as_ptr());
+            ngx_conf_log_error(level, self.as_ptr(), errno, format, text.len(), text.as_ptr());
         };
         NGX_CONF_ERROR
     }

@@ -3,11 +3,13 @@
 use std::ffi::CStr;
 use std::ptr::NonNull;
 
-use ngx::ffi::ngx_module_t;
+use ngx::ffi::{ngx_module_t, ngx_path_t};
 
 use super::location::Location;
 use super::parsing::Parsing;
 use crate::nginx::core::module::Module;
+use crate::nginx::core::string::bytes;
+use crate::nginx::core::threads;
 
 /// The modules whose configuration of a location begins with a pointer that is null where the
 /// block has none of their directives, and is not inherited: `return`, `rewrite`, `set` and `if` of
@@ -75,6 +77,26 @@ impl<'a> WhollyRead<'a> {
                 // SAFETY: the module's configuration, which changes no more.
                 first.is_some_and(|first| !unsafe { *first.as_ptr() }.is_null())
             })
+    }
+
+    /// The directories of caches, whichever module has them: a cache manager looks after each.
+    pub fn cache_paths(&self) -> impl Iterator<Item = &'a [u8]> {
+        let cycle = self.0.cf().cycle;
+        // SAFETY: HOST-2: the cycle that is being made; ends here.
+        let paths = unsafe { &(*cycle).paths };
+        // SAFETY: an array of this type (`ngx_add_path`).
+        let paths = unsafe { paths.as_slice::<*mut ngx_path_t>() };
+        let paths = paths.iter().filter_map(|path| NonNull::new(*path));
+        // SAFETY: each is in the cycle's pool.
+        let paths = paths.map(|path| unsafe { path.as_ref() });
+        // SAFETY: as above.
+        paths.filter(|path| path.manager.is_some()).map(|path| unsafe { bytes(path.name) })
+    }
+
+    /// Has workers begin threads for work that blocks, where they can.
+    pub fn add_threads(&self) {
+        // SAFETY: `postconfiguration` is called while the file is being read.
+        unsafe { threads::add(self.0.as_ptr()) };
     }
 
     /// Those of the modules that this nginx has.

@@ -6,6 +6,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
+#include <ngx_thread_pool.h>
 
 
 #define GET(field)                                                            \
@@ -38,6 +39,7 @@
     }
 
 
+GET(blocked)
 GET(buffered)
 GET(complex_uri)
 GET(count)
@@ -47,6 +49,8 @@ GET(internal)
 GET(quoted_uri)
 GET(valid_unparsed_uri)
 
+SET(aio)
+SET(blocked)
 SET(count)
 SET(error_page)
 SET(header_sent)
@@ -226,11 +230,28 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_cycle_t, hostname),
     FIELD(ngx_cycle_t, prefix),
     FIELD(ngx_cycle_t, modules),
+    FIELD(ngx_cycle_t, paths),
+    FIELD(ngx_cycle_t, open_files),
+    FIELD(ngx_cycle_t, conf_file),
+    FIELD(ngx_cycle_t, conf_prefix),
     FIELD(ngx_core_conf_t, master),
     FIELD(ngx_core_conf_t, worker_processes),
     FIELD(ngx_core_conf_t, user),
     FIELD(ngx_core_conf_t, group),
     FIELD(ngx_core_conf_t, pid),
+    FIELD(ngx_core_conf_t, oldpid),
+    FIELD(ngx_path_t, name),
+    FIELD(ngx_path_t, manager),
+    FIELD(ngx_open_file_t, fd),
+    FIELD(ngx_http_cleanup_t, handler),
+    FIELD(ngx_http_cleanup_t, data),
+    { "ngx_event_conf_t.use_", offsetof(ngx_event_conf_t, use) },
+    FIELD(ngx_event_module_t, actions),
+    FIELD(ngx_event_actions_t, notify),
+    FIELD(ngx_thread_task_t, next),
+    FIELD(ngx_thread_task_t, ctx),
+    FIELD(ngx_thread_task_t, handler),
+    FIELD(ngx_thread_task_t, event),
     FIELD(ngx_conf_t, args),
     FIELD(ngx_conf_t, cycle),
     FIELD(ngx_conf_t, pool),
@@ -303,8 +324,6 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_peer_connection_t, free),
     FIELD(ngx_peer_connection_t, notify),
     FIELD(ngx_peer_connection_t, data),
-    FIELD(ngx_peer_connection_t, set_session),
-    FIELD(ngx_peer_connection_t, save_session),
     FIELD(ngx_http_header_t, handler),
     FIELD(ngx_http_header_t, offset),
     FIELD(ngx_http_request_body_t, bufs),
@@ -312,6 +331,11 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     FIELD(ngx_http_upstream_resolved_t, host),
     FIELD(ngx_http_upstream_resolved_t, port),
     FIELD(ngx_http_upstream_resolved_t, no_port),
+
+#if (NGX_SSL || NGX_COMPAT)
+    FIELD(ngx_peer_connection_t, set_session),
+    FIELD(ngx_peer_connection_t, save_session),
+#endif
 
     SIZE(ngx_addr_t),
     SIZE(ngx_buf_t),
@@ -330,6 +354,8 @@ const ngx_http_timer_offset_t  ngx_http_timer_offsets[] = {
     SIZE(ngx_table_elt_t),
     SIZE(ngx_http_upstream_conf_t),
     SIZE(ngx_http_request_body_t),
+    SIZE(ngx_open_file_t),
+    SIZE(ngx_thread_task_t),
 
     { NULL, 0 }
 };

@@ -11,18 +11,21 @@ use std::mem::offset_of;
 
 use ngx::ffi::{
     ngx_addr_t, ngx_array_t, ngx_buf_t, ngx_conf_file_t, ngx_conf_t, ngx_connection_t,
-    ngx_core_conf_t, ngx_cycle_t, ngx_event_t, ngx_http_addr_conf_t,
-    ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
-    ngx_http_connection_t, ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t,
-    ngx_http_core_srv_conf_t, ngx_http_header_t, ngx_http_headers_in_t, ngx_http_headers_out_t,
-    ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_body_t, ngx_http_request_t,
-    ngx_http_server_name_t, ngx_http_upstream_conf_t, ngx_http_upstream_headers_in_t,
-    ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t, ngx_http_upstream_resolved_t,
-    ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t,
-    ngx_http_upstream_srv_conf_t, ngx_http_upstream_t, ngx_http_variable_t, ngx_list_part_t,
-    ngx_list_t, ngx_log_t, ngx_module_t, ngx_peer_connection_t, ngx_pool_cleanup_t, ngx_pool_t,
-    ngx_shm_zone_t, ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
+    ngx_core_conf_t, ngx_cycle_t, ngx_event_actions_t, ngx_event_conf_t, ngx_event_module_t,
+    ngx_event_t, ngx_http_addr_conf_t, ngx_http_cleanup_t, ngx_http_compile_complex_value_t,
+    ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_connection_t, ngx_http_core_loc_conf_t,
+    ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t, ngx_http_header_t, ngx_http_headers_in_t,
+    ngx_http_headers_out_t, ngx_http_log_ctx_t, ngx_http_phase_handler_t, ngx_http_request_body_t,
+    ngx_http_request_t, ngx_http_server_name_t, ngx_http_upstream_conf_t,
+    ngx_http_upstream_headers_in_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_peer_t,
+    ngx_http_upstream_resolved_t, ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t,
+    ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_http_upstream_t,
+    ngx_http_variable_t, ngx_list_part_t, ngx_list_t, ngx_log_t, ngx_module_t, ngx_open_file_t,
+    ngx_path_t, ngx_peer_connection_t, ngx_pool_cleanup_t, ngx_pool_t, ngx_shm_zone_t,
+    ngx_table_elt_t, ngx_uint_t, ngx_variable_value_t,
 };
+
+use super::threads::ngx_thread_task_t;
 
 macro_rules! get {
     ($type:ty; $($name:ident: $c:ident),* $(,)?) => {
@@ -55,6 +58,7 @@ macro_rules! set {
 }
 
 get! { ngx_uint_t;
+    blocked: ngx_http_timer_get_blocked,
     buffered: ngx_http_timer_get_buffered,
     complex_uri: ngx_http_timer_get_complex_uri,
     count: ngx_http_timer_get_count,
@@ -82,6 +86,8 @@ set! { *mut u8;
 }
 
 set! { ngx_uint_t;
+    set_aio: ngx_http_timer_set_aio,
+    set_blocked: ngx_http_timer_set_blocked,
     set_count: ngx_http_timer_set_count,
     set_error_page: ngx_http_timer_set_error_page,
     set_header_sent: ngx_http_timer_set_header_sent,
@@ -133,12 +139,20 @@ unsafe extern "C" {
 }
 
 macro_rules! offsets {
-    (fields { $($structure:ident: $($field:ident),*;)* } sizes { $($sized:ident),* }) => {
+    (
+        fields { $($structure:ident: $($field:ident),*;)* }
+        with_ssl { $($ssl:ident: $($ssl_field:ident),*;)* }
+        sizes { $($sized:ident),* }
+    ) => {
         /// As in `bits.c`, in the same order.
         const OFFSETS: &[(&str, usize)] = &[
             $($((
                 concat!(stringify!($structure), ".", stringify!($field)),
                 offset_of!($structure, $field),
+            ),)*)*
+            $($(#[cfg(any(ngx_feature = "ssl", ngx_feature = "compat"))] (
+                concat!(stringify!($ssl), ".", stringify!($ssl_field)),
+                offset_of!($ssl, $ssl_field),
             ),)*)*
             $((stringify!($sized), size_of::<$sized>()),)*
         ];
@@ -179,8 +193,15 @@ offsets! {
         ngx_pool_cleanup_t: handler, data;
         ngx_log_t: log_level, connection, handler, data, action, writer, wdata, next;
         ngx_cycle_t: conf_ctx, pool, log, free_connection_n, reusable_connections_n, hostname,
-            prefix, modules;
-        ngx_core_conf_t: master, worker_processes, user, group, pid;
+            prefix, modules, paths, open_files, conf_file, conf_prefix;
+        ngx_core_conf_t: master, worker_processes, user, group, pid, oldpid;
+        ngx_path_t: name, manager;
+        ngx_open_file_t: fd;
+        ngx_http_cleanup_t: handler, data;
+        ngx_event_conf_t: use_;
+        ngx_event_module_t: actions;
+        ngx_event_actions_t: notify;
+        ngx_thread_task_t: next, ctx, handler, event;
         ngx_conf_t: args, cycle, pool, log, ctx, conf_file, handler, handler_conf;
         ngx_conf_file_t: file, line;
         ngx_shm_zone_t: data, init;
@@ -196,17 +217,21 @@ offsets! {
         ngx_addr_t: sockaddr;
         ngx_http_upstream_t: conf, peer, buffer, headers_in, process_header, finalize_request, uri, resolved, request_bufs, length, schema;
         ngx_http_upstream_headers_in_t: headers, trailers, status_n;
-        ngx_peer_connection_t: connection, sockaddr, socklen, name, tries, get, free, notify, data, set_session, save_session;
+        ngx_peer_connection_t: connection, sockaddr, socklen, name, tries, get, free, notify, data;
         ngx_http_header_t: handler, offset;
         ngx_http_request_body_t: bufs;
         ngx_list_t: part;
         ngx_http_upstream_resolved_t: host, port, no_port;
     }
+    with_ssl {
+        ngx_peer_connection_t: set_session, save_session;
+    }
     sizes {
         ngx_addr_t, ngx_buf_t, ngx_event_t, ngx_http_addr_conf_t, ngx_http_complex_value_t,
         ngx_http_compile_complex_value_t, ngx_http_connection_t, ngx_http_log_ctx_t,
         ngx_http_phase_handler_t, ngx_http_server_name_t, ngx_http_upstream_rr_peer_t, ngx_http_upstream_rr_peers_t,
-        ngx_http_upstream_server_t, ngx_log_t, ngx_table_elt_t, ngx_http_upstream_conf_t, ngx_http_request_body_t
+        ngx_http_upstream_server_t, ngx_log_t, ngx_table_elt_t, ngx_http_upstream_conf_t, ngx_http_request_body_t,
+        ngx_open_file_t, ngx_thread_task_t
     }
 }
 

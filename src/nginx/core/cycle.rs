@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ngx::ffi::{ngx_cycle, ngx_cycle_t, ngx_pool_t};
 
@@ -23,6 +24,11 @@ struct Cycles {
     alive: Vec<(Cycle, *mut ngx_pool_t)>,
     last: usize,
 }
+
+/// The number of the newest that is alive. Beside the list, since it is asked for by each look-up of a request.
+static NEWEST: AtomicUsize = AtomicUsize::new(NONE);
+/// No configuration has this number.
+const NONE: usize = usize::MAX;
 
 thread_local! {
     static CYCLES: RefCell<Cycles> = const { RefCell::new(Cycles { alive: Vec::new(), last: 0 }) };
@@ -44,6 +50,7 @@ impl Cycle {
         unsafe { pool::on_destroy(pool, forget, data) }?;
         // INVARIANT: taken out when its pool goes.
         CYCLES.with_borrow_mut(|cycles| cycles.alive.push((this, pool)));
+        NEWEST.store(this.0, Ordering::Relaxed);
         Some(())
     }
 
@@ -54,11 +61,18 @@ impl Cycle {
         let _ = CYCLES.try_with(|cycles| {
             cycles.borrow_mut().alive.retain(|(cycle, _)| *cycle != gone);
         });
+        let newest = look(|alive| alive.last().map(|(cycle, _)| cycle.0)).flatten();
+        NEWEST.store(newest.unwrap_or(NONE), Ordering::Relaxed);
     }
 
     /// The newest: while one is read or taken up, that one. One of none before any was read.
     pub(in crate::nginx) fn newest() -> Self {
         look(|alive| alive.last().map(|(cycle, _)| *cycle)).flatten().unwrap_or(Self(0))
+    }
+
+    /// Whether it is the newest, and its memory is still there.
+    pub(in crate::nginx) fn is_newest(self) -> bool {
+        self.0 == NEWEST.load(Ordering::Relaxed)
     }
 
     /// Whether its memory is still there.

@@ -27,12 +27,29 @@ pub(in crate::nginx) fn guard_else<T>(
     let body = panics::around(body);
     // Nothing that a body leaves half done is used again without being set anew.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let text = message(&*panic);
-        Log::cycle().write(Level::Alert, format_args!("timer: caught panic: {text}"));
+        tell_of_panic(message(&*panic));
         // Its payload may panic when it is dropped.
         std::mem::forget(panic);
         otherwise()
     })
+}
+
+/// The same in another thread than nginx's, in which nothing is logged: what is to be told of a panic is the error.
+#[cfg_attr(feature = "panic-points", track_caller)]
+pub(in crate::nginx) fn guard_in_thread<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    #[cfg(feature = "panic-points")]
+    let body = panics::around_in_thread(body);
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        let text = message(&*panic).to_owned();
+        // Its payload may panic when it is dropped.
+        std::mem::forget(panic);
+        text
+    })
+}
+
+/// A panic was caught.
+pub(in crate::nginx) fn tell_of_panic(text: &str) {
+    Log::cycle().write(Level::Alert, format_args!("timer: caught panic: {text}"));
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -905,6 +905,14 @@ configurations(void)
 }
 
 
+#if (NGX_PCRE)
+#define EXACT_LOCATIONS  4
+#else
+#define EXACT_LOCATIONS  3
+#endif
+
+/* without a name, named, exact, with a regular expression where there are any; and two prefixes or one */
+
 static const char *
 locations(ngx_conf_t *cf)
 {
@@ -956,8 +964,8 @@ locations(ngx_conf_t *cf)
         lq = (ngx_http_location_queue_t *) ngx_queue_head(queue);
 
         if (lq->name != &clcf->name
-            || (lq->exact == clcf) != (i < 3 + NGX_PCRE)
-            || (lq->inclusive == clcf) != (i >= 3 + NGX_PCRE))
+            || (lq->exact == clcf) != (i < EXACT_LOCATIONS)
+            || (lq->inclusive == clcf) != (i >= EXACT_LOCATIONS))
         {
             return "ngx_http_core_loc_conf_t";
         }

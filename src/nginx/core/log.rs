@@ -60,10 +60,10 @@ impl Log {
 
     /// The log as it is now: not to be kept for longer than its cycle.
     pub(in crate::nginx) fn as_ptr(self) -> *mut ngx_log_t {
-        if let Some((log, cycle)) = self.0
-            && cycle.is_alive()
-        {
-            return log.as_ptr();
+        if let Some((log, cycle)) = self.0 {
+            if cycle.is_alive() {
+                return log.as_ptr();
+            }
         }
         let log = cycle::in_use(|cycle| cycle.log);
         if log.is_null() { silent() } else { log }

@@ -1,5 +1,6 @@
 //! What all of the layer is built on: strings, memory, logs, processes, events.
 
+pub mod as_any;
 pub(in crate::nginx) mod bits;
 pub(in crate::nginx) mod cycle;
 pub mod event;
@@ -16,3 +17,5 @@ pub mod process;
 pub(in crate::nginx) mod rc;
 pub(in crate::nginx) mod string;
 pub mod text;
+pub(in crate::nginx) mod threads;
+pub mod turn;

@@ -125,9 +125,8 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     unsafe { (*event).set_ready(0) };
     let signalled = node.eventfd.take();
     guard((), || {
-        if let Some(times) = signalled
-            && let Ok(mut callback) = node.callback.try_borrow_mut()
-        {
+        let Some(times) = signalled else { return };
+        if let Ok(mut callback) = node.callback.try_borrow_mut() {
             callback(times);
         }
     });

@@ -4,12 +4,13 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::mem::offset_of;
 use std::panic::Location;
 use std::path::Path;
 use std::ptr;
 use std::rc::{Rc, Weak};
+use std::sync::Mutex;
 
 use ngx::ffi::{ngx_event_t, ngx_queue_t};
 
@@ -41,13 +42,42 @@ pub(in crate::nginx) fn around<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> 
 
 #[expect(clippy::panic, reason = "what it is for")]
 fn point(what: &str) {
-    let Some(file) = std::env::var_os("TIMER_PANICS") else { return };
-    let asked = std::fs::read_to_string(file).unwrap_or_default();
-    let is_asked = asked.lines().any(|line| line == what);
-    if is_asked && HAD.with_borrow_mut(|had| had.insert(what.to_owned())) {
+    if is_asked(what) && HAD.with_borrow_mut(|had| had.insert(what.to_owned())) {
         let (in_tree, posted) = search();
         panic!("on purpose, {what}, {in_tree} nodes in the tree, {posted} posted");
     }
+}
+
+/// The same in another thread, which does not look at nginx's tree and queues: once in each process, too.
+#[track_caller]
+pub(in crate::nginx) fn around_in_thread<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    static HAD_IN_THREADS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let caller = Location::caller();
+    let file = Path::new(caller.file()).file_name().unwrap_or_default();
+    let place = format!("{}:{}", file.display(), caller.line());
+    let point = |what: String| {
+        let is_first = |what| HAD_IN_THREADS.lock().is_ok_and(|mut had| had.insert(what));
+        if is_asked(&what) && is_first(what.clone()) {
+            panic_on_purpose(&what);
+        }
+    };
+    move || {
+        point(format!("{place} before"));
+        let answer = body();
+        point(format!("{place} after"));
+        answer
+    }
+}
+
+#[expect(clippy::panic, reason = "what it is for")]
+fn panic_on_purpose(what: &str) {
+    panic!("on purpose, {what}, in a thread");
+}
+
+fn is_asked(what: &str) -> bool {
+    let Some(file) = std::env::var_os("TIMER_PANICS") else { return false };
+    let asked = std::fs::read_to_string(file).unwrap_or_default();
+    asked.lines().any(|line| line == what)
 }
 
 /// Has the search know of a node whose event is there.
@@ -72,8 +102,8 @@ fn search() -> (usize, usize) {
             let (alive, freed): (Vec<_>, Vec<_>) =
                 ours.partition(|(node, _)| node.strong_count() > 0);
             for _ in &freed {
-                let line = format_args!("timer: a freed node is in nginx's {what}");
-                Log::cycle().write(Level::Alert, line);
+                Log::cycle()
+                    .write(Level::Alert, format_args!("timer: a freed node is in nginx's {what}"));
             }
             alive.len()
         })

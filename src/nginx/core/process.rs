@@ -1,10 +1,16 @@
 //! Which process this is, and whether it is about to leave.
 
-use ngx::ffi::ngx_cycle_t;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+
+use ngx::ffi::{ngx_cycle_t, ngx_list_part_t, ngx_open_file_t};
 
 use super::cycle;
 use super::module::core_conf;
 use super::string::bytes;
+use crate::os::file::FileId;
 
 /// What a process that ran the `init_process` hooks is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +87,37 @@ pub(in crate::nginx) unsafe fn worker_count(cycle: &ngx_cycle_t) -> usize {
 pub(in crate::nginx) fn update_time() {
     // SAFETY: HOST-1: one thread; takes its own lock.
     unsafe { ngx::ffi::ngx_time_update() };
+}
+
+/// The files of this nginx that are there now: its logs, and its pid files.
+pub fn own_files() -> Vec<FileId> {
+    // SAFETY: HOST-1: one thread.
+    let cycle = unsafe { ngx::ffi::ngx_cycle };
+    // SAFETY: HOST-21.
+    let cycle = unsafe { &*cycle };
+    let mut own = Vec::new();
+    let mut part: *const ngx_list_part_t = &raw const cycle.open_files.part;
+    while let Some(files) = NonNull::new(part.cast_mut()) {
+        // SAFETY: a part of the list, the last of which leads to none; here and below nothing of nginx's is called.
+        let ngx_list_part_t { elts, nelts, next } = unsafe { files.read() };
+        for index in 0..nelts {
+            // SAFETY: its elements are of this type (`ngx_conf_open_file`).
+            let fd = unsafe { (*elts.cast::<ngx_open_file_t>().wrapping_add(index)).fd };
+            own.extend(FileId::of_descriptor(fd));
+        }
+        part = next;
+    }
+    // SAFETY: HOST-21.
+    if let Some(core) = unsafe { core_conf(cycle) } {
+        // SAFETY: complete once the configuration was read.
+        let core = unsafe { core.as_ref() };
+        for path in [core.pid, core.oldpid] {
+            // SAFETY: it lives in the cycle's pool.
+            let path = Path::new(OsStr::from_bytes(unsafe { bytes(path) }));
+            own.extend(FileId::at(path).ok());
+        }
+    }
+    own
 }
 
 /// The version of the nginx that this module was built for, which is the one that loads it

@@ -20,5 +20,5 @@ pub(in crate::nginx) const GATEWAY_TIME_OUT: ngx_int_t = http(HTTPStatus::GATEWA
 pub(in crate::nginx) const CLOSE: ngx_int_t = http(HTTPStatus::CLOSE);
 
 const fn http(status: HTTPStatus) -> ngx_int_t {
-    status.0.cast_signed()
+    ngx_int_t::from_ne_bytes(status.0.to_ne_bytes())
 }

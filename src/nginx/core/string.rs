@@ -1,10 +1,11 @@
 //! Strings of nginx's.
 
 use std::ffi::CStr;
-use std::fmt;
 
 use ngx::core::NgxStr;
 use ngx::ffi::ngx_str_t;
+
+use crate::os::Escaped;
 
 /// The bytes of a string of nginx's.
 ///
@@ -27,7 +28,7 @@ pub(in crate::nginx) const fn constant(string: &'static CStr) -> ngx_str_t {
     ngx_str_t { len: string.count_bytes(), data: string.as_ptr().cast_mut().cast() }
 }
 
-/// Bytes from a configuration, for a message: what is not UTF-8 is escaped as `\xNN`.
-pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
-    NgxStr::from_bytes(bytes)
+/// Bytes from outside, for a message: what is not UTF-8, or a control character, is escaped as `\xNN`.
+pub fn escaped(bytes: &[u8]) -> Escaped<'_> {
+    Escaped::of_bytes(bytes)
 }

@@ -17,7 +17,7 @@ use crate::nginx::core::guard::{guard, guard_else};
 use crate::nginx::core::log::Log;
 use crate::nginx::core::module::{Module, main_of};
 use crate::nginx::core::process::{self, Role};
-use crate::nginx::core::{layout, pool, rc};
+use crate::nginx::core::{layout, pool, rc, threads};
 use crate::nginx::http::handler::Block;
 #[cfg(feature = "panic-points")]
 use crate::nginx::run::filters;
@@ -214,6 +214,7 @@ unsafe extern "C" fn init_process<M: HttpModule>(cycle: *mut ngx_cycle_t) -> ngx
             let workers = unsafe { process::worker_count(cycle) };
             process::update_time();
             connect::prepare();
+            threads::begin();
             M::process_begins(main, InitProcess { role: Role::current(), workers });
         }
     });

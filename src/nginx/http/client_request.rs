@@ -1,6 +1,8 @@
 //! A client's request.
 
 use std::marker::PhantomData;
+use std::ptr;
+use std::rc::Rc;
 
 use ngx::ffi::{ngx_http_request_t, ngx_str_t};
 use ngx::http::list_iterator;
@@ -9,6 +11,7 @@ use crate::nginx::core::bits;
 use crate::nginx::core::log::{Level, write_to};
 use crate::nginx::core::module::{Module, core_location, location_of};
 use crate::nginx::core::string::bytes;
+use crate::nginx::run::Origin;
 use crate::nginx::run::connection::RunConnection;
 
 /// A request, as its handler sees it.
@@ -91,6 +94,17 @@ impl<'a> ClientRequest<'a> {
         unsafe { RunConnection::run_of(self.r) }.is_some()
     }
 
+    /// Who has it run, if it is that of a run without a client.
+    pub fn origin(&self) -> Option<Rc<dyn Origin>> {
+        // SAFETY: the invariant.
+        unsafe { RunConnection::run_of(self.r) }.map(|(origin, _)| origin)
+    }
+
+    /// Whether it is no subrequest.
+    pub fn is_main(&self) -> bool {
+        ptr::eq(self.request().main, self.r)
+    }
+
     /// The module's configuration of its location.
     pub fn configuration<M: Module>(&self) -> Option<&'a M::Location> {
         // SAFETY: the invariant.
@@ -101,10 +115,15 @@ impl<'a> ClientRequest<'a> {
 
     /// Writes a line to its log; nginx adds the client's address and the request.
     pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
+        self.log_error(level, 0, message);
+    }
+
+    /// The same, and nginx adds the text of `errno` (none for 0).
+    pub fn log_error(&self, level: Level, errno: i32, message: std::fmt::Arguments<'_>) {
         // SAFETY: an open request has an open connection.
         let log = unsafe { (*self.request().connection).log };
         // SAFETY: as above: with its log.
-        unsafe { write_to(log, level, 0, message) };
+        unsafe { write_to(log, level, errno, message) };
     }
 }
 

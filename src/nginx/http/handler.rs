@@ -3,13 +3,14 @@
 use ngx::ffi::{ngx_http_handler_pt, ngx_http_request_t, ngx_int_t};
 
 use super::client_request::ClientRequest;
+use super::reply;
 use super::response::Answer;
-use super::{reply, turn};
 use crate::nginx::conf::location::Location;
 use crate::nginx::conf::parsing::Parsing;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::module::Module;
 use crate::nginx::core::rc;
+use crate::nginx::core::turn;
 use crate::os::memory;
 
 /// What answers the requests of a location.

@@ -64,6 +64,11 @@ impl Open {
         unsafe { (*self.0).main }
     }
 
+    /// Whether it is no subrequest.
+    pub(in crate::nginx) fn is_main(&self) -> bool {
+        ptr::eq(self.0, self.main())
+    }
+
     /// The request stays open until it is finalized, though its content handler returns (ANSWER-1).
     pub(in crate::nginx) fn hold(&self) {
         // SAFETY: the main request of an open one is open, too; ends here.
@@ -136,7 +141,7 @@ impl Open {
             filled.end = filled.last;
             filled.set_temporary(1);
         }
-        let is_main = ptr::eq(self.0, self.main());
+        let is_main = self.is_main();
         if follows == Follows::Nothing {
             filled.set_last_buf(is_main.into());
             filled.set_last_in_chain(1);

@@ -12,9 +12,8 @@
 //!     └──> the last piece was handed over, or the client is gone <───────────────┘
 //! ```
 //!
-//! An answer is at work for a slot ([`turn`]), in which it makes one piece. No piece is made before the one
-//! before it has left, so that a client that does not read costs one piece of memory, and what the answer
-//! needs to know where it was.
+//! A job that a thread does ([`background`]) waits for a slot when that has ended. In a slot ([`turn`]) an answer
+//! makes one piece, and none before the last one has left: a slow client costs the memory of one piece.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
@@ -25,15 +24,16 @@ use std::time::Duration;
 
 use ngx::ffi::{ngx_buf_t, ngx_http_request_t, ngx_int_t, ngx_str_t};
 
+use super::background::{self, Waits};
 use super::client_request::ClientRequest;
 use super::open::{CannotSend, Follows, Open, as_event_of};
 use super::response::{
-    Answer, AskAgain, Begun, Body, More, PIECE, Pieces, Response, fill, respond,
+    Answer, AskAgain, Begun, Body, Job, More, PIECE, Pieces, Progress, Response, fill, respond,
 };
-use super::turn::{self, QueueEnd, Work};
 use crate::nginx::core::event::{EventTimer, Hold, Next};
 use crate::nginx::core::guard::{guard, guard_else};
 use crate::nginx::core::module::{Module, context_index};
+use crate::nginx::core::turn::{self, QueueEnd, Work};
 use crate::nginx::core::{pool, rc};
 use crate::os::memory::{self, NoMemory, fallible};
 
@@ -58,6 +58,11 @@ enum Todo {
     Ask(AskAgain),
     Respond(Response),
     Send(Box<dyn Pieces>),
+    Work(Box<dyn Job>),
+    /// A thread does it.
+    Wait,
+    /// Ends with an error.
+    Fail,
 }
 
 /// What nginx was handed, and the memory that it reads.
@@ -102,6 +107,11 @@ fn begin_holding<M: Module>(open: Open, answer: Answer, holds: &OnceCell<Rc<Repl
         Answer::Later(after, ask) => {
             let Some(reply) = take_over(&open) else { return rc::INTERNAL_SERVER_ERROR };
             reply.go_on_after(after, Todo::Ask(ask));
+            return rc::DONE;
+        }
+        Answer::Background(job) => {
+            let Some(reply) = take_over(&open) else { return rc::INTERNAL_SERVER_ERROR };
+            reply.begin_job(&open, job);
             return rc::DONE;
         }
     };
@@ -187,10 +197,11 @@ impl Reply {
         open.finalize(code);
     }
 
-    /// Ends after a panic, unless it has ended before that.
+    /// Ends after a panic, unless it has ended before that, or a thread is at work, whose end is waited for.
     fn fail(&self) {
         let r = self.request.get();
-        if !r.is_null() {
+        let waits = self.todo.try_borrow().is_ok_and(|todo| matches!(*todo, Todo::Wait));
+        if !r.is_null() && !waits {
             // SAFETY: the invariant; what was at work with the request when it panicked is gone.
             let open = unsafe { Open::new(r) };
             let code = open.failure();
@@ -233,14 +244,14 @@ impl Reply {
         let todo = self.todo.replace(Todo::Nothing);
         match todo {
             Todo::Nothing => {}
+            Todo::Wait => drop(self.todo.replace(Todo::Wait)),
+            Todo::Fail => self.finalize(open, rc::INTERNAL_SERVER_ERROR),
+            Todo::Work(job) => self.work_on_job(open, job),
             Todo::Ask(_) if !memory::enough() => self.finalize(open, rc::SERVICE_UNAVAILABLE),
             Todo::Ask(ask) => {
                 // SAFETY: an open request; the view ends with the call.
                 let answer = ask(&unsafe { ClientRequest::new(open.as_ptr()) });
-                match answer {
-                    Answer::Later(after, ask) => self.go_on_after(after, Todo::Ask(ask)),
-                    Answer::Now(response) => self.respond(open, response),
-                }
+                self.act_on(open, answer);
             }
             Todo::Respond(response) => self.respond(open, response),
             Todo::Send(_) => {
@@ -248,6 +259,34 @@ impl Reply {
                 self.go_on(open);
             }
         }
+    }
+
+    fn act_on(self: &Rc<Self>, open: Open, answer: Answer) {
+        match answer {
+            Answer::Now(response) => self.respond(open, response),
+            Answer::Later(after, ask) => self.go_on_after(after, Todo::Ask(ask)),
+            Answer::Background(job) => self.begin_job(&open, job),
+        }
+    }
+
+    /// Has a thread do a job, or does it in slots.
+    fn begin_job(self: &Rc<Self>, open: &Open, job: Box<dyn Job>) {
+        open.set_write_handler(self.on_write);
+        self.todo.replace(Todo::Wait);
+        let waits: Rc<dyn Waits> = Rc::<Self>::clone(self);
+        if let Err(job) = background::begin(open, waits, job) {
+            self.go_on_after(Duration::ZERO, Todo::Work(job));
+        }
+    }
+
+    /// Does some of it; a job that a thread has done says so at once.
+    fn work_on_job(self: &Rc<Self>, open: Open, mut job: Box<dyn Job>) {
+        if job.work(&|| !turn::time_is_up()) == Progress::More {
+            return self.go_on_after(Duration::ZERO, Todo::Work(job));
+        }
+        // SAFETY: an open request; the view ends with the call.
+        let answer = job.answer(&unsafe { ClientRequest::new(open.as_ptr()) });
+        self.act_on(open, answer);
     }
 
     fn respond(self: &Rc<Self>, open: Open, response: Response) {
@@ -273,8 +312,10 @@ impl Reply {
     }
 
     fn on_write(self: &Rc<Self>, open: Open) {
-        if !matches!(*self.todo.borrow(), Todo::Send(_)) {
-            return;
+        match *self.todo.borrow() {
+            Todo::Send(_) => {}
+            Todo::Work(_) | Todo::Fail => return self.enqueue(QueueEnd::Front),
+            Todo::Nothing | Todo::Ask(_) | Todo::Respond(_) | Todo::Wait => return,
         }
         if let Err(code) = open.flush() {
             return self.finalize(open, code);
@@ -364,6 +405,17 @@ impl Reply {
         let follows = if more == More::No { Follows::Nothing } else { Follows::More };
         // SAFETY: a header comes before all pieces; the invariant: an empty buffer, and bytes on the heap that stay.
         unsafe { open.send(buffer, content, follows) }
+    }
+}
+
+impl Waits for Reply {
+    fn take_back(self: Rc<Self>, job: Option<Box<dyn Job>>) {
+        // It ended with the pool of its request, or goes on, even should the write event be lost.
+        if !self.request.get().is_null() {
+            self.todo.replace(job.map_or(Todo::Fail, Todo::Work));
+            let is_queued = self.is_queued.get();
+            self.is_queued.set(is_queued || turn::enqueue(&self, QueueEnd::Front).is_ok());
+        }
     }
 }
 

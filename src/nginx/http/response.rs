@@ -9,9 +9,9 @@ use ngx::ffi::{ngx_int_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, off_t};
 
 use super::client_request::ClientRequest;
 use super::open::{Follows, Open};
-use super::turn;
 use crate::nginx::core::rc;
 use crate::nginx::core::string::borrowed;
+use crate::nginx::core::turn;
 use crate::os::memory::{self, NoMemory, fallible};
 
 /// What a handler has to say.
@@ -20,10 +20,30 @@ pub enum Answer {
     Now(Response),
     /// To be asked again after this time; with none, when others have been at work.
     Later(Duration, AskAgain),
+    /// What the job answers, which is done beside the event loop where there are threads, else in slots of it.
+    Background(Box<dyn Job>),
 }
 
 /// Asked for the answer later.
 pub type AskAgain = Box<dyn FnOnce(&ClientRequest<'_>) -> Answer>;
+
+/// Work that may block, in pieces that are as small as can be.
+pub trait Job: Send + 'static {
+    /// Works until all is done, or, between two pieces, `may_go_on` says no; does at least one.
+    fn work(&mut self, may_go_on: &dyn Fn() -> bool) -> Progress;
+
+    /// The answer, once all is done.
+    fn answer(self: Box<Self>, request: &ClientRequest<'_>) -> Answer;
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do.
+    More,
+    /// All is done.
+    Done,
+}
 
 /// A response.
 pub struct Response {
@@ -60,6 +80,8 @@ pub enum More {
     After(Duration),
     /// It was the last piece.
     No,
+    /// There is, and it cannot be had: the answer is cut off.
+    Broken,
 }
 
 /// The size of a piece: what an answer keeps for a client that does not read.
@@ -148,7 +170,7 @@ fn set_header(
 ///
 /// # Errors
 ///
-/// There is no memory.
+/// There is no memory, or no more to be had.
 pub(in crate::nginx) fn fill(
     pieces: &mut dyn Pieces,
     piece: &mut Vec<u8>,
@@ -162,6 +184,9 @@ pub(in crate::nginx) fn fill(
             return Err(NoMemory);
         }
         let more = pieces.write(piece);
+        if more == More::Broken {
+            return Err(NoMemory);
+        }
         if more != More::Yes || piece.len() > PIECE - STEP || turn::time_is_up() {
             return Ok(more);
         }

@@ -16,6 +16,7 @@ use ngx::ffi::{
     ngx_http_run_posted_requests, ngx_log_t, off_t, sockaddr_in, u_char,
 };
 
+use super::buffer::size;
 use super::inside::Inside;
 use super::request::Access;
 use super::state::{Origin, RunState};
@@ -143,6 +144,16 @@ impl RunConnection {
         // SAFETY: the caller's promise.
         let log = unsafe { (*c).log };
         // SAFETY: an open connection has a log.
+        unsafe { Self::of_log(log) }
+    }
+
+    /// The run that a log leads to, if a run of ours does that.
+    ///
+    /// # Safety
+    ///
+    /// `log` is that of an open connection.
+    pub(super) unsafe fn of_log(log: *mut ngx_log_t) -> Option<NonNull<Self>> {
+        // SAFETY: the caller's promise.
         let handler = unsafe { (*log).handler }?;
         if !ptr::fn_addr_eq(handler, LOG_HANDLER) {
             return None;
@@ -363,15 +374,6 @@ unsafe extern "C" fn sink(
         }
         ptr::null_mut()
     })
-}
-
-/// `ngx_buf_size`.
-fn size(buffer: &ngx_buf_t) -> off_t {
-    if buffer.temporary() != 0 || buffer.memory() != 0 || buffer.mmap() != 0 {
-        off_t::try_from(buffer.last.addr().saturating_sub(buffer.pos.addr())).unwrap_or(0)
-    } else {
-        buffer.file_last - buffer.file_pos
-    }
 }
 
 /// There is no client to read from.

@@ -2,19 +2,24 @@
 //!
 //! This module's filters are the first of nginx's chains (RUN-16).
 
+use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
 
 use ngx::ffi::{
-    ngx_buf_t, ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt,
-    ngx_http_request_body_filter_pt, ngx_http_request_t, ngx_int_t, ngx_read_file, off_t,
+    ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_filter,
+    ngx_http_output_header_filter_pt, ngx_http_request_body_filter_pt, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_int_t,
 };
 
+use super::buffer::{Pace, take_buffer};
 use super::connection::RunConnection;
-use super::receiver::{Flow, NextFilter, Receiver, ResponseHead};
+use super::held::{Failed, Share};
+use super::receiver::{Flow, NextFilter, ResponseHead};
 use super::state::RunState;
 use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
+use crate::nginx::core::turn::{self, QueueEnd, Work};
 use crate::nginx::core::{bits, rc};
 
 /// The filters that were first before this module's.
@@ -98,6 +103,10 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
 ///
 /// `r` is the open main request of this run.
 unsafe fn take_head(r: *mut ngx_http_request_t, state: &RunState) -> Option<ngx_int_t> {
+    if !state.goes_on() {
+        // SAFETY: the caller's promise.
+        return Some(unsafe { cut_short(r) });
+    }
     let receiver = state.receiver()?;
     // SAFETY: the caller's promise; the receiver calls nothing that would change it.
     let flow = receiver.head(&unsafe { ResponseHead::of(r) });
@@ -113,26 +122,49 @@ unsafe fn take_head(r: *mut ngx_http_request_t, state: &RunState) -> Option<ngx_
     Some(rc::OK)
 }
 
+/// Where a body goes from this module's filter.
+enum Onward {
+    Answered(ngx_int_t),
+    /// To the filters behind.
+    Passed(*mut ngx_chain_t),
+    /// The same, if there is any; more follows without another call of nginx's.
+    Held(*mut ngx_chain_t),
+}
+
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
-    let answer = guard(Some(rc::ERROR), || {
+    let onward = guard(Onward::Answered(rc::ERROR), || {
         // SAFETY: nginx calls filters with an open request.
-        let state = unsafe { run_of_main(r) }?;
+        let Some(state) = (unsafe { run_of_main(r) }) else { return Onward::Passed(chain) };
         // SAFETY: as above, and with a chain that is closed by null.
         unsafe { take_body(r, chain, &state) }
     });
-    if let Some(answer) = answer {
+    let (chain, waits) = match onward {
+        Onward::Answered(answer) => return answer,
+        Onward::Passed(chain) => (chain, false),
+        Onward::Held(chain) => (chain, true),
+    };
+    let mut answer = rc::AGAIN;
+    if !waits || !chain.is_null() {
+        // SAFETY: HOST-1: one thread.
+        answer = match unsafe { NEXT_BODY } {
+            // SAFETY: nginx's own filter, called as it calls it itself.
+            Some(next) => unsafe { next(r, chain) },
+            None => rc::ERROR,
+        };
+    }
+    if !waits || answer == rc::ERROR {
         return answer;
     }
-    // SAFETY: HOST-1: one thread.
-    match unsafe { NEXT_BODY } {
-        // SAFETY: nginx's own filter, called as it calls it itself.
-        Some(next) => unsafe { next(r, chain) },
-        None => rc::ERROR,
-    }
+    // SAFETY: nginx calls filters with an open request.
+    let c = unsafe { (*r).connection };
+    // SAFETY: an open request has an open connection.
+    let write = unsafe { (*c).write };
+    // nginx leaves it alone then, as it does for `limit_rate`.
+    // SAFETY: an open connection has its events.
+    unsafe { (*write).set_delayed(1) };
+    rc::AGAIN
 }
 
-/// `None`: the other filters are to see it.
-///
 /// # Safety
 ///
 /// `r` is the open main request of this run, with a chain of links, closed by null, which is ours
@@ -140,24 +172,42 @@ unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_cha
 unsafe fn take_body(
     r: *mut ngx_http_request_t,
     mut chain: *mut ngx_chain_t,
-    state: &RunState,
-) -> Option<ngx_int_t> {
-    let receiver = state.receiver()?;
+    state: &Rc<RunState>,
+) -> Onward {
+    if !state.goes_on() {
+        // SAFETY: the caller's promise.
+        return Onward::Answered(unsafe { cut_short(r) });
+    }
+    let all = chain;
+    let Some(receiver) = state.receiver() else { return Onward::Passed(all) };
+    if receiver.takes_shares() {
+        let enqueue = || turn::enqueue(state, QueueEnd::Back).ok();
+        // SAFETY: the caller's promise.
+        return match unsafe { state.held().take(r, chain, &*receiver, enqueue) } {
+            Ok(Share::Taken(chain)) if state.held().waits() => Onward::Held(chain),
+            // To be asked for what they hold is for the filters behind, too.
+            Ok(Share::Taken(chain)) => Onward::Passed(chain),
+            // SAFETY: the caller's promise.
+            Ok(Share::Enough) => Onward::Answered(unsafe { end(r, state) }),
+            Err(Failed) => Onward::Answered(rc::ERROR),
+        };
+    }
     let ends = receiver.then() == NextFilter::Skipped;
     if receiver.is_full() && !ends {
-        return None;
+        return Onward::Passed(all);
     }
     while !chain.is_null() {
         // SAFETY: the caller's promise.
         let link = unsafe { chain.read() };
+        let pace = Pace { piece: usize::MAX, taken: &Cell::new(0), goes_on: &|_| true };
         // SAFETY: a link has a buffer; the caller's promise.
-        let Some(flow) = (unsafe { take_buffer(link.buf, &*receiver) }) else {
+        let Some((flow, _)) = (unsafe { take_buffer(link.buf, &*receiver, &pace) }) else {
             // What others see does not depend on who takes it, too.
-            return ends.then_some(rc::ERROR);
+            return if ends { Onward::Answered(rc::ERROR) } else { Onward::Passed(all) };
         };
         if flow == Flow::Enough {
             // SAFETY: as above.
-            return Some(unsafe { end(r, state) });
+            return Onward::Answered(unsafe { end(r, state) });
         }
         if ends {
             // SAFETY: as above.
@@ -166,11 +216,47 @@ unsafe fn take_body(
             buffer.file_pos = buffer.file_last;
             if buffer.last_buf() != 0 {
                 state.complete();
+                // SAFETY: the caller's promise; ends before nginx is called.
+                without_post_action(unsafe { &mut *r });
             }
         }
         chain = link.next;
     }
-    ends.then_some(rc::OK)
+    if ends { Onward::Answered(rc::OK) } else { Onward::Passed(all) }
+}
+
+impl Work for RunState {
+    /// Goes on with what is held, as if the client had read.
+    fn work(self: Rc<Self>) {
+        let r = self.request();
+        if !self.held().begin_slot() || r.is_null() {
+            return;
+        }
+        // SAFETY: the invariant of the state: it is open.
+        let c = unsafe { (*r).connection };
+        // SAFETY: an open request has an open connection.
+        if let Some(run) = unsafe { RunConnection::of(c) } {
+            // SAFETY: as above.
+            unsafe { RunConnection::set_log_request(run, r) };
+        }
+        // What fails fails again when nginx asks.
+        // SAFETY: as above, and its header was sent; our filter is the first one.
+        let _ = unsafe { ngx_http_output_filter(r, ptr::null_mut()) };
+        // SAFETY: looks at `destroyed` first (RUN-8).
+        unsafe { ngx_http_run_posted_requests(c) };
+        if !self.held().waits() && !self.request().is_null() {
+            // SAFETY: the request is open, so that its connection and its events are.
+            let write = unsafe { (*c).write };
+            // SAFETY: as above.
+            unsafe { (*write).set_delayed(0) };
+            // SAFETY: as above.
+            if let Some(handler) = unsafe { (*write).handler } {
+                // SAFETY: as nginx calls it when a client has read.
+                unsafe { handler(write) };
+            }
+        }
+        self.held().end_slot();
+    }
 }
 
 /// Ends the run, whose response counts as complete, without another request.
@@ -185,48 +271,21 @@ unsafe fn end(r: *mut ngx_http_request_t, state: &RunState) -> ngx_int_t {
     rc::ERROR
 }
 
+/// Ends the run, whose response stays incomplete, without another request.
+///
+/// # Safety
+///
+/// `r` is the open main request of a run.
+unsafe fn cut_short(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: the caller's promise; ends before nginx is called.
+    without_post_action(unsafe { &mut *r });
+    rc::ERROR
+}
+
 /// Has nothing follow at the end of a request (`ngx_http_post_action`).
 pub(in crate::nginx) fn without_post_action(request: &mut ngx_http_request_t) {
     bits::set_post_action(request, 1);
     bits::set_uri_changes(request, 0);
-}
-
-/// Part of a file, where the kernel wants it with `directio`, and of a size that it wants.
-#[repr(align(4096))]
-struct Piece([u8; 8192]);
-
-/// Hands the content of a buffer over; `None` if its file could not be read.
-///
-/// # Safety
-///
-/// A buffer of a chain of nginx's.
-unsafe fn take_buffer(buffer: *mut ngx_buf_t, receiver: &dyn Receiver) -> Option<Flow> {
-    // SAFETY: the caller's promise; ends before nginx is called.
-    let content = unsafe { &*buffer };
-    if content.temporary() != 0 || content.memory() != 0 || content.mmap() != 0 {
-        let len = content.last.addr().saturating_sub(content.pos.addr());
-        if len == 0 {
-            return Some(Flow::More);
-        }
-        // SAFETY: a buffer in memory has its content between these two.
-        return Some(receiver.body(unsafe { std::slice::from_raw_parts(content.pos, len) }));
-    }
-    if content.in_file() == 0 {
-        return Some(Flow::More);
-    }
-    let (file, mut from, to) = (content.file, content.file_pos, content.file_last);
-    let mut piece = Piece([0; 8192]);
-    while from < to && !receiver.is_full() {
-        // SAFETY: an open file of nginx's, and room of this size.
-        let read = unsafe { ngx_read_file(file, piece.0.as_mut_ptr(), piece.0.len(), from) };
-        let read = usize::try_from(read).ok().filter(|read| *read > 0)?;
-        let read = read.min(usize::try_from(to - from).ok()?);
-        if receiver.body(piece.0.get(..read)?) == Flow::Enough {
-            return Some(Flow::Enough);
-        }
-        from += off_t::try_from(read).ok()?;
-    }
-    Some(Flow::More)
 }
 
 /// Called when a content handler reads the request's body, which it does when it has settled what it
@@ -241,11 +300,11 @@ unsafe extern "C" fn request_body_filter(
         let Some(body) = state.take_body() else { return Some(chain) };
         // SAFETY: as above; ends before nginx is called.
         unsafe { &mut *r }.headers_in.content_length_n = body.length;
-        if let Some(inside) = state.inside()
+        if let Some(inside) = state.inside() {
             // SAFETY: as above.
-            && !unsafe { inside.before_upstream(r) }
-        {
-            return None;
+            if !unsafe { inside.before_upstream(r) } {
+                return None;
+            }
         }
         Some(if body.chain.is_null() { chain } else { body.chain })
     });

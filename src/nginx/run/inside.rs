@@ -1,12 +1,12 @@
 //! What the nginx layer itself does within a run.
 
-use std::any::Any;
-
 use ngx::ffi::{ngx_http_request_t, ngx_uint_t};
+
+use crate::nginx::core::as_any::AsAny;
 
 /// Has to do with the request of a run while it is processed. Such a run goes from the rewrite phase
 /// to the content phase at once.
-pub(in crate::nginx) trait Inside: Any {
+pub(in crate::nginx) trait Inside: AsAny {
     /// The content handler is about to be called.
     ///
     /// # Safety
@@ -22,6 +22,16 @@ pub(in crate::nginx) trait Inside: Any {
     ///
     /// As above.
     unsafe fn before_upstream(&self, r: *mut ngx_http_request_t) -> bool;
+
+    /// Whether it ends when the worker is told to quit.
+    fn leaves(&self) -> bool {
+        true
+    }
+
+    /// Whether the request is logged as any other of its location.
+    fn is_logged(&self) -> bool {
+        true
+    }
 
     /// A line for the error log: what was found, and while doing what. Answers with which level it
     /// is written.

@@ -1,6 +1,6 @@
 //! What a run's response brings, as it arrives.
 
-use ngx::ffi::{ngx_http_request_t, ngx_list_t, ngx_table_elt_t};
+use ngx::ffi::{ngx_http_headers_out_t, ngx_http_request_t, ngx_list_t, ngx_table_elt_t};
 
 use crate::nginx::core::string::bytes;
 
@@ -26,6 +26,12 @@ pub trait Receiver {
         false
     }
 
+    /// Whether its body may be large: no more than a share of it comes in a turn of the event loop. The response goes on
+    /// through all other filters then.
+    fn takes_shares(&self) -> bool {
+        false
+    }
+
     /// What happens to the response then.
     fn then(&self) -> NextFilter {
         NextFilter::Called
@@ -45,6 +51,8 @@ pub enum NextFilter {
 pub struct ResponseHead<'a> {
     status: usize,
     headers: &'a ngx_list_t,
+    is_of_server: bool,
+    answer: &'a ngx_http_headers_out_t,
 }
 
 impl<'a> ResponseHead<'a> {
@@ -57,15 +65,18 @@ impl<'a> ResponseHead<'a> {
     pub(in crate::nginx) unsafe fn of(r: *mut ngx_http_request_t) -> Self {
         // SAFETY: the caller's promise.
         let request = unsafe { &*r };
+        let answer = &request.headers_out;
         // SAFETY: a request's own, or null.
         match unsafe { request.upstream.as_ref() } {
             Some(upstream) if !upstream.buffer.start.is_null() => {
                 let headers = &upstream.headers_in;
-                Self { status: headers.status_n, headers: &headers.headers }
+                // nginx answers by itself where the rest of a response could not be had.
+                let is_of_server = request.err_status == 0 && answer.status == headers.status_n;
+                Self { status: headers.status_n, headers: &headers.headers, answer, is_of_server }
             }
             _ => {
-                let headers = &request.headers_out;
-                Self { status: headers.status, headers: &headers.headers }
+                let is_of_server = false;
+                Self { status: answer.status, headers: &answer.headers, answer, is_of_server }
             }
         }
     }
@@ -75,11 +86,52 @@ impl<'a> ResponseHead<'a> {
         u16::try_from(self.status).unwrap_or(0)
     }
 
+    /// Whether it is that of a server, and what nginx hands on.
+    pub(in crate::nginx) fn is_of_server(&self) -> bool {
+        self.is_of_server
+    }
+
+    /// The status of what the location answers.
+    pub fn answer_status(&self) -> u16 {
+        u16::try_from(self.answer.status).unwrap_or(0)
+    }
+
+    /// How long the body of what the location answers is, where that is known beforehand.
+    pub fn content_length(&self) -> Option<u64> {
+        u64::try_from(self.answer.content_length_n).ok()
+    }
+
+    /// The type of what the location answers, which nginx keeps beside the other headers.
+    pub fn content_type(&self) -> &'a [u8] {
+        // SAFETY: a string of a request that does not change.
+        unsafe { bytes(self.answer.content_type) }
+    }
+
+    /// `Content-Encoding` of what the location answers; empty for none.
+    pub fn content_encoding(&self) -> &'a [u8] {
+        field(self.answer.content_encoding)
+    }
+
+    /// `ETag` of what the location answers; empty for none.
+    pub fn etag(&self) -> &'a [u8] {
+        field(self.answer.etag)
+    }
+
     /// All headers, those too that nginx does not hand on, each with its name and its value.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         // SAFETY: a list of a request that does not change.
         unsafe { fields(self.headers) }
     }
+}
+
+/// The value of a header of a request that does not change; empty for none.
+fn field<'a>(header: *mut ngx_table_elt_t) -> &'a [u8] {
+    // SAFETY: a header of the request, or null.
+    let Some(header) = (unsafe { header.as_ref() }).filter(|header| header.hash != 0) else {
+        return b"";
+    };
+    // SAFETY: a string of the request.
+    unsafe { bytes(header.value) }
 }
 
 /// The fields of a list of headers.

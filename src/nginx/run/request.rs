@@ -19,6 +19,11 @@ impl Method {
         String::from_utf8(word.to_vec()).ok().map(Self)
     }
 
+    /// Whether a response to it has no body.
+    pub fn is_head(&self) -> bool {
+        self.0 == "HEAD"
+    }
+
     /// `POST`.
     pub fn post() -> Self {
         Self("POST".to_owned())

@@ -26,7 +26,7 @@ use super::head;
 use super::phases::{engine, find_config};
 use super::receiver::Receiver;
 use super::request::{Begin, Request, StartError};
-use super::state::{Attached, Origin, RequestEnd, RunState};
+use super::state::{Attached, Guard, Origin, RequestEnd, RunState};
 use crate::nginx::conf::location::Location;
 use crate::nginx::core::guard::guard_else;
 use crate::nginx::core::{bits, gauges, pool};
@@ -42,7 +42,8 @@ pub enum Started {
     InProgress(InProgress),
 }
 
-/// Has nginx request `location`, as `request` says; what the response brings goes to `receiver`, too.
+/// Has nginx request `location`, as `request` says, for as long as `guard` lets it go on; what the response
+/// brings goes to `receiver`, too.
 ///
 /// # Errors
 ///
@@ -52,10 +53,13 @@ pub fn start(
     request: &Request<'_>,
     origin: Rc<dyn Origin>,
     receiver: Option<Rc<dyn Receiver>>,
+    guard: Option<Rc<dyn Guard>>,
 ) -> Result<Started, StartError> {
     #[cfg(feature = "panic-points")]
     let receiver = receiver.or_else(|| Some(Rc::new(super::witness::Witness::default())));
-    start_attached(location, request, origin, Attached { receiver, inside: None })
+    #[cfg(feature = "panic-points")]
+    let guard = guard.or_else(|| Some(Rc::new(super::witness::Witness::default())));
+    start_attached(location, request, origin, Attached { receiver, guard, inside: None })
 }
 
 /// The same for a request that begins anywhere; nobody receives its response.
@@ -102,13 +106,18 @@ fn start_from(
     };
     let state = Rc::new(RunState::new(origin, request.access, attached));
     let c = connect(location, Rc::clone(&state))?;
-    if state.inside().is_some() {
+    let inside = state.inside();
+    if inside.as_ref().is_some_and(|inside| inside.leaves()) {
         // nginx closes it when the worker is told to quit (RUN-18).
         // SAFETY: furnished just now.
         unsafe { (*c).set_idle(1) };
     }
     // SAFETY: furnished just now.
     let (r, valid_location) = unsafe { create(c, location, request) }?;
+    if inside.is_some_and(|inside| !inside.is_logged()) {
+        // SAFETY: made just now; ends here.
+        bits::set_logged(unsafe { &mut *r }, 1);
+    }
     // SAFETY: made just now.
     unsafe { watch_end(r, c, &state) }?;
     // SAFETY: as above.

@@ -1,20 +1,21 @@
 //! What a run's connection shares with who has started it.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ptr;
 use std::rc::Rc;
 
-use ngx::ffi::{ngx_chain_t, ngx_http_request_t, off_t};
+use ngx::ffi::{ngx_chain_t, ngx_event_get_peer_pt, ngx_http_request_t, off_t};
 
+use super::held::Held;
 use super::inside::Inside;
 use super::receiver::Receiver;
 use super::request::Access;
+use crate::nginx::core::as_any::AsAny;
 use crate::nginx::core::event::Posted;
 
 /// Who has a location run: known to the run's log lines and variables.
-pub trait Origin: Any {
+pub trait Origin: AsAny {
     /// Writes the context of the run's log lines, `name: value, name: value`.
     ///
     /// # Errors
@@ -35,11 +36,20 @@ pub struct RequestEnd {
     pub closed: bool,
 }
 
+/// Who decides whether a run goes on. Is called from within nginx, and starts nothing there.
+pub trait Guard {
+    /// Asked before each connection to a server of a group, and at each piece of the response: the run is
+    /// cut off where it does not go on.
+    fn goes_on(&self) -> bool;
+}
+
 /// Who has to do with a run while it is in progress.
 #[derive(Clone, Default)]
 pub(in crate::nginx) struct Attached {
     /// Who takes its response.
     pub(in crate::nginx) receiver: Option<Rc<dyn Receiver>>,
+    /// Who decides whether it goes on.
+    pub(in crate::nginx) guard: Option<Rc<dyn Guard>>,
     /// What the nginx layer does within it.
     pub(in crate::nginx) inside: Option<Rc<dyn Inside>>,
 }
@@ -63,6 +73,9 @@ pub(super) struct RunState {
     access: Access,
     attached: Attached,
     body: Cell<Option<KeptBody>>,
+    held: Held,
+    /// What the balancer gets a server with.
+    get: Cell<ngx_event_get_peer_pt>,
     request: Cell<*mut ngx_http_request_t>,
     complete: Cell<bool>,
     end: Cell<Option<RequestEnd>>,
@@ -77,6 +90,8 @@ impl RunState {
             access,
             attached,
             body: Cell::new(None),
+            held: Held::new(),
+            get: Cell::new(None),
             request: Cell::new(ptr::null_mut()),
             complete: Cell::new(false),
             end: Cell::new(None),
@@ -89,9 +104,8 @@ impl RunState {
         let weak = Rc::downgrade(self);
         let mut on_end = Some(on_end);
         let posted = Posted::new(move || {
-            if let Some(end) = weak.upgrade().and_then(|state| state.take_end())
-                && let Some(on_end) = on_end.take()
-            {
+            let Some(end) = weak.upgrade().and_then(|state| state.take_end()) else { return };
+            if let Some(on_end) = on_end.take() {
                 on_end(end);
             }
         });
@@ -117,6 +131,26 @@ impl RunState {
 
     pub(super) fn inside(&self) -> Option<Rc<dyn Inside>> {
         self.attached.inside.clone()
+    }
+
+    /// Whether it goes on.
+    pub(super) fn goes_on(&self) -> bool {
+        self.attached.guard.as_ref().is_none_or(|guard| guard.goes_on())
+    }
+
+    /// Whether somebody decides that.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.attached.guard.is_some()
+    }
+
+    /// What the balancer gets a server with, of the group that the run has come to last.
+    pub(super) fn get_of_balancer(&self) -> &Cell<ngx_event_get_peer_pt> {
+        &self.get
+    }
+
+    /// What of its response was not taken yet.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
     }
 
     pub(super) fn keep_body(&self, body: KeptBody) {
@@ -150,6 +184,7 @@ impl RunState {
     pub(super) fn end(&self, status: u16, closed: bool) {
         // INVARIANT: closed from now on.
         self.request.set(ptr::null_mut());
+        self.held.forget();
         self.end.set(Some(RequestEnd { status, complete: self.complete.get(), closed }));
         if let Some(posted) = &*self.posted.borrow() {
             posted.post();

@@ -62,7 +62,7 @@ pub trait OptionalVariable {
     const NAME: &'static CStr;
 
     /// Its value, if there is one; `origin` as in [`Variable::write`].
-    fn value(origin: Option<Rc<dyn Origin>>) -> Option<String>;
+    fn value(origin: Option<Rc<dyn Origin>>) -> Option<Vec<u8>>;
 }
 
 /// Adds a variable, as [`add`].
@@ -88,7 +88,7 @@ unsafe extern "C" fn get_optional<V: OptionalVariable>(
             return rc::OK;
         };
         // SAFETY: as above.
-        unsafe { set(r, value, text.as_bytes()) }
+        unsafe { set(r, value, &text) }
     })
 }
 

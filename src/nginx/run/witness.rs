@@ -1,9 +1,10 @@
-//! For t/nginx/receiver.t alone, in the build with the feature `panic-points`: what each run's response
-//! brings is written to the log.
+//! For t/nginx/receiver.t and panics.t alone, in the build with the feature `panic-points`: what each run's
+//! response brings is written to the log, and each run has a guard.
 
 use std::cell::Cell;
 
 use super::receiver::{Flow, Receiver, ResponseHead};
+use super::state::Guard;
 use crate::nginx::core::log::{Level, Log};
 use crate::nginx::core::string::escaped;
 
@@ -31,6 +32,12 @@ impl Receiver for Witness {
         say(format_args!("{} bytes, the last are {}", piece.len(), escaped(last)));
         self.taken.set(self.taken.get() + piece.len());
         self.flow()
+    }
+}
+
+impl Guard for Witness {
+    fn goes_on(&self) -> bool {
+        true
     }
 }
 

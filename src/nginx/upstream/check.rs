@@ -91,7 +91,8 @@ pub fn check(
         headers: &headers,
         body: request.body,
     };
-    let attached = Attached { receiver: Some(pin.clone()), inside: Some(pin.clone()) };
+    let attached =
+        Attached { receiver: Some(pin.clone()), inside: Some(pin.clone()), ..Attached::default() };
     let started = run::start_attached(location, &run_request, origin, attached)?;
 
     let handle = match &started {

@@ -69,8 +69,7 @@ impl Memory {
     fn hold<T>(self, at: *mut T) -> Option<NonNull<T>> {
         let end = at.addr().checked_add(size_of::<T>())?;
         let inside = self.start <= at.addr() && end <= self.end;
-        let aligned = at.addr().is_multiple_of(align_of::<T>());
-        NonNull::new(at).filter(|_| inside && aligned)
+        NonNull::new(at).filter(|_| inside && at.is_aligned())
     }
 
     /// The bytes of a string, if they are there.

@@ -6,14 +6,12 @@
 //!                                       the balancer)
 //! ```
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ngx::core::Pool;
 use ngx::ffi::{
     ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
     ngx_peer_connection_t, ngx_uint_t,
@@ -22,6 +20,7 @@ use ngx::ffi::{
 use super::end::{CheckEnd, Cut};
 use super::group::Group;
 use super::kept::{self, KeptKey};
+use super::own;
 use super::response::Judge;
 use super::server::{PeerInPool, Server};
 use super::uri;
@@ -125,8 +124,7 @@ impl Pin {
     pub(super) unsafe fn of(r: *mut ngx_http_request_t) -> Option<Rc<Self>> {
         // SAFETY: the caller's promise.
         let inside = unsafe { RunConnection::inside_of(r) }?;
-        let inside: Rc<dyn Any> = inside;
-        inside.downcast().ok()
+        inside.into_any().downcast().ok()
     }
 
     /// Takes the place of the group's balancer (UPSTREAM-1 to UPSTREAM-5); `finalize` is called at the end of the request instead
@@ -166,8 +164,11 @@ impl Pin {
         peer.get = Some(get);
         peer.free = Some(free);
         peer.notify = None;
-        peer.set_session = Some(set_session);
-        peer.save_session = Some(save_session);
+        #[cfg(any(ngx_feature = "ssl", ngx_feature = "compat"))]
+        {
+            peer.set_session = Some(set_session);
+            peer.save_session = Some(save_session);
+        }
         peer.tries = 1;
         peer.data = r.cast();
         // SAFETY: made just now.
@@ -205,11 +206,6 @@ impl Pin {
     ///
     /// `r` is an open request that has an upstream.
     unsafe fn set_conf(&self, r: *mut ngx_http_request_t) -> Option<()> {
-        const IGNORED: ngx_uint_t = (ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_REDIRECT
-            | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_LIMIT_RATE
-            | ngx::ffi::NGX_HTTP_UPSTREAM_IGN_XA_BUFFERING)
-            as ngx_uint_t;
-
         const NEVER: ngx_uint_t = ngx::ffi::NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
         /// Over another connection where one that was kept has broken; else no try is left.
         const ONCE_MORE: ngx_uint_t = (ngx::ffi::NGX_HTTP_UPSTREAM_FT_ERROR
@@ -219,54 +215,17 @@ impl Pin {
         if self.has_conf.get() {
             return Some(());
         }
+        let next_upstream = if self.kept.is_some() { ONCE_MORE } else { NEVER };
+        let change = |conf: &mut ngx_http_upstream_conf_t| {
+            conf.next_upstream = next_upstream;
+            own::forget_session(conf);
+        };
         // SAFETY: the caller's promise.
-        let pool = unsafe { (*r).pool };
-        // SAFETY: an open request has its pool; HOST-13: what it gives may be null.
-        let conf = unsafe { Pool::from_ngx_pool(pool) }.calloc_type::<ngx_http_upstream_conf_t>();
-        if conf.is_null() {
-            return None;
-        }
-        // SAFETY: as above.
-        let upstream = unsafe { (*r).upstream };
-        // SAFETY: as above; ends here.
-        let upstream = unsafe { &mut *upstream };
-        // SAFETY: a module sets its configuration before it passes a request on; plain C data.
-        unsafe { conf.copy_from_nonoverlapping(upstream.conf, 1) };
-        {
-            // SAFETY: just made, and nobody else has it.
-            let conf = unsafe { &mut *conf };
-            conf.set_store(0);
-            conf.set_intercept_404(0);
-            conf.set_change_buffering(0);
-            conf.intercept_errors = 0;
-            conf.next_upstream = if self.kept.is_some() { ONCE_MORE } else { NEVER };
-            conf.ignore_headers |= IGNORED;
-            forget_cache(conf);
-            forget_session(conf);
-        }
-        upstream.conf = conf;
-        upstream.set_buffering(0);
-        upstream.set_store(0);
+        unsafe { own::set_conf(r, change) }?;
         self.has_conf.set(true);
         Some(())
     }
 }
-
-#[cfg(ngx_feature = "http_cache")]
-fn forget_cache(conf: &mut ngx_http_upstream_conf_t) {
-    conf.set_cache(0);
-}
-
-#[cfg(not(ngx_feature = "http_cache"))]
-fn forget_cache(_: &mut ngx_http_upstream_conf_t) {}
-
-#[cfg(ngx_feature = "http_ssl")]
-fn forget_session(conf: &mut ngx_http_upstream_conf_t) {
-    conf.ssl_session_reuse = 0;
-}
-
-#[cfg(not(ngx_feature = "http_ssl"))]
-fn forget_session(_: &mut ngx_http_upstream_conf_t) {}
 
 impl Inside for Pin {
     unsafe fn before_content(&self, r: *mut ngx_http_request_t) {
@@ -295,34 +254,9 @@ impl Inside for Pin {
     }
 
     fn line(&self, level: ngx_uint_t, message: &[u8]) -> ngx_uint_t {
-        const ALERT: ngx_uint_t = ngx::ffi::NGX_LOG_ALERT as ngx_uint_t;
-        const CRIT: ngx_uint_t = ngx::ffi::NGX_LOG_CRIT as ngx_uint_t;
-        const ERROR: ngx_uint_t = ngx::ffi::NGX_LOG_ERR as ngx_uint_t;
-        const INFO: ngx_uint_t = ngx::ffi::NGX_LOG_INFO as ngx_uint_t;
-
-        if level <= ERROR {
-            let mut line = self.line.borrow_mut();
-            line.clear();
-            line.push_str(&String::from_utf8_lossy(message));
-        }
-        let is_result = (level == CRIT && is_socket_gone(message))
-            || (level == ALERT && has_no_descriptor(message))
-            || (ERROR..INFO).contains(&level);
-        if is_result { INFO } else { level }
+        own::keep_line(&self.line, level, message);
+        own::level_of(level, message)
     }
-}
-
-/// Whether nginx says that a server's `unix:` socket does not exist, as when it was stopped.
-fn is_socket_gone(message: &[u8]) -> bool {
-    const NO_SUCH_FILE: &[u8] = b" failed (2: ";
-
-    message.starts_with(b"connect() to unix:")
-        && message.windows(NO_SUCH_FILE.len()).any(|window| window == NO_SUCH_FILE)
-}
-
-/// Whether nginx says that it has no descriptor left for a socket (EMFILE, ENFILE).
-fn has_no_descriptor(message: &[u8]) -> bool {
-    message.starts_with(b"socket() failed (24: ") || message.starts_with(b"socket() failed (23: ")
 }
 
 impl Receiver for Pin {
@@ -382,12 +316,11 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, r: *mut c_void) -> ng
         peer.socklen = pin.server.address.size();
         peer.connection = ptr::null_mut();
         peer.set_cached(0);
-        if let Some((key, _)) = &pin.kept
-            && !was_tried
+        if let Some((key, _)) = &pin.kept {
             // SAFETY: as above.
-            && unsafe { kept::take(peer, key) }
-        {
-            return rc::DONE;
+            if !was_tried && unsafe { kept::take(peer, key) } {
+                return rc::DONE;
+            }
         }
         if !has_free_connection() {
             // `ngx_get_connection` would write an alert (RUN-1).
@@ -422,10 +355,12 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, r: *mut c_void, stat
 }
 
 /// A check's session is that of no client.
+#[cfg(any(ngx_feature = "ssl", ngx_feature = "compat"))]
 unsafe extern "C" fn set_session(_: *mut ngx_peer_connection_t, _: *mut c_void) -> ngx_int_t {
     guard(rc::ERROR, || rc::OK)
 }
 
+#[cfg(any(ngx_feature = "ssl", ngx_feature = "compat"))]
 unsafe extern "C" fn save_session(_: *mut ngx_peer_connection_t, _: *mut c_void) {
     guard((), || ());
 }

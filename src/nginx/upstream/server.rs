@@ -31,9 +31,8 @@ impl SocketAddress {
     #[must_use]
     pub fn with_port(mut self, port: u16) -> Self {
         // Both `sockaddr_in` and `sockaddr_in6` begin so: the family, and the port.
-        if let [a, b, high, low, ..] = &mut self.bytes
-            && [libc::AF_INET, libc::AF_INET6].contains(&i32::from(u16::from_ne_bytes([*a, *b])))
-        {
+        let [a, b, high, low, ..] = &mut self.bytes;
+        if [libc::AF_INET, libc::AF_INET6].contains(&i32::from(u16::from_ne_bytes([*a, *b]))) {
             [*high, *low] = port.to_be_bytes();
         }
         self

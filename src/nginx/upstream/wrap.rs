@@ -16,7 +16,7 @@ use crate::nginx::conf::parsing::Refused;
 use crate::nginx::conf::wholly_read::WhollyRead;
 use crate::nginx::core::guard::guard;
 use crate::nginx::core::{pool, rc};
-use crate::nginx::run::filters;
+use crate::nginx::run::{filters, guarded};
 use crate::os::memory;
 
 type Init =
@@ -46,6 +46,20 @@ static INIT: Init = init_peer;
 ///
 /// No memory.
 pub fn allow_pinning(read: &WhollyRead<'_>) -> Result<(), Refused> {
+    stand_before_all(read)
+}
+
+/// The same, so that guarded runs are asked before each connection whether they go on: without fleets there
+/// is none of it.
+///
+/// # Errors
+///
+/// No memory.
+pub fn watch_connects(read: &WhollyRead<'_>) -> Result<(), Refused> {
+    stand_before_all(read)
+}
+
+fn stand_before_all(read: &WhollyRead<'_>) -> Result<(), Refused> {
     let pool = read.parsing().cf().pool;
     // SAFETY: HOST-2: the pool of the cycle that is made, which is looked at as a number only.
     let registered = unsafe { pool::on_destroy(pool, forget, pool.cast()) };
@@ -108,9 +122,12 @@ unsafe extern "C" fn init_peer(
             None => (balancer_of(group), rc::ERROR),
         }
     });
-    match balancer {
-        // SAFETY: the group's own, called as nginx calls it.
-        Some(balancer) => unsafe { balancer(r, group) },
-        None => answer,
+    let Some(balancer) = balancer else { return answer };
+    // SAFETY: the group's own, called as nginx calls it.
+    let answer = unsafe { balancer(r, group) };
+    if answer == rc::OK {
+        // SAFETY: as above: it has begun with the request.
+        guard((), || unsafe { guarded::watch(r) });
     }
+    answer
 }

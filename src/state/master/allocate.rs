@@ -248,22 +248,22 @@ fn copy(
     control: &Control,
 ) -> io::Result<()> {
     // A record whose lock is held has a newer life than ours.
-    if let Some(_lock) = try_lock(to, CLAIM, page)
-        && to.read_part::<{ CLAIM.bytes }>(CLAIM, page).is_ok_and(|bytes| {
+    if let Some(_lock) = try_lock(to, CLAIM, page) {
+        if to.read_part::<{ CLAIM.bytes }>(CLAIM, page).is_ok_and(|bytes| {
             ClaimPart::decode(&bytes).is_none_or(|there| there.serial < claim.serial)
-        })
-    {
-        let ring = from.read_ring::<RING_BYTES>(at)?;
-        to.write(&ring, CLAIM.offset(page) + RING_AT as u64)?;
-        to.write_part(CLAIM, page, &claim.encode())?;
+        }) {
+            let ring = from.read_ring::<RING_BYTES>(at)?;
+            to.write(&ring, CLAIM.offset(page) + RING_AT as u64)?;
+            to.write_part(CLAIM, page, &claim.encode())?;
+        }
     }
-    if let Some(_lock) = try_lock(to, CONTROL, page)
-        && to.read_part::<{ CONTROL.bytes }>(CONTROL, page).is_ok_and(|bytes| {
+    if let Some(_lock) = try_lock(to, CONTROL, page) {
+        if to.read_part::<{ CONTROL.bytes }>(CONTROL, page).is_ok_and(|bytes| {
             Control::decode(&bytes, name).is_ok_and(|there| there.serial < control.serial)
                 || Control::name_in(&bytes).is_none()
-        })
-    {
-        to.write_part(CONTROL, page, &control.encode(name))?;
+        }) {
+            to.write_part(CONTROL, page, &control.encode(name))?;
+        }
     }
     Ok(())
 }

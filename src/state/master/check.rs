@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::os::file::{
-    FileOwner, Refusal, directory_of, may_write_as, open_to_read, open_to_read_as,
+    FileOwner, Refusal, directory_of, is_too_long, may_write_as, open_to_read, open_to_read_as,
 };
 use crate::os::lock::Held;
 use crate::state::record::format::USE_LOCK;
@@ -14,9 +14,7 @@ use crate::state::record::header::{Bad, PidFile};
 use crate::state::worker::paged_file::{PagedFile, read_identity};
 
 use super::judge::judge;
-use super::path::{
-    PathError, StatePath, check_directory, check_metadata, check_owner, is_missing, is_too_long,
-};
+use super::path::{PathError, StatePath, check_directory, check_metadata, check_owner, is_missing};
 
 /// Looks at a path as `nginx -t` does; answers what is worth a warning. What may not be looked at
 /// is not judged. Nor is the owner, which is only told: another user may start nginx than tests
@@ -53,10 +51,10 @@ pub fn check(
     }
     let opened = workers.map_or_else(|| open_to_read(file), |user| open_to_read_as(user, file));
     // What cannot be read is no reason to refuse: a start goes on without the file.
-    if let Ok(opened) = opened
-        && let Ok(Some(problem)) = look_into(file, path, &PagedFile::new(opened), pid_file)
-    {
-        return Err(problem);
+    if let Ok(opened) = opened {
+        if let Ok(Some(problem)) = look_into(file, path, &PagedFile::new(opened), pid_file) {
+            return Err(problem);
+        }
     }
     Ok(workers.and_then(|workers| check_owner(file, &metadata, workers).err()))
 }

@@ -69,10 +69,10 @@ impl Conversion {
                 return Ok(false);
             }
             let bytes = pages.read_record(self.next)?;
-            if !is_current(&bytes)
-                && let Some(converted) = version1::convert_record(&bytes)
-            {
-                pages.write(&converted, CLAIM.offset(self.next))?;
+            if !is_current(&bytes) {
+                if let Some(converted) = version1::convert_record(&bytes) {
+                    pages.write(&converted, CLAIM.offset(self.next))?;
+                }
             }
             self.next += 1;
         }

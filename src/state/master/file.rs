@@ -250,11 +250,11 @@ impl Opener<'_> {
         let moved = self.lock_header(pages).and_then(|locked| {
             let _locked = locked.ok_or(io::ErrorKind::WouldBlock)?;
             let moved_to = with_suffix(path, ".bad");
-            if FileId::at(path)? == FileId::of(pages.file())?
-                && let Err(error) = rename_as(self.workers, path, &moved_to)
-            {
-                let rewritten = self.rewrite(pages, bad, moved_to).map_err(|_| error)?;
-                return Ok(Notice::Rewritten { bad, copied_to: rewritten });
+            if FileId::at(path)? == FileId::of(pages.file())? {
+                if let Err(error) = rename_as(self.workers, path, &moved_to) {
+                    let rewritten = self.rewrite(pages, bad, moved_to).map_err(|_| error)?;
+                    return Ok(Notice::Rewritten { bad, copied_to: rewritten });
+                }
             }
             Ok(Notice::MovedAside { moved_to, bad })
         });

@@ -129,10 +129,10 @@ impl Loading {
         }
         let header = pages.read_part::<{ HEADER_CONTROL.bytes }>(HEADER_CONTROL, 0);
         let header = header.ok().and_then(|bytes| HeaderControl::decode(&bytes));
-        if let Some(paused) = header.and_then(|header| header.paused)
-            && paused.holds(opener.now)
-        {
-            self.notices.push(Notice::IsPaused { name: None, since: paused.since });
+        if let Some(paused) = header.and_then(|header| header.paused) {
+            if paused.holds(opener.now) {
+                self.notices.push(Notice::IsPaused { name: None, since: paused.since });
+            }
         }
         let failed = |notice: &Notice| matches!(notice, Notice::Failed { .. });
         state.note_load(names, self.notices.iter().any(failed));
@@ -260,11 +260,12 @@ fn mark_absent(pages: &PagedFile, page: u32, names: &HashSet<u64>, opener: &mut 
             && control.seen_by == by;
         is_gone.then(|| (Box::<str>::from(name), control))
     };
-    if read().is_ok_and(|bytes| gone(&bytes).is_some())
-        && let Some(_edit) = lock(pages, CONTROL, page, opener)
-        && let Ok(bytes) = read()
-        && let Some((name, mut control)) = gone(&bytes)
-    {
+    if !read().is_ok_and(|bytes| gone(&bytes).is_some()) {
+        return;
+    }
+    let Some(_edit) = lock(pages, CONTROL, page, opener) else { return };
+    let Ok(bytes) = read() else { return };
+    if let Some((name, mut control)) = gone(&bytes) {
         control.presence = Presence::Absent;
         control.last_seen_at = Some(opener.now);
         write(pages, page, &name, &mut control, &mut Vec::new());

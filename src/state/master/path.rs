@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::os::Escaped;
 use crate::os::file::{FileOwner, Refusal, directory_of, metadata, not_a_directory};
-use crate::state::record::escaped::Escaped;
 use crate::state::record::header::PidFile;
 use crate::state::worker::notice::{Action, Failure};
 
@@ -197,11 +197,6 @@ impl PathError {
             problem => Err(Self { problem, ..self }),
         }
     }
-}
-
-/// Whether no file can have this name.
-pub(in crate::state) fn is_too_long(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidFilename
 }
 
 pub(in crate::state) fn is_missing(error: &io::Error) -> bool {

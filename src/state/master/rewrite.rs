@@ -41,12 +41,14 @@ impl Opener<'_> {
         let records = if keeps_records { RecordsFormat::Mixed } else { RecordsFormat::Current };
         let identity = Identity { pages: count, records, ..self.identity(Newness::Recovered) };
         let page = pages.read_page(0)?;
-        if keeps_records && HeaderControl::decode(HEADER_CONTROL.of(&page)).is_some() {
-            pages.write(&identity.encode_part(), 0)?;
-        } else if keeps_records && let (Some(control), number) = version1::decode_header(&page) {
-            pages.write(&identity.encode_with(&control, number), 0)?;
-        } else {
-            pages.write(&identity.encode(), 0)?;
+        match version1::decode_header(&page) {
+            _ if keeps_records && HeaderControl::decode(HEADER_CONTROL.of(&page)).is_some() => {
+                pages.write(&identity.encode_part(), 0)?;
+            }
+            (Some(control), number) if keeps_records => {
+                pages.write(&identity.encode_with(&control, number), 0)?;
+            }
+            _ => pages.write(&identity.encode(), 0)?,
         }
         sync(pages.file())?;
         read_identity(pages)?.map_err(|_| io::ErrorKind::InvalidData)?;

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::schedule::{UnixMs, stable_hash};
-use crate::state::record::control::{LeftOut, Presence};
+use crate::state::record::control::Presence;
+use crate::state::record::gaps::LeftOut;
 use crate::state::record::run::{Outcome, Progress, RunId, Trigger};
 
 use super::due::{DueTimes, Reading};
@@ -95,6 +96,17 @@ pub enum Wanted {
         /// The order's number.
         number: u64,
     },
+    /// The next attempt of a run whose host in the fleet has died.
+    Repetition {
+        /// The run.
+        run: RunId,
+        /// Its due time.
+        due: UnixMs,
+        /// Why it took place.
+        trigger: Trigger,
+        /// The attempt.
+        attempt: u32,
+    },
 }
 
 /// What the configuration says, as far as it matters here.
@@ -140,6 +152,10 @@ pub fn decide(
     }
     if reading.is_ahead(due_times, now) {
         return Decision::ClockSetBack;
+    }
+    if matches!(reading.claim.progress, Progress::Claiming(..)) {
+        // Nothing follows from it before it has been decided.
+        return Decision::Sleep { until: Some(now.plus(LOOK_EVERY)) };
     }
     let stopped = policy.schedule == Scheduled::Off || reading.is_paused(now);
     if let Some(ended) = reading.waiting_ends(due_times, now) {
@@ -227,13 +243,13 @@ fn decide_schedule(
         MissedPolicy::Skip => FIRST_WITHIN,
     };
     let late_ms = newest.map_or(0, |newest| now.ms_since(newest.start));
-    if let Some(created_at) = reading.first(now, first_within)
+    if let Some(created_at) = reading.first(now, first_within) {
         // What was missed is made up for by one run, which then is not this.
-        && (late_ms <= look.missed_after_ms()
-            || newest.is_none_or(|newest| newest.due <= created_at))
-    {
-        let (due, start) = (created_at, created_at);
-        return Decision::Claim(Wanted::Due { due, start, trigger: Trigger::First });
+        if late_ms <= look.missed_after_ms() || newest.is_none_or(|newest| newest.due <= created_at)
+        {
+            let (due, start) = (created_at, created_at);
+            return Decision::Claim(Wanted::Due { due, start, trigger: Trigger::First });
+        }
     }
     let Some(Due { due, start }) = newest else {
         return Decision::Sleep { until: look.first_after(handled).map(|next| next.start) };

@@ -186,11 +186,32 @@ impl Reading {
                 }
                 _ => false,
             },
+            Wanted::Repetition { .. } => {
+                !self.is_paused(now) && self.claim.progress == Progress::Nothing
+            }
             Wanted::Order { number } => {
                 let pending = self.control.pending_order(self.claim.orders_done);
                 self.claim.progress == Progress::Nothing
                     && pending.is_some_and(|order| order.number == number)
             }
+        }
+    }
+
+    /// The newest due time that has come and is the timer's, as far as a pause has not begun before it.
+    pub(in crate::state) fn newest_to_account(
+        &self,
+        due_times: &dyn DueTimes,
+        now: UnixMs,
+    ) -> Option<UnixMs> {
+        due_times.newest(self.paused_since(now).map_or(now, |since| since.min(now)))
+    }
+
+    /// `due`, but not what a fleet is being asked for: whether that is left out, and why, is for who asks
+    /// to say.
+    pub(in crate::state) fn but_claimed(&self, due: UnixMs) -> UnixMs {
+        match self.claim.progress {
+            Progress::Claiming(attempt, _) => due.min(UnixMs(attempt.due.0.saturating_sub(1))),
+            _ => due,
         }
     }
 
@@ -211,20 +232,18 @@ impl Reading {
     /// How the run that waits for its next attempt ends now, if it must: cancelled, paused,
     /// disabled, or because the next due time has come, which takes over. A manual run goes on
     /// while the timer is disabled.
-    pub(in crate::state) fn waiting_ends(
-        &self,
-        due_times: &dyn DueTimes,
-        now: UnixMs,
-    ) -> Option<Ended> {
+    pub fn waiting_ends(&self, due_times: &dyn DueTimes, now: UnixMs) -> Option<Ended> {
         let Progress::Waiting(attempt, wait) = self.claim.progress else { return None };
         if self.control.cancel == Some(attempt.run) {
             return Some(Ended { outcome: Outcome::Cancelled, ..wait.last });
         }
         let disabled = matches!(self.control.presence, Presence::Disabled);
-        let over = self.is_paused(now)
-            || (disabled && attempt.trigger != Trigger::Manual)
-            || taken_over_at(&attempt, due_times).is_some_and(|at| at <= now);
-        over.then_some(wait.last)
+        let over = if disabled {
+            attempt.trigger != Trigger::Manual
+        } else {
+            taken_over_at(&attempt, due_times).is_some_and(|at| at <= now)
+        };
+        (over || self.is_paused(now)).then_some(wait.last)
     }
 }
 

@@ -236,7 +236,7 @@ fn catching_up(reading: &Reading) -> Option<Attempt> {
         Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
             Some(attempt).filter(|attempt| attempt.trigger == Trigger::Missed)
         }
-        Progress::Nothing => None,
+        Progress::Nothing | Progress::Claiming(..) => None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Due times that get no run: left out for good at once, and counted as soon as that can be.
 
 use crate::schedule::UnixMs;
-use crate::state::record::control::{Control, Gap, LeftOut};
+use crate::state::record::control::Control;
+use crate::state::record::gaps::{Gap, LeftOut};
 
 use super::due::DueTimes;
 
@@ -12,6 +13,8 @@ pub struct Counted {
     pub missed: u64,
     /// Overlaps.
     pub overlaps: u64,
+    /// Those that the fleet has dealt with.
+    pub elsewhere: u64,
 }
 
 impl Counted {
@@ -19,8 +22,25 @@ impl Counted {
         let sum = match kind {
             LeftOut::Missed => &mut self.missed,
             LeftOut::Overlap => &mut self.overlaps,
+            LeftOut::Elsewhere => &mut self.elsewhere,
         };
         *sum = sum.saturating_add(count);
+    }
+
+    pub(in crate::state) fn plus(self, more: Self) -> Self {
+        Self {
+            missed: self.missed.saturating_add(more.missed),
+            overlaps: self.overlaps.saturating_add(more.overlaps),
+            elsewhere: self.elsewhere.saturating_add(more.elsewhere),
+        }
+    }
+
+    pub(in crate::state) fn less(self, less: Self) -> Self {
+        Self {
+            missed: self.missed.saturating_sub(less.missed),
+            overlaps: self.overlaps.saturating_sub(less.overlaps),
+            elsewhere: self.elsewhere.saturating_sub(less.elsewhere),
+        }
     }
 }
 
@@ -59,13 +79,14 @@ impl Control {
         }
         self.left_out_up_to = self.left_out_up_to.max(Some(up_to));
         let is_full = self.gaps.is_full();
-        if let Some(last) = self.gaps.last_mut()
-            && (is_full
+        if let Some(last) = self.gaps.last_mut() {
+            if is_full
                 || (last.kind == kind
-                    && due_times.next(last.up_to).is_none_or(|between| between > after)))
-        {
-            last.up_to = last.up_to.max(up_to);
-            return;
+                    && due_times.next(last.up_to).is_none_or(|between| between > after))
+            {
+                last.up_to = last.up_to.max(up_to);
+                return;
+            }
         }
         self.gaps.push(Gap { after, up_to, kind, counted: 0 });
     }
@@ -88,9 +109,20 @@ impl Control {
             told.add(gap.kind, in_all);
             self.gaps.remove_first();
         }
-        self.missed = self.missed.saturating_add(counted.missed);
-        self.overlaps = self.overlaps.saturating_add(counted.overlaps);
+        self.set_counts(self.counts().plus(counted));
         told
+    }
+
+    /// What has been counted so far.
+    pub(in crate::state) fn counts(&self) -> Counted {
+        let Self { missed, overlaps, elsewhere, .. } = *self;
+        Counted { missed, overlaps, elsewhere }
+    }
+
+    /// Puts other counts in their place.
+    pub(in crate::state) fn set_counts(&mut self, counts: Counted) {
+        (self.missed, self.overlaps) = (counts.missed, counts.overlaps);
+        self.elsewhere = counts.elsewhere;
     }
 
     /// Whether due times that were left out are still to be counted.
@@ -138,7 +170,7 @@ mod tests {
         assert_eq!((control.missed, control.overlaps), (1000, 0));
         assert_eq!(control.count(&every), Counted::default());
         assert!(control.has_uncounted());
-        assert_eq!(control.count(&every), Counted { missed: 2500, overlaps: 10 });
+        assert_eq!(control.count(&every), Counted { missed: 2500, overlaps: 10, elsewhere: 0 });
         assert!(!control.has_uncounted());
         assert_eq!((control.missed, control.overlaps), (2500, 10));
     }
@@ -149,7 +181,7 @@ mod tests {
         let to_now = UnixMs(1_800_000_000_000);
         control.leave_out(&every(10), UnixMs(0), to_now, LeftOut::Missed);
         let missed = 180_000_000_000;
-        assert_eq!(control.count(&every(10)), Counted { missed, overlaps: 0 });
+        assert_eq!(control.count(&every(10)), Counted { missed, ..Counted::default() });
         assert!(!control.has_uncounted());
     }
 

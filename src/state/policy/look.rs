@@ -49,9 +49,8 @@ impl Around {
         if started.start <= now && now < next.start {
             return self;
         }
-        if now >= next.start
-            && let Some(due) = due_times.next(next.due)
-        {
+        let due = if now >= next.start { due_times.next(next.due) } else { None };
+        if let Some(due) = due {
             let after = Due { due, start: due_times.start(due) };
             if now < after.start {
                 return Self { before: Some(started.due), started: Some(next), next: Some(after) };

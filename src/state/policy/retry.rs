@@ -26,12 +26,12 @@ impl RetryPolicy {
     ///
     /// The wait is the same in every process: its +-10 % is a hash of run id and attempt. An
     /// attempt that could not start before the next due time does is not made: that one takes
-    /// over.
+    /// over. `due_times` is `None` for a timer that is disabled: it has no next one.
     pub fn next_at(
         &self,
         attempt: &Attempt,
         outcome: Outcome,
-        due_times: &dyn DueTimes,
+        due_times: Option<&dyn DueTimes>,
         now: UnixMs,
     ) -> Option<UnixMs> {
         if attempt.number > self.more || !self.on.contains(&outcome) {
@@ -43,7 +43,8 @@ impl RetryPolicy {
         // 90.0 % to 110.0 %.
         let permille = 900 + u32::try_from(hash % 201).unwrap_or(100);
         let at = now.plus(wait.saturating_mul(permille) / 1000);
-        taken_over_at(attempt, due_times).is_none_or(|taken_over| at < taken_over).then_some(at)
+        let taken_over = due_times.and_then(|due_times| taken_over_at(attempt, due_times));
+        taken_over.is_none_or(|taken_over| at < taken_over).then_some(at)
     }
 }
 
@@ -84,7 +85,7 @@ mod tests {
                 let at = policy(99).next_at(
                     &attempt(number, run),
                     Outcome::Failure,
-                    &hour,
+                    Some(&hour),
                     UnixMs(60_000),
                 );
                 let wait_ms = at.unwrap().0 - 60_000;
@@ -100,7 +101,7 @@ mod tests {
     fn only_so_often_and_only_what_is_named() {
         let hour = every(3_600_000);
         let next = |policy: RetryPolicy, number, outcome| {
-            policy.next_at(&attempt(number, 1), outcome, &hour, UnixMs(60_000))
+            policy.next_at(&attempt(number, 1), outcome, Some(&hour), UnixMs(60_000))
         };
         assert!(next(policy(2), 2, Outcome::Failure).is_some());
         assert!(next(policy(2), 3, Outcome::Failure).is_none());
@@ -110,10 +111,13 @@ mod tests {
 
     #[test]
     fn the_next_due_time_takes_over() {
-        let next =
-            |now| policy(3).next_at(&attempt(1, 1), Outcome::Error, &every(60_000), UnixMs(now));
-        assert!(next(118_000).is_some());
-        assert!(next(119_500).is_none());
-        assert!(next(150_000).is_none(), "a due time has passed meanwhile");
+        let minute = every(60_000);
+        let next = |due_times: Option<&dyn DueTimes>, now| {
+            policy(3).next_at(&attempt(1, 1), Outcome::Error, due_times, UnixMs(now))
+        };
+        assert!(next(Some(&minute), 118_000).is_some());
+        assert!(next(Some(&minute), 119_500).is_none());
+        assert!(next(Some(&minute), 150_000).is_none(), "a due time has passed meanwhile");
+        assert!(next(None, 119_500).is_some(), "a disabled timer has none");
     }
 }

@@ -6,56 +6,12 @@ use std::time::Duration;
 use crate::schedule::UnixMs;
 
 use super::codec::{Decoder, Encoder};
+use super::counters::Counters;
 use super::format::{CLAIM, Field, claim as at};
 use super::run::{
-    Attempt, BootId, Ended, Outcome, Progress, RunId, RunResult, Trigger, Wait, Watermark,
+    Asked, Attempt, BootId, ClaimId, ClaimKind, Ended, FleetClaim, Outcome, Progress, RunId,
+    RunResult, Trigger, Wait, Watermark,
 };
-
-/// Counters of outcomes; each run counts once, when it has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Runs by outcome, in the order of [`Outcome`].
-    pub(in crate::state) ended: [u64; 6],
-    /// Attempts after the first of their run.
-    pub retries: u64,
-    /// Manual and first runs, counted when they start.
-    pub unscheduled: u64,
-}
-
-impl Counters {
-    /// How many runs ended with `outcome`.
-    pub fn ended_with(&self, outcome: Outcome) -> u64 {
-        self.ended.get(usize::from(outcome.code())).copied().unwrap_or(0)
-    }
-
-    /// As they stand in the file.
-    fn all(&self) -> [u64; 8] {
-        let mut all = [0, 0, 0, 0, 0, 0, self.retries, self.unscheduled];
-        for (counter, ended) in all.iter_mut().zip(self.ended) {
-            *counter = ended;
-        }
-        all
-    }
-
-    pub(in crate::state) fn of(all: [u64; 8]) -> Self {
-        let [ended @ .., retries, unscheduled] = all;
-        Self { ended, retries, unscheduled }
-    }
-
-    /// Adds those of another time.
-    pub(in crate::state) fn add(&mut self, others: &Self) {
-        for (sum, other) in self.ended.iter_mut().zip(others.ended) {
-            *sum = sum.saturating_add(other);
-        }
-        self.retries = self.retries.saturating_add(others.retries);
-        self.unscheduled = self.unscheduled.saturating_add(others.unscheduled);
-    }
-
-    /// How many runs have ended.
-    pub fn ended(&self) -> u64 {
-        self.ended.iter().fold(0, |sum, ended| sum.saturating_add(*ended))
-    }
-}
 
 /// The claim part of a record: written by the holder of the run lock only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +24,8 @@ pub struct ClaimPart {
     pub watermark: Watermark,
     /// What is in progress.
     pub progress: Progress,
+    /// The claim in a fleet that what runs or waits has.
+    pub fleet: Option<FleetClaim>,
     /// The number of the newest order that was carried out.
     pub orders_done: u64,
     /// Counters.
@@ -122,6 +80,7 @@ impl ClaimPart {
             name_hash,
             watermark: Watermark { due: watermark, attempt: 0 },
             progress: Progress::Nothing,
+            fleet: None,
             orders_done: 0,
             counters: Counters::default(),
             duration_sum_ms: 0,
@@ -137,7 +96,8 @@ impl ClaimPart {
 
     /// Runs so far, the one in progress included.
     pub fn runs(&self) -> u64 {
-        self.counters.ended().saturating_add((self.progress != Progress::Nothing).into())
+        let is_run = matches!(self.progress, Progress::Running(_) | Progress::Waiting(..));
+        self.counters.ended().saturating_add(is_run.into())
     }
 
     /// Notes that `attempt` starts.
@@ -153,6 +113,28 @@ impl ClaimPart {
         self.last_start_at = Some(attempt.started_at);
         self.last_lateness_ms = attempt.started_at.ms_since(attempt.due);
         self.progress = Progress::Running(attempt);
+    }
+
+    /// The same in a fleet, for a due time that this host may have accounted for already.
+    pub(in crate::state) fn start_in_fleet(
+        &mut self,
+        attempt: Attempt,
+        fleet: FleetClaim,
+        is_accounted: bool,
+    ) {
+        let watermark = self.watermark;
+        self.start(attempt);
+        self.watermark = self.watermark.max(watermark);
+        self.fleet = Some(fleet);
+        if is_accounted {
+            self.counters.unscheduled = self.counters.unscheduled.saturating_add(1);
+        }
+    }
+
+    /// Whether it says of something that it is in progress which a process that died may have left.
+    pub fn may_be_left(&self) -> bool {
+        matches!(self.progress, Progress::Running(_) | Progress::Claiming(..))
+            || self.fleet.is_some()
     }
 
     /// Notes that the run in progress has ended with its attempt, as `ended` says; its result is to be
@@ -178,7 +160,7 @@ impl ClaimPart {
                 self.failure_text = 0;
             }
         }
-        self.progress = Progress::Nothing;
+        (self.progress, self.fleet) = (Progress::Nothing, None);
         result
     }
 
@@ -200,7 +182,17 @@ impl ClaimPart {
             Progress::Nothing => (0, None, None),
             Progress::Running(attempt) => (1, Some(attempt), None),
             Progress::Waiting(attempt, wait) => (2, Some(attempt), Some(wait)),
+            Progress::Claiming(attempt, asked) => {
+                to.put(at::CLAIM_ID, asked.id.0);
+                to.u64(at::REVISION, asked.kind.revision());
+                (3, Some(attempt), None)
+            }
         };
+        if let Some(fleet) = &self.fleet {
+            to.put(at::CLAIM_ID, fleet.id.0);
+            to.u64(at::REVISION, fleet.created);
+            to.u64(at::FENCE, fleet.fence);
+        }
         to.u8(at::PROGRESS, code);
         if let Some(attempt) = attempt {
             to.u8(at::TRIGGER, attempt.trigger.code());
@@ -221,6 +213,7 @@ impl ClaimPart {
         for (number, counter) in self.counters.all().into_iter().enumerate() {
             to.item(at::COUNTERS, number, 8).u64(Field(0), counter);
         }
+        to.u64(at::LOST, self.counters.ended_with(Outcome::Lost));
         to.u64(at::DURATION_SUM, self.duration_sum_ms);
         to.some_instant(at::LAST_SUCCESS_AT, self.last_success_at);
         to.some_instant(at::LAST_START_AT, self.last_start_at);
@@ -259,6 +252,9 @@ impl ClaimPart {
             status: from.u16(at::LAST_STATUS),
             duration: Duration::from_millis(from.u32(at::LAST_DURATION).into()),
         };
+        let code = from.u8(at::PROGRESS);
+        let id = ClaimId(from.bytes(at::CLAIM_ID));
+        let has_claim = matches!(code, 1 | 2) && id != ClaimId::default();
         Self {
             serial: from.u64(at::SERIAL),
             name_hash: from.u64(at::NAME_HASH),
@@ -266,18 +262,29 @@ impl ClaimPart {
                 due: from.instant(at::WATERMARK),
                 attempt: from.u32(at::WATERMARK_ATTEMPT),
             },
-            progress: match from.u8(at::PROGRESS) {
+            progress: match code {
                 1 => Progress::Running(attempt()),
                 2 => Progress::Waiting(
                     attempt(),
                     Wait { next_at: from.instant(at::NEXT_AT), last: last() },
                 ),
+                3 => {
+                    let attempt = attempt();
+                    let kind = ClaimKind::of(attempt.trigger, from.u64(at::REVISION));
+                    Progress::Claiming(attempt, Asked { id, kind })
+                }
                 _ => Progress::Nothing,
             },
+            fleet: has_claim.then(|| FleetClaim {
+                id,
+                created: from.u64(at::REVISION),
+                fence: from.u64(at::FENCE),
+            }),
             orders_done: from.u64(at::ORDERS_DONE),
-            counters: Counters::of(std::array::from_fn(|number| {
-                from.item(at::COUNTERS, number, 8).u64(Field(0))
-            })),
+            counters: Counters::of(
+                std::array::from_fn(|number| from.item(at::COUNTERS, number, 8).u64(Field(0))),
+                from.u64(at::LOST),
+            ),
             duration_sum_ms: from.u64(at::DURATION_SUM),
             last_success_at: from.some_instant(at::LAST_SUCCESS_AT),
             last_start_at: from.some_instant(at::LAST_START_AT),
@@ -333,7 +340,7 @@ mod tests {
         assert_eq!(ClaimPart::decode(&claim.encode()).map(|claim| claim.failure_text), Some(text));
         for number in 0..40 {
             claim.start(attempt(number % 3 + 1));
-            let outcome = OUTCOMES[usize::try_from(number).unwrap() % 6];
+            let outcome = OUTCOMES[usize::try_from(number).unwrap() % OUTCOMES.len()];
             let _ = claim.close(attempt(number % 3 + 1), ended(outcome));
         }
         for progress in [
@@ -347,8 +354,25 @@ mod tests {
             claim.progress = progress;
             assert_eq!(ClaimPart::decode(&claim.encode()), Some(claim.clone()));
         }
+        for kind in [
+            ClaimKind::Due,
+            ClaimKind::Manual { result: 0 },
+            ClaimKind::Manual { result: 8 },
+            ClaimKind::Repetition { last: u64::MAX },
+        ] {
+            let manual = matches!(kind, ClaimKind::Manual { .. });
+            let trigger = if manual { Trigger::Manual } else { Trigger::Missed };
+            let attempt = Attempt { trigger, ..attempt(3) };
+            claim.progress = Progress::Claiming(attempt, Asked { id: ClaimId([3; 16]), kind });
+            assert_eq!(ClaimPart::decode(&claim.encode()), Some(claim.clone()));
+            assert_eq!(claim.runs(), 40);
+        }
+        claim.progress = Progress::Running(attempt(3));
+        claim.fleet = Some(FleetClaim { id: ClaimId([3; 16]), created: u64::MAX, fence: 1 << 60 });
+        assert_eq!(ClaimPart::decode(&claim.encode()), Some(claim.clone()));
+        assert_eq!(claim.counters.ended_with(Outcome::Lost), 5);
         assert_eq!(claim.results_ever, 40);
-        assert_eq!(claim.last_result.map(|last| last.ended), Some(ended(Outcome::Cancelled)));
+        assert_eq!(claim.last_result.map(|last| last.ended), Some(ended(Outcome::Interrupted)));
         let ended_at = claim.last_result.map(|last| last.ended_at());
         assert_eq!(ended_at, Some(UnixMs(1_764_000_000_029)));
         assert_eq!(claim.runs(), 41);

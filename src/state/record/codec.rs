@@ -85,10 +85,10 @@ impl Encoder<'_> {
         Field(at): Field<N>,
         bytes: &[u8],
     ) {
-        if bytes.len() <= N
-            && let Some(record) = self.0.get_mut(at..at + bytes.len())
-        {
-            record.copy_from_slice(bytes);
+        if bytes.len() <= N {
+            if let Some(record) = self.0.get_mut(at..at + bytes.len()) {
+                record.copy_from_slice(bytes);
+            }
         }
     }
 

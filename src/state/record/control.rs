@@ -4,6 +4,7 @@ use crate::schedule::UnixMs;
 
 use super::codec::{Decoder, Encoder};
 use super::format::{CONTROL, Field, GAPS, control as at, gap};
+use super::gaps::{Gap, Gaps, LeftOut};
 use super::receivers::{self, Receivers};
 use super::run::RunId;
 
@@ -37,86 +38,6 @@ pub struct Order {
     pub run: RunId,
     /// When it was given.
     pub at: UnixMs,
-}
-
-/// Why due times had no run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LeftOut {
-    /// Nobody was there to take them.
-    #[default]
-    Missed,
-    /// The last run was still in progress, or a newer one took their place in the queue.
-    Overlap,
-}
-
-/// A stretch of due times that were left out and are still to be counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::state) struct Gap {
-    /// All of them are later than this,
-    pub(in crate::state) after: UnixMs,
-    /// and none is later than this.
-    pub(in crate::state) up_to: UnixMs,
-    pub(in crate::state) kind: LeftOut,
-    /// How many before `after` the counters contain already.
-    pub(in crate::state) counted: u32,
-}
-
-/// Such stretches, as many as may wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::state) struct Gaps {
-    /// The first `len` of them count, the others are empty.
-    gaps: [Gap; GAPS],
-    len: u8,
-}
-
-impl Gaps {
-    pub(in crate::state) fn as_slice(&self) -> &[Gap] {
-        self.gaps.get(..self.len.into()).unwrap_or_default()
-    }
-
-    pub(in crate::state) fn len(&self) -> usize {
-        self.len.into()
-    }
-
-    pub(in crate::state) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub(in crate::state) fn is_full(&self) -> bool {
-        self.len() == GAPS
-    }
-
-    pub(in crate::state) fn first_mut(&mut self) -> Option<&mut Gap> {
-        self.gaps.get_mut(..self.len.into())?.first_mut()
-    }
-
-    pub(in crate::state) fn last_mut(&mut self) -> Option<&mut Gap> {
-        self.gaps.get_mut(..self.len.into())?.last_mut()
-    }
-
-    /// Adds one, if there is room for it.
-    pub(in crate::state) fn push(&mut self, gap: Gap) {
-        if let Some(record) = self.gaps.get_mut(usize::from(self.len)) {
-            *record = gap;
-            self.len += 1;
-        }
-    }
-
-    pub(in crate::state) fn retain(&mut self, keep: impl Fn(&Gap) -> bool) {
-        *self = self.as_slice().iter().copied().filter(keep).collect();
-    }
-
-    pub(in crate::state) fn remove_first(&mut self) {
-        *self = self.as_slice().iter().skip(1).copied().collect();
-    }
-}
-
-impl FromIterator<Gap> for Gaps {
-    fn from_iter<T: IntoIterator<Item = Gap>>(gaps: T) -> Self {
-        let mut all = Self::default();
-        gaps.into_iter().for_each(|gap| all.push(gap));
-        all
-    }
 }
 
 /// Why a control part is not that of a timer.
@@ -173,7 +94,9 @@ pub struct Control {
     pub overlaps: u64,
     /// Due times left out because nobody was there.
     pub missed: u64,
-    /// Left-out due times that the two counters do not contain yet, oldest first.
+    /// Due times that the fleet has dealt with.
+    pub elsewhere: u64,
+    /// Left-out due times that the counters do not contain yet, oldest first.
     pub(in crate::state) gaps: Gaps,
     /// What those who are told of its events have been told.
     pub(in crate::state) receivers: Receivers,
@@ -202,6 +125,7 @@ impl Control {
             cancel: None,
             overlaps: 0,
             missed: 0,
+            elsewhere: 0,
             gaps: Gaps::default(),
             receivers: Receivers::default(),
         }
@@ -245,12 +169,13 @@ impl Control {
         to.put(at::CANCEL, self.cancel.unwrap_or_default().0);
         to.u64(at::OVERLAPS, self.overlaps);
         to.u64(at::MISSED, self.missed);
+        to.u64(at::ELSEWHERE, self.elsewhere);
         to.count(at::GAP_COUNT, self.gaps.len());
         for (number, stretch) in self.gaps.as_slice().iter().enumerate() {
             let mut to = to.item(at::GAPS, number, gap::BYTES);
             to.instant(gap::AFTER, stretch.after);
             to.instant(gap::UP_TO, stretch.up_to);
-            to.u8(gap::KIND, u8::from(stretch.kind == LeftOut::Overlap));
+            to.u8(gap::KIND, stretch.kind.code());
             to.u32(gap::COUNTED, stretch.counted);
         }
         receivers::encode(&self.receivers, &mut Encoder(&mut bytes));
@@ -298,12 +223,13 @@ impl Control {
             cancel: Some(RunId(from.bytes(at::CANCEL))).filter(|run| *run != RunId::default()),
             overlaps: from.u64(at::OVERLAPS),
             missed: from.u64(at::MISSED),
+            elsewhere: from.u64(at::ELSEWHERE),
             gaps: (0..from.count(at::GAP_COUNT, GAPS))
                 .map(|number| from.item(at::GAPS, number, gap::BYTES))
                 .map(|from| Gap {
                     after: from.instant(gap::AFTER),
                     up_to: from.instant(gap::UP_TO),
-                    kind: if from.u8(gap::KIND) == 0 { LeftOut::Missed } else { LeftOut::Overlap },
+                    kind: LeftOut::from_code(from.u8(gap::KIND)),
                     counted: from.u32(gap::COUNTED),
                 })
                 .collect(),
@@ -374,7 +300,11 @@ mod tests {
             cancel: Some(RunId([2; 16])),
             overlaps: 6,
             missed: 7,
-            gaps: [gap(1, LeftOut::Missed), gap(9, LeftOut::Overlap)].into_iter().collect(),
+            elsewhere: 8,
+            gaps: [LeftOut::Missed, LeftOut::Overlap, LeftOut::Elsewhere]
+                .map(|kind| gap(9, kind))
+                .into_iter()
+                .collect(),
             receivers: [
                 ReceiverRecord { id: 7, missed: 6, told: 5, row: 4, tries: 3, ..none },
                 none,

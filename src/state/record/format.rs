@@ -40,10 +40,13 @@ pub(in crate::state) struct Part {
     pub(in crate::state) seed: u64,
 }
 
-pub(in crate::state) const IDENTITY: Part = Part { at: 8, bytes: 2040, seed: 1 };
-pub(in crate::state) const HEADER_CONTROL: Part = Part { at: 2048, bytes: 64, seed: 5 };
-pub(in crate::state) const CLAIM: Part = Part { at: 0, bytes: 320, seed: 6 };
-pub(in crate::state) const CONTROL: Part = Part { at: 320, bytes: 512, seed: 7 };
+pub(in crate::state) const IDENTITY: Part =
+    Part { at: 8, bytes: held(identity::ROWS, 2048) - 8, seed: 1 };
+pub(in crate::state) const HEADER_CONTROL: Part =
+    Part { at: 2048, bytes: held(header::ROWS, 64), seed: 5 };
+pub(in crate::state) const CLAIM: Part = Part { at: 0, bytes: held(claim::ROWS, 320), seed: 6 };
+pub(in crate::state) const CONTROL: Part =
+    Part { at: 320, bytes: held(control::ROWS, 512), seed: 7 };
 /// Both parts of a record, which one call reads.
 pub(in crate::state) const RECORD_BYTES: usize = CLAIM.bytes + CONTROL.bytes;
 /// The order number, in the header's page.
@@ -52,7 +55,7 @@ pub(in crate::state) const ORDER_NUMBER: Field<8> = Field(2112);
 pub(in crate::state) const PROBE: Field<8> = Field(2120);
 /// Where the ring of results lies in a record's page.
 pub(in crate::state) const RING_AT: usize = 1024;
-const RESULT_BYTES: usize = 64;
+const RESULT_BYTES: usize = held(result::ROWS, 64);
 pub(in crate::state) const RING_BYTES: usize = RESULTS * RESULT_BYTES;
 
 /// The place of the result that has this number, counted from 1.
@@ -75,9 +78,10 @@ pub(in crate::state) const fn place_of(number: u64) -> usize {
 }
 
 /// A page of a timer's text.
-pub(in crate::state) const TEXT: Part = Part { at: 0, bytes: 4088, seed: 9 };
+pub(in crate::state) const TEXT: Part =
+    Part { at: 0, bytes: held(text::ROWS, PAGE_BYTES) - 8, seed: 9 };
 /// What stands behind the text, so that a damaged page is known for one of a text.
-pub(in crate::state) const TEXT_MARK_AT: usize = 4088;
+pub(in crate::state) const TEXT_MARK_AT: usize = text::MARK.0;
 pub(in crate::state) const TEXT_MARK: [u8; 8] = *b"NGXTTEXT";
 /// How many bytes of a text one page holds.
 pub(in crate::state) const TEXT_PAGE_BYTES: usize = 4056;
@@ -117,10 +121,10 @@ impl Part {
 
     /// Puts `bytes` in the place of this part of a page.
     pub(in crate::state) fn put(self, page: &mut [u8], bytes: &[u8]) {
-        if let Some(part) = page.get_mut(self.at..self.at + self.bytes)
-            && part.len() == bytes.len()
-        {
-            part.copy_from_slice(bytes);
+        if let Some(part) = page.get_mut(self.at..self.at + self.bytes) {
+            if part.len() == bytes.len() {
+                part.copy_from_slice(bytes);
+            }
         }
     }
 }
@@ -152,17 +156,16 @@ macro_rules! fields {
     };
 }
 
-/// Whether fields follow each other and keep within so many bytes.
-const fn fit(rows: &[FieldRow], bytes: usize) -> bool {
+/// `bytes`, within which fields follow each other: else this does not compile.
+const fn held(rows: &[FieldRow], bytes: usize) -> usize {
     let (mut number, mut end) = (0, 0);
     while number < rows.len() {
-        if rows[number].0 < end {
-            return false;
-        }
+        assert!(rows[number].0 >= end);
         end = rows[number].0 + rows[number].1;
         number += 1;
     }
-    end <= bytes
+    assert!(end <= bytes);
+    bytes
 }
 
 /// The identity part of the header, from the beginning of its page.
@@ -182,7 +185,6 @@ pub(in crate::state) mod identity {
         PID_FILE 64 1024 "the name, cut at this length";
     }
 }
-const _: () = assert!(fit(identity::ROWS, IDENTITY.at + IDENTITY.bytes));
 
 /// The control part of the header.
 #[rustfmt::skip]
@@ -196,7 +198,6 @@ pub(super) mod header {
         PAUSED_UNTIL 32 8 "pause of all timers: until; the largest number for ever";
     }
 }
-const _: () = assert!(fit(header::ROWS, HEADER_CONTROL.bytes));
 
 /// The claim part of a record.
 #[rustfmt::skip]
@@ -208,7 +209,7 @@ pub(super) mod claim {
         NAME_HASH 16 8 "hash of the timer's name: XXH64, seed 0";
         WATERMARK 24 8 "watermark: the newest due time ever taken";
         WATERMARK_ATTEMPT 32 4 "watermark: its newest attempt";
-        PROGRESS 36 1 "in progress: 0 nothing, 1 running, 2 waiting for the next attempt; 3 reserved";
+        PROGRESS 36 1 "in progress: 0 nothing, 1 running, 2 waiting for the next attempt, 3 claiming in a fleet";
         TRIGGER 37 1 "trigger: 0 schedule, 1 first, 2 missed, 3 queue, 4 manual";
         LAST_OUTCOME 38 1 "waiting: outcome of the last attempt";
         RESULT_OUTCOME 39 1 "last result: outcome";
@@ -224,7 +225,8 @@ pub(super) mod claim {
         RESULT_STATUS 110 2 "last result: status";
         ORDERS_DONE 112 8 "number of the newest order carried out";
         COUNTERS 120 64 "counters, 8 bytes each: success, failure, timeout, cancelled, interrupted, error, retries, unscheduled";
-        MORE_OUTCOMES 184 16 "reserved: counters of two more outcomes";
+        LOST 184 8 "counter of one more outcome: lost";
+        MORE_OUTCOMES 192 8 "reserved: counter of one more outcome";
         MORE_COUNTERS 200 16 "reserved: two more counters";
         DURATION_SUM 216 8 "sum of durations in ms";
         LAST_SUCCESS_AT 224 8 "start of the last success";
@@ -234,12 +236,12 @@ pub(super) mod claim {
         RESULT_DURATION 252 4 "last result: duration of its last attempt in ms";
         RESULTS_EVER 256 8 "number of results ever: the ring goes on behind it";
         RESULT_STARTED_AT 264 8 "last result: start of its last attempt; never for none";
-        CLAIM_ID 272 16 "reserved: id of a claim";
-        FENCE 288 8 "reserved: fence of a claim";
+        CLAIM_ID 272 16 "in progress: id of its claim in a fleet; zero for none";
+        FENCE 288 8 "running or waiting: fence of its attempt";
         FAILURE_TEXT 296 8 "serial of the text of the last failure; 0 for none";
+        REVISION 304 8 "running or waiting: revision of the claim in the fleet; claiming: the one that must be found unchanged, 0 for none";
     }
 }
-const _: () = assert!(fit(claim::ROWS, CLAIM.bytes));
 
 /// A place of the ring of results.
 #[rustfmt::skip]
@@ -259,7 +261,6 @@ pub(super) mod result {
         TRIGGER 63 1 "trigger";
     }
 }
-const _: () = assert!(fit(result::ROWS, RESULT_BYTES));
 
 /// The control part of a record.
 #[rustfmt::skip]
@@ -288,29 +289,29 @@ pub(super) mod control {
         GAP_COUNT 288 4 "number of stretches still to be counted";
         GAPS 296 96 "4 stretches of 24 bytes";
         RECEIVERS 392 112 "4 receivers of 28 bytes";
+        ELSEWHERE 504 8 "elsewhere";
     }
 }
-const _: () = assert!(fit(control::ROWS, CONTROL.bytes));
 
 /// One of the stretches.
 #[rustfmt::skip]
 pub(super) mod gap {
-    use super::{Field, FieldRow};
-    pub(in crate::state) const BYTES: usize = 24;
+    use super::{Field, FieldRow, held};
+    pub(in crate::state) const BYTES: usize = held(ROWS, 24);
     fields! {
         AFTER 0 8 "after";
         UP_TO 8 8 "up to";
-        KIND 16 1 "kind: 0 missed, 1 overlap";
+        KIND 16 1 "kind: 0 missed, 1 overlap, 2 elsewhere";
         COUNTED 20 4 "how many of it are in the counters already";
     }
 }
-const _: () = assert!(fit(gap::ROWS, gap::BYTES) && GAPS * gap::BYTES == 96);
+const _: () = assert!(GAPS * gap::BYTES == 96);
 
 /// One of the receivers.
 #[rustfmt::skip]
 pub(super) mod receiver {
-    use super::{Field, FieldRow};
-    pub(in crate::state) const BYTES: usize = 28;
+    use super::{Field, FieldRow, held};
+    pub(in crate::state) const BYTES: usize = held(ROWS, 28);
     fields! {
         ID 0 4 "upper half of the hash of its URI, at least 1; 0 for none";
         MISSED 4 4 "lower half of the number of missed due times that it was told of";
@@ -321,7 +322,7 @@ pub(super) mod receiver {
         ROW 26 2 "failures in a row, as of that result";
     }
 }
-const _: () = assert!(fit(receiver::ROWS, receiver::BYTES) && RECEIVERS * receiver::BYTES == 112);
+const _: () = assert!(RECEIVERS * receiver::BYTES == 112);
 const _: () = assert!(CONTROL.at + CONTROL.bytes <= EVENT_LOCKS_AT);
 const _: () = assert!(EVENT_LOCKS_AT + RECEIVERS <= RING_AT);
 
@@ -339,7 +340,6 @@ pub(super) mod text {
         MARK 4088 8 "kind of page: `NGXTTEXT`";
     }
 }
-const _: () = assert!(fit(text::ROWS, PAGE_BYTES) && text::MARK.0 == TEXT_MARK_AT);
 
 #[cfg(test)]
 mod tests {

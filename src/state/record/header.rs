@@ -4,12 +4,12 @@ use crate::schedule::{UnixMs, stable_hash};
 
 use super::codec::{Decoder, Encoder};
 use super::control::{Paused, get_pause, put_pause};
-use super::escaped::Escaped;
 use super::format::{
     HEADER_CONTROL, IDENTITY, MAGIC, MOST_PAGES, ORDER_NUMBER, PAGE_BYTES, PID_FILE_BYTES, Part,
     VERSION, header as control_at, identity as at,
 };
 use super::version1;
+use crate::os::Escaped;
 
 /// The identity part of the header: written under the header lock.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ impl fmt::Display for RunId {
 pub struct BootId(pub [u8; 16]);
 
 /// Why a run takes place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Trigger {
     /// It is due.
     Schedule,
@@ -35,7 +35,7 @@ pub enum Trigger {
 }
 
 /// How an attempt ended; a run ends as its last attempt did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// A complete response with a status that counts as success.
     Success,
@@ -49,17 +49,20 @@ pub enum Outcome {
     Interrupted,
     /// It could not start or finish for lack of something.
     Error,
+    /// The fleet's claim was won, but the run not started in time, or given up.
+    Lost,
 }
 
 const TRIGGERS: [Trigger; 5] =
     [Trigger::Schedule, Trigger::First, Trigger::Missed, Trigger::Queue, Trigger::Manual];
-pub(in crate::state) const OUTCOMES: [Outcome; 6] = [
+pub(in crate::state) const OUTCOMES: [Outcome; 7] = [
     Outcome::Success,
     Outcome::Failure,
     Outcome::Timeout,
     Outcome::Cancelled,
     Outcome::Interrupted,
     Outcome::Error,
+    Outcome::Lost,
 ];
 
 impl Trigger {
@@ -113,6 +116,7 @@ impl fmt::Display for Outcome {
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
             Self::Error => "error",
+            Self::Lost => "lost",
         })
     }
 }
@@ -145,14 +149,89 @@ pub struct Attempt {
     pub started_at: UnixMs,
 }
 
+/// The id of a claim in a fleet: another one for each claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClaimId(pub [u8; 16]);
+
+impl fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A claim in a fleet that was won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FleetClaim {
+    /// Its id.
+    pub id: ClaimId,
+    /// The revision at which it was made.
+    pub created: u64,
+    /// The fence of its newest attempt; 0 once its worker has said that it leaves it interrupted.
+    pub fence: u64,
+}
+
+impl FleetClaim {
+    /// Whether the worker that had it has said that it is interrupted.
+    pub fn is_told(self) -> bool {
+        self.fence == 0
+    }
+}
+
+/// What a claim asks the fleet for; the same each time that it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its id.
+    pub id: ClaimId,
+    /// What it is for.
+    pub kind: ClaimKind,
+}
+
+/// What a claim in a fleet is for, and what the fleet must be found to have unchanged for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A due time.
+    Due,
+    /// A run by hand.
+    Manual {
+        /// The revision of the last result, 0 if there was none.
+        result: u64,
+    },
+    /// One more attempt of a run whose host has died.
+    Repetition {
+        /// The revision of the due time that was taken last.
+        last: u64,
+    },
+}
+
+impl ClaimKind {
+    /// The revision that must be found unchanged, as it stands in the file.
+    pub(super) fn revision(self) -> u64 {
+        match self {
+            Self::Due => 0,
+            Self::Manual { result } => result,
+            Self::Repetition { last } => last,
+        }
+    }
+
+    pub(super) fn of(trigger: Trigger, revision: u64) -> Self {
+        match (trigger, revision) {
+            (Trigger::Manual, result) => Self::Manual { result },
+            (_, 0) => Self::Due,
+            (_, last) => Self::Repetition { last },
+        }
+    }
+}
+
 /// What is in progress.
 ///
 /// ```text
 ///            claim                    ended, to be repeated
 /// Nothing ----------> Running -------------------------------> Waiting
-///    ^                 |  ^                                      | |
-///    +-- ended --------+  +------- claim of the next attempt ----+ |
-///    +--------- pause, cancel, or the next due time took over -----+
+///  ^ |  ^              |  ^  ^                                   | |
+///  | |  +-- ended -----+  |  +---- claim of the next attempt ----+ |
+///  +-|------- pause, cancel, or the next due time took over -------+
+///    |                    |
+///    +----> Claiming -----+
 /// ```
 ///
 /// `Running` while the run lock is free means that the process died.
@@ -162,8 +241,11 @@ pub enum Progress {
     Nothing,
     /// An attempt is being made; its holder has the run lock.
     Running(Attempt),
-    /// The attempt has ended and is to be repeated; the run lock is free.
+    /// The attempt has ended and is to be repeated; the run lock is free, unless it is that of a fleet.
     Waiting(Attempt, Wait),
+    /// The fleet is asked for it; who asks has the run lock. While that is free nobody asks, and the
+    /// attempt was never started.
+    Claiming(Attempt, Asked),
 }
 
 /// The time between two attempts.

@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use super::claim_part::{ClaimPart, Counters, LastResult};
+use super::claim_part::{ClaimPart, LastResult};
 use super::codec::Decoder;
-use super::control::{Control, Gap, LeftOut, Order, Presence, get_pause};
+use super::control::{Control, Order, Presence, get_pause};
+use super::counters::Counters;
 use super::format::{
     CLAIM, CONTROL, Field, GAPS, PAGE_BYTES, Part, RESULTS, name_hash, result_part,
 };
+use super::gaps::{Gap, LeftOut};
 use super::header::HeaderControl;
 use super::receivers::Receivers;
 use super::run::{
@@ -83,9 +85,10 @@ fn decode_run(from: Decoder<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunR
         status: from.u16(Field(228)),
         duration: Duration::from_millis(from.u32(Field(224)).into()),
     };
-    let counters = Counters::of(std::array::from_fn(|number| {
-        from.item(Field::<64>(240), number, 8).u64(Field(0))
-    }));
+    let counters = Counters::of(
+        std::array::from_fn(|number| from.item(Field::<64>(240), number, 8).u64(Field(0))),
+        0,
+    );
     let count = from.count(Field(340), RESULTS);
     let results = (0..count).map(move |number| decode_result(from, number));
     let newest = (count > 0).then(|| decode_result(from, 0));
@@ -98,6 +101,7 @@ fn decode_run(from: Decoder<'_>) -> Option<(ClaimPart, impl Iterator<Item = RunR
             2 => Progress::Waiting(attempt, Wait { next_at: from.instant(Field(208)), last }),
             _ => Progress::Nothing,
         },
+        fleet: None,
         orders_done: from.u64(Field(232)),
         counters,
         duration_sum_ms: from.u64(Field(304)),
@@ -161,6 +165,7 @@ fn decode_control(from: Decoder<'_>) -> Option<(&str, Control)> {
         cancel: Some(RunId(from.bytes(Field(256)))).filter(|run| *run != RunId::default()),
         overlaps: from.u64(Field(272)),
         missed: from.u64(Field(280)),
+        elsewhere: 0,
         gaps: (0..from.count(Field(288), GAPS)).map(gap).collect(),
         receivers: Receivers::default(),
     };

@@ -199,12 +199,12 @@ fn a_crash_between_any_two_writes_loses_no_event_and_tells_none_twice() {
             worker.set_fault(WriteFault::KilledAfter(writes));
             claim.finish(ended(Outcome::Failure), None);
             let mut told = 0;
-            if !worker.was_killed()
-                && let EventStep::Won(claim) = worker.claim_event(timer, what, UnixMs(fixture.now))
-                && !worker.was_killed()
-            {
-                told += 1;
-                let _ = worker.end_event(timer, &claim, true, UnixMs(fixture.now));
+            if !worker.was_killed() {
+                let step = worker.claim_event(timer, what, UnixMs(fixture.now));
+                if let (EventStep::Won(claim), false) = (step, worker.was_killed()) {
+                    told += 1;
+                    let _ = worker.end_event(timer, &claim, true, UnixMs(fixture.now));
+                }
             }
             told
         };

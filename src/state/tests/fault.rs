@@ -142,7 +142,7 @@ impl Scenario {
                 let is_over = |claim: &mut Claim| now.0 >= claim.attempt().started_at.0 + takes;
                 if let Some(claim) = worker.claim.take_if(is_over) {
                     self.oracle.running -= 1;
-                    let next_at = self.retry.next_at(claim.attempt(), outcome, &every, now);
+                    let next_at = self.retry.next_at(claim.attempt(), outcome, Some(&every), now);
                     claim.finish(ended(outcome), next_at);
                 }
                 if now.0 % 1000 == 0 {
@@ -204,6 +204,7 @@ impl Scenario {
             }
             Step::Handled => {}
             Step::GaveUp | Step::LeftToOwner | Step::Unwritable => return Progressed::Rest,
+            Step::Asks(_) | Step::Unfinished => panic!("there is no fleet"),
         }
         Progressed::Act
     }

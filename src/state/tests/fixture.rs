@@ -7,7 +7,7 @@ use crate::os::file::FileOwner;
 use crate::os::scratch::Scratch;
 use crate::schedule::UnixMs;
 use crate::state::policy::due::tests::every;
-use crate::state::worker::shared_claims::SharedHealth;
+use crate::state::worker::shared_health::SharedHealth;
 use crate::state::*;
 
 /// A state as a master has it.

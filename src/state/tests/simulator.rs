@@ -108,7 +108,7 @@ impl Simulator {
         let overlap = if rng.one_in(2) { OverlapPolicy::Skip } else { OverlapPolicy::Queue };
         let workers = 1 + usize::try_from(rng.below(4)).unwrap();
         // Workers of one master share what they have claimed, those of several do not.
-        let record = if seed.is_multiple_of(2) {
+        let record = if seed % 2 == 0 {
             Record { claims: None, ..fixture.records[0].clone() }
         } else {
             fixture.records[0].clone()
@@ -203,11 +203,12 @@ impl Simulator {
             worker.store.set_fault(WriteFault::KilledAfter(writes));
         }
         let claims = self.record.claims.clone();
-        let before = claims.as_ref().map(|claims| (claims.taken(), claims.orders_done()));
+        let before =
+            claims.as_ref().map(|claims| (claims.taken(), claims.left_out(), claims.orders_done()));
         self.act(&mut worker);
         if worker.store.was_killed() {
-            if let Some((claims, (taken, orders_done))) = claims.zip(before) {
-                claims.restore(taken, orders_done);
+            if let Some((claims, (taken, left_out, orders_done))) = claims.zip(before) {
+                claims.restore(taken, left_out, orders_done);
             }
             self.kill(worker);
         } else {
@@ -296,6 +297,7 @@ impl Simulator {
             Step::Again { .. } => worker.attempt = Some(attempt),
             Step::Overlap(_) => self.overlap(worker, timer, attempt.wanted()),
             Step::GaveUp | Step::Handled | Step::LeftToOwner | Step::Unwritable => {}
+            Step::Asks(_) | Step::Unfinished => panic!("there is no fleet"),
         }
     }
 
@@ -381,7 +383,7 @@ impl Simulator {
             schedule: Schedule::Every(every),
             jitter: Jitter::new(Duration::from_millis(self.jitter_ms), b"host", "a"),
         };
-        let next_at = self.retry.next_at(&attempt, outcome, &due_times, now);
+        let next_at = self.retry.next_at(&attempt, outcome, Some(&due_times), now);
         claim.finish(Ended { outcome, status: 0, duration: Duration::ZERO }, next_at);
         if worker.exiting {
             self.workers[slot] = None;

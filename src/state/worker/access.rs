@@ -156,7 +156,7 @@ impl Inner {
         } else {
             match Control::decode(bytes, &record.name) {
                 Ok(control) => {
-                    self.know(record, CONTROL, bytes);
+                    self.know_control(record, bytes, &control);
                     Some(Box::new(control))
                 }
                 Err(NotIts::Damaged) => None,
@@ -185,11 +185,10 @@ impl Inner {
         let numbers = (1..=claim.results_ever).rev();
         let mut results: Vec<_> = numbers.zip(unwritten.into_iter().rev()).collect();
         let written = claim.results_ever.saturating_sub(results.len() as u64);
-        if let Some((pages, page)) = self.record(record)
-            && written > 0
-            && let Ok(ring) = self.known(pages.read_ring::<RING_BYTES>(page))
-        {
-            results.extend(decode_ring(&ring, written));
+        if let Some((pages, page)) = self.record(record).filter(|_| written > 0) {
+            if let Ok(ring) = self.known(pages.read_ring::<RING_BYTES>(page)) {
+                results.extend(decode_ring(&ring, written));
+            }
         }
         results.truncate(RESULTS);
         results
@@ -284,6 +283,9 @@ impl Inner {
         self.local_record(record, |local| {
             local.control = (written == Written::No).then(|| Box::new(control.clone()));
         });
+        if let Some((claims, up_to)) = record.claims.as_ref().zip(control.left_out_up_to) {
+            claims.leave_out(up_to);
+        }
         self.note_unwritten(written);
     }
 

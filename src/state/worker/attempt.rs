@@ -20,17 +20,16 @@ use crate::schedule::UnixMs;
 use crate::state::policy::decide::Wanted;
 use crate::state::policy::due::Reading;
 use crate::state::policy::look::{Around, Due, Look};
-use crate::state::record::claim_part::ClaimPart;
-use crate::state::record::control::LeftOut;
 use crate::state::record::format::CONTROL;
-use crate::state::record::run::{Attempt, Ended, Outcome, Progress, RunId, RunResult, Trigger};
+use crate::state::record::gaps::LeftOut;
+use crate::state::record::run::{Asked, Attempt, Progress, RunId, Trigger};
 
 use super::access::Unreadable;
-use super::claim::Claim;
-use super::exclusion::{Excluded, Exclusion, longest_attempt};
+use super::claim::{Claim, close_last};
+use super::exclusion::{Excluded, Exclusion, is_another};
 use super::locked_read::Blocked;
 use super::notice::Notice;
-use super::shared_claims::Claimant;
+use super::open_claim::OpenClaim;
 use super::store::{Claimed, Inner, Owner, Steps, Store, TimerRef, Unread, Written};
 
 /// A claim that is being tried; between two steps its caller waits.
@@ -38,6 +37,8 @@ use super::store::{Claimed, Inner, Owner, Steps, Store, TimerRef, Unread, Writte
 pub struct ClaimAttempt {
     wanted: Wanted,
     run: RunId,
+    /// What a fleet is asked for first.
+    fleet: Option<Asked>,
     around: Around,
     known: Expected,
     /// Whether the record is looked at before the lock is tried.
@@ -76,6 +77,11 @@ enum Looks {
 pub enum Step {
     /// The attempt is this worker's to make.
     Won(Box<Claim>),
+    /// The fleet is to be asked for it.
+    Asks(Box<OpenClaim>),
+    /// A process that died has left something of this timer of a fleet:
+    /// [`Store::resume_fleet`](crate::state::Store::resume_fleet) first.
+    Unfinished,
     /// It was handled elsewhere, or must not start now: decide anew.
     Handled,
     /// The last run is in progress: [`Store::overlap`](crate::state::Store::overlap), if a due time was
@@ -91,7 +97,7 @@ pub enum Step {
     /// The file does not say who runs it, and another worker is to.
     LeftToOwner,
     /// It cannot be written, and may have been taken before this process was there by one that could
-    /// not write it either: it has to wait.
+    /// not write it either, or is to be asked of a fleet: it has to wait.
     Unwritable,
 }
 
@@ -99,6 +105,8 @@ pub enum Step {
 const SECOND_LOOK: Duration = Duration::from_millis(2);
 /// and after the second one: 20 ms after the first.
 const THIRD_LOOK: Duration = Duration::from_millis(18);
+/// How often to look whether the fleet has answered another worker.
+const WHILE_ASKED: Duration = Duration::from_millis(50);
 
 impl ClaimAttempt {
     /// Begins to claim what was decided at a look; `run` is the id of the run, if this is a new one.
@@ -106,6 +114,7 @@ impl ClaimAttempt {
         Self {
             wanted,
             run,
+            fleet: None,
             around: look.around,
             known: Expected::Seen,
             looks_first: true,
@@ -127,6 +136,11 @@ impl ClaimAttempt {
             looks_first: false,
             ..Self::new(wanted, run, look)
         })
+    }
+
+    /// The same of a timer of a fleet, which is asked before anything starts.
+    pub fn for_fleet(wanted: Wanted, run: RunId, asked: Asked, look: &Look<'_>) -> Self {
+        Self { fleet: Some(asked), ..Self::new(wanted, run, look) }
     }
 
     /// What is claimed.
@@ -152,6 +166,7 @@ impl ClaimAttempt {
         if is_ours {
             return match seen.map(|seen| seen.map(|reading| reading.claim.progress)) {
                 Some(Ok(Progress::Running(attempt))) => Step::Overlap(attempt),
+                Some(Ok(Progress::Claiming(..))) => Step::Again { after: WHILE_ASKED },
                 _ => Step::Handled,
             };
         }
@@ -170,6 +185,10 @@ impl ClaimAttempt {
             Some(Err(Unread::Torn)) | None => {}
         }
         let exclusion = match inner.exclude(timer) {
+            // What the record cannot exclude is not asked for.
+            Excluded::Others(exclusion) if self.fleet.is_some() && !exclusion.is_locked() => {
+                return Step::Unwritable;
+            }
             Excluded::Others(exclusion) => exclusion,
             Excluded::Us => {
                 let now = clock();
@@ -190,6 +209,7 @@ impl ClaimAttempt {
             Ok(reading) => reading,
             Err(Blocked::Repaired) => return Step::Handled,
             Err(Blocked::Again) => return self.again(),
+            Err(Blocked::Lost) if self.fleet.is_some() => return Step::Unwritable,
             Err(Blocked::Lost) if timer.owner == Owner::Other => return Step::LeftToOwner,
             Err(Blocked::Lost) => {
                 let reading = inner.local_reading(timer.record);
@@ -201,19 +221,27 @@ impl ClaimAttempt {
         if self.known == Expected::Plain && !reading.is_plain() {
             return Step::Handled;
         }
-        if let Progress::Running(attempt) = reading.claim.progress
-            && !exclusion.is_locked()
-            && is_another(inner, &attempt, now, timer)
-        {
-            return self.refused(inner, Some(reading.claim.progress));
+        if let Progress::Running(attempt) = reading.claim.progress {
+            if !exclusion.is_locked() && is_another(inner, &attempt, now, timer) {
+                return self.refused(inner, Some(reading.claim.progress));
+            }
         }
         self.decide_locked(store, timer, exclusion, reading, now, clock)
     }
 
     fn refused(&mut self, inner: &Inner, progress: Option<Progress>) -> Step {
-        let Some(Progress::Running(running)) = progress else {
-            self.seen_running = None;
-            return self.again();
+        let running = match progress {
+            Some(Progress::Running(running)) => running,
+            // It may take long, and nothing follows from it.
+            Some(Progress::Claiming(..)) => return Step::Again { after: WHILE_ASKED },
+            // Who has it keeps it until its end.
+            Some(Progress::Waiting(..)) if self.fleet.is_some() => {
+                return Step::Again { after: WHILE_ASKED };
+            }
+            _ => {
+                self.seen_running = None;
+                return self.again();
+            }
         };
         if self.known == Expected::Plain {
             return Step::Handled;
@@ -258,6 +286,9 @@ impl ClaimAttempt {
         clock: &mut dyn FnMut() -> UnixMs,
     ) -> Step {
         let inner = &store.inner;
+        if self.fleet.is_some() && reading.claim.progress != Progress::Nothing {
+            return Step::Unfinished;
+        }
         let mut counts = true;
         if reading.is_ahead(timer.due_times, now) {
             // Others write the control part meanwhile: only a clock that is read after the record
@@ -280,19 +311,28 @@ impl ClaimAttempt {
         if !reading.may_start(self.wanted, timer.due_times, now) {
             return Step::Handled;
         }
-        if let Wanted::Due { due, trigger, .. } = self.wanted
-            && trigger != Trigger::First
-            && counts
-            && let Some(stopped) = self.pass_over(inner, timer, &reading, due, now)
-        {
-            return stopped;
+        if let Some(asked) = self.fleet {
+            let Some(attempt) = self.wanted.attempt(self.run, inner.process, &reading, now) else {
+                return Step::Handled;
+            };
+            return OpenClaim::begin(inner, timer, reading.claim, (attempt, asked), exclusion);
         }
-        let Some(attempt) = self.attempt(inner, &reading, now) else { return Step::Handled };
+        match self.wanted {
+            Wanted::Due { due, trigger, .. } if trigger != Trigger::First && counts => {
+                if let Some(stopped) = self.pass_over(inner, timer, &reading, due, now) {
+                    return stopped;
+                }
+            }
+            _ => {}
+        }
+        let Some(attempt) = self.wanted.attempt(self.run, inner.process, &reading, now) else {
+            return Step::Handled;
+        };
         // Rule "order is done".
         if let Wanted::Order { number } = self.wanted {
             reading.claim.orders_done = number;
         }
-        let known_since = self.known_since(&reading);
+        let known_since = self.wanted.known_since(&reading);
         let (interrupted, ended) = close_last(&mut reading.claim, attempt.run);
         reading.claim.start(attempt);
         if inner.write_claim(timer.record, &mut reading.claim, ended) == Written::No
@@ -312,58 +352,18 @@ impl ClaimAttempt {
             match self.wanted {
                 Wanted::Due { due, .. } => claims.take(due),
                 Wanted::Order { number } => claims.order_is_done(number),
-                Wanted::Next { .. } => {}
+                Wanted::Next { .. } | Wanted::Repetition { .. } => {}
             }
         }
-        if let Some(attempt) = interrupted
-            && exclusion.tells_death_of(&attempt)
-        {
-            let name = timer.record.name.clone();
-            inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
+        if let Some(attempt) = interrupted {
+            if exclusion.tells_death_of(&attempt) {
+                let name = timer.record.name.clone();
+                inner.notice(Notice::Interrupted { name, attempt, retry_at: None, attempts: 1 });
+            }
         }
         // Rule "lock is held".
-        let locked = exclusion.keep(inner);
-        let counted = self.counted;
-        let part = reading.claim;
-        Step::Won(Box::new(Claim::new(inner, timer.record, part, attempt, locked, counted)))
-    }
-
-    /// Since when what is wanted could have been taken.
-    fn known_since(&self, reading: &Reading) -> UnixMs {
-        match (self.wanted, reading.claim.progress) {
-            (Wanted::Due { due, .. }, _) => due,
-            (Wanted::Order { .. }, _) => reading.control.order.at,
-            (Wanted::Next { .. }, Progress::Waiting(last, _)) => last.started_at,
-            (Wanted::Next { .. }, _) => UnixMs(i64::MIN),
-        }
-    }
-
-    /// The attempt that is made if the claim is won.
-    fn attempt(&self, inner: &Inner, reading: &Reading, now: UnixMs) -> Option<Attempt> {
-        let new = Attempt {
-            run: self.run,
-            due: now,
-            trigger: Trigger::Manual,
-            number: 1,
-            pid: inner.process.pid,
-            boot: inner.process.boot,
-            started_at: now,
-        };
-        match (self.wanted, reading.claim.progress) {
-            (Wanted::Due { due, trigger, .. }, _) => Some(Attempt { due, trigger, ..new }),
-            (Wanted::Order { .. }, _) => {
-                let order = reading.control.order;
-                Some(Attempt { run: order.run, due: order.at, ..new })
-            }
-            (Wanted::Next { attempt, .. }, Progress::Waiting(last, _)) => Some(Attempt {
-                run: last.run,
-                due: last.due,
-                trigger: last.trigger,
-                number: attempt,
-                ..new
-            }),
-            (Wanted::Next { .. }, _) => None,
-        }
+        let held = exclusion.keep(inner, timer.record);
+        Step::Won(Box::new(Claim::new(held, reading.claim, attempt, self.counted)))
     }
 
     /// Leaves out for good what lies between the last due time that was handled and `due`, and
@@ -415,34 +415,4 @@ impl ClaimAttempt {
         };
         Some(Step::Again { after })
     }
-}
-
-/// Whether `attempt` may be in progress in another process, where no lock tells.
-pub(in crate::state) fn is_another(
-    inner: &Inner,
-    attempt: &Attempt,
-    now: UnixMs,
-    timer: TimerRef<'_>,
-) -> bool {
-    attempt.boot == inner.process.boot
-        && attempt.pid != inner.process.pid
-        && now.since(attempt.started_at) <= longest_attempt(timer)
-        && Claimant { pid: attempt.pid, started: 0 }.lives()
-}
-
-/// Ends what is in progress, unless it goes on as `run`: a waiting run with its last outcome, one
-/// whose process died as interrupted; answers the attempt of the latter, and the result of either.
-fn close_last(claim: &mut ClaimPart, run: RunId) -> (Option<Attempt>, Option<RunResult>) {
-    match claim.progress {
-        Progress::Waiting(last, wait) if last.run != run => {
-            (None, Some(claim.close(last, wait.last)))
-        }
-        Progress::Running(last) => (Some(last), Some(claim.close(last, interrupted()))),
-        _ => (None, None),
-    }
-}
-
-/// How an attempt ended whose process died; nobody knows how long it took.
-pub(in crate::state) fn interrupted() -> Ended {
-    Ended { outcome: Outcome::Interrupted, status: 0, duration: Duration::ZERO }
 }

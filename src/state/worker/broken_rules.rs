@@ -101,22 +101,21 @@ impl ReadsAndLocks {
                 *before = claim.to_vec();
             }
         }
-        if is_broken(Rule::AttemptIsClaimed)
-            && let Some((run, next)) = WANTED.get()
-            && let Some(mut decoded) = ClaimPart::decode(claim)
-            && let Progress::Waiting(last, _) = &mut decoded.progress
-            && last.run == run
-        {
-            last.number = next - 1;
-            claim.copy_from_slice(&decoded.encode());
-        }
-        if is_broken(Rule::InterruptedIsCounted)
-            && let Some(mut decoded) = ClaimPart::decode(claim)
-            && let Progress::Running(attempt) = decoded.progress
-            && dead::has(attempt.pid)
-        {
-            decoded.progress = Progress::Nothing;
-            claim.copy_from_slice(&decoded.encode());
+        let Some(mut decoded) = ClaimPart::decode(claim) else { return };
+        match (&mut decoded.progress, WANTED.get()) {
+            (Progress::Waiting(last, _), Some((run, next)))
+                if is_broken(Rule::AttemptIsClaimed) && last.run == run =>
+            {
+                last.number = next - 1;
+                claim.copy_from_slice(&decoded.encode());
+            }
+            (Progress::Running(attempt), _)
+                if is_broken(Rule::InterruptedIsCounted) && dead::has(attempt.pid) =>
+            {
+                decoded.progress = Progress::Nothing;
+                claim.copy_from_slice(&decoded.encode());
+            }
+            _ => {}
         }
     }
 }
@@ -129,31 +128,39 @@ pub(in crate::state) fn written(file: &File, bytes: &[u8], offset: u64) -> Vec<u
     }
     let mut old = vec![0; bytes.len()];
     file.read_at(&mut old, offset).unwrap();
-    if bytes.len() == CLAIM.bytes
-        && let Some(claim) = part(CLAIM, &mut bytes, offset)
-        && let Some((mut new, old)) = ClaimPart::decode(claim).zip(ClaimPart::decode(&old))
-    {
-        if is_broken(Rule::OrderIsDone) {
-            new.orders_done = old.orders_done;
+    if bytes.len() == CLAIM.bytes {
+        if let Some(claim) = part(CLAIM, &mut bytes, offset) {
+            claim_written(claim, &old);
         }
-        claim.copy_from_slice(&new.encode());
     }
-    if bytes.len() == CONTROL.bytes
-        && let Some(control) = part(CONTROL, &mut bytes, offset)
-        && let Some((mut new, old)) = decode(control).zip(decode(&old))
-    {
-        if is_broken(Rule::LeftOutIsHandled) {
-            new.left_out_up_to = old.left_out_up_to;
+    if bytes.len() == CONTROL.bytes {
+        if let Some(control) = part(CONTROL, &mut bytes, offset) {
+            control_written(control, &old);
         }
-        if is_broken(Rule::LeftOutIsCounted) {
-            (new.missed, new.overlaps) = (old.missed, old.overlaps);
-        }
-        if is_broken(Rule::NotBefore) && LOADS.get() {
-            new.not_before = old.not_before;
-        }
-        control.copy_from_slice(&new.encode(NAME));
     }
     bytes
+}
+
+fn claim_written(claim: &mut [u8], old: &[u8]) {
+    let Some((mut new, old)) = ClaimPart::decode(claim).zip(ClaimPart::decode(old)) else { return };
+    if is_broken(Rule::OrderIsDone) {
+        new.orders_done = old.orders_done;
+    }
+    claim.copy_from_slice(&new.encode());
+}
+
+fn control_written(control: &mut [u8], old: &[u8]) {
+    let Some((mut new, old)) = decode(control).zip(decode(old)) else { return };
+    if is_broken(Rule::LeftOutIsHandled) {
+        new.left_out_up_to = old.left_out_up_to;
+    }
+    if is_broken(Rule::LeftOutIsCounted) {
+        (new.missed, new.overlaps, new.elsewhere) = (old.missed, old.overlaps, old.elsewhere);
+    }
+    if is_broken(Rule::NotBefore) && LOADS.get() {
+        new.not_before = old.not_before;
+    }
+    control.copy_from_slice(&new.encode(NAME));
 }
 
 fn decode(control: &[u8]) -> Option<Control> {

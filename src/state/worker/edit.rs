@@ -7,8 +7,9 @@ use crate::state::policy::decide::OverlapPolicy;
 use crate::state::policy::due::Reading;
 use crate::state::policy::left_out::Counted;
 use crate::state::policy::look::newest_started;
-use crate::state::record::control::{Control, LeftOut, Order, Paused};
+use crate::state::record::control::{Control, Order, Paused};
 use crate::state::record::format::CONTROL;
+use crate::state::record::gaps::LeftOut;
 use crate::state::record::header::HeaderControl;
 use crate::state::record::run::{Progress, RunId};
 
@@ -131,10 +132,11 @@ impl Store {
     /// Orders a run by hand.
     pub fn order_run(&self, timer: TimerRef<'_>, run: RunId, now: UnixMs) -> Edited<Ordered> {
         self.edit_and_raise(timer, now, |reading| {
-            if reading.claim.progress != Progress::Nothing {
+            if let Progress::Running(_) | Progress::Waiting(..) = reading.claim.progress {
                 return Change::Leave(Ordered::Conflict);
             }
-            if self.inner.is_locked(timer) {
+            // What the fleet is asked for ends by itself.
+            if reading.claim.progress == Progress::Nothing && self.inner.is_locked(timer) {
                 // Nobody could carry it out.
                 return Change::Again;
             }
@@ -155,7 +157,7 @@ impl Store {
                 reading.control.cancel = Some(attempt.run);
                 Change::Write(Ordered::Pending(attempt.run))
             }
-            Progress::Nothing => Change::Leave(Ordered::Conflict),
+            Progress::Nothing | Progress::Claiming(..) => Change::Leave(Ordered::Conflict),
         })
     }
 
@@ -229,6 +231,9 @@ impl Store {
                 // Who has locked it may be about to take it. If not, the timer is late.
                 return Change::Again;
             }
+            if let Progress::Claiming(..) = reading.claim.progress {
+                return Change::Again;
+            }
             let queued = reading.queued(now).filter(|queued| *queued <= up_to);
             let kind = match reading.claim.progress {
                 // Rule "overlap has a process".
@@ -237,6 +242,25 @@ impl Store {
             };
             let control = &mut reading.control;
             control.leave_out_behind(timer.due_times, handled, queued, up_to, kind);
+            self.inner.count(timer, control);
+            Change::Write(())
+        })
+    }
+
+    /// The fleet has dealt with all due times up to `up_to`; those that have not been handled, and are
+    /// not later than `now`, are counted as such.
+    pub fn elsewhere(&self, timer: TimerRef<'_>, up_to: UnixMs, now: UnixMs) -> Edited<()> {
+        self.edit(timer, now, |reading| {
+            let handled = reading.handled_up_to(now);
+            // What the clock of this host has not seen yet is looked at when it has.
+            let newest = reading.newest_to_account(timer.due_times, now).unwrap_or(handled);
+            // What this host asks for itself may be its own.
+            let up_to = reading.but_claimed(up_to.min(newest));
+            if up_to <= handled {
+                return Change::Leave(());
+            }
+            let control = &mut reading.control;
+            control.leave_out(timer.due_times, handled, up_to, LeftOut::Elsewhere);
             self.inner.count(timer, control);
             Change::Write(())
         })
@@ -290,7 +314,12 @@ impl Store {
         let Some(_lock) = inner.try_edit_lock(CONTROL, record.page) else { return Edited::Again };
         let lost = record.lost();
         let (record, mut reading) = match self.read_for_edit(record, now) {
-            Ok(reading) => (record, reading),
+            Ok(reading) => {
+                if timer.owner == Owner::This {
+                    inner.remember(record, &reading);
+                }
+                (record, reading)
+            }
             Err(Blocked::Again | Blocked::Repaired) => return Edited::Again,
             Err(Blocked::Lost) if timer.owner == Owner::Other => return Edited::Failed,
             Err(Blocked::Lost) if inner.tries_edit_again(record, UNREAD_EDIT_TRIES) => {

@@ -158,13 +158,14 @@ impl Store {
     ) -> Edited<EventStep> {
         self.edit(timer, now, |reading| {
             let new = ReceiverRecord::new(what.id, reading);
-            if place_of(&reading.control, what.id).is_none()
-                && let Some(free) = reading.control.receivers.iter_mut().find(|it| it.id == 0)
-            {
-                *free = new;
-                return Change::Write(EventStep::Nothing);
+            if place_of(&reading.control, what.id).is_some() {
+                return Change::Leave(EventStep::Nothing);
             }
-            Change::Leave(EventStep::Nothing)
+            match reading.control.receivers.iter_mut().find(|it| it.id == 0) {
+                Some(free) => *free = new,
+                None => return Change::Leave(EventStep::Nothing),
+            }
+            Change::Write(EventStep::Nothing)
         })
     }
 

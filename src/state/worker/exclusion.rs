@@ -11,6 +11,7 @@ use crate::schedule::UnixMs;
 use crate::state::record::run::{Attempt, Trigger};
 
 use super::access::Lock;
+use super::claim::Held;
 use super::locked::Locked;
 use super::notice::Notice;
 use super::shared_claims::{Claimant, HoldResult, SharedClaim};
@@ -114,6 +115,19 @@ pub(in crate::state) fn longest_attempt(timer: TimerRef<'_>) -> Duration {
     timer.timeout.saturating_add(STUCK_AFTER)
 }
 
+/// Whether `attempt` may be in progress in another process, where no lock tells.
+pub(in crate::state) fn is_another(
+    inner: &Inner,
+    attempt: &Attempt,
+    now: UnixMs,
+    timer: TimerRef<'_>,
+) -> bool {
+    attempt.boot == inner.process.boot
+        && attempt.pid != inner.process.pid
+        && now.since(attempt.started_at) <= longest_attempt(timer)
+        && Claimant { pid: attempt.pid, started: 0 }.lives()
+}
+
 impl Exclusion<'_> {
     /// Whether the run lock is part of it.
     pub(in crate::state) fn is_locked(&self) -> bool {
@@ -129,10 +143,10 @@ impl Exclusion<'_> {
         !(self.taken_over || (self.lock.is_none() && may_live && lives()))
     }
 
-    /// Leaves it to a claim, whose drop gives it back; answers the lock.
-    pub(in crate::state) fn keep(mut self, inner: &Rc<Inner>) -> Option<Locked<Rc<Inner>>> {
+    /// Leaves it to a claim, whose drop gives it back.
+    pub(in crate::state) fn keep(mut self, inner: &Rc<Inner>, record: &Record) -> Held {
         self.hold.record = None;
-        self.lock.take().map(|lock| lock.keep(inner))
+        Held::new(inner, record, self.lock.take().map(|lock| lock.keep(inner)))
     }
 }
 
@@ -147,10 +161,10 @@ impl Drop for SharedClaimGuard<'_> {
 impl Inner {
     /// Does not hold the timer any more, unless something of its run is still to be written.
     pub(in crate::state) fn release(&self, record: &Record) {
-        if let Some(claims) = &record.claims
-            && self.local_record(record, |local| local.claim.is_none())
-        {
-            claims.release(self.process.holder());
+        if let Some(claims) = &record.claims {
+            if self.local_record(record, |local| local.claim.is_none()) {
+                claims.release(self.process.holder());
+            }
         }
     }
 }

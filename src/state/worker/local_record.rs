@@ -45,15 +45,24 @@ impl Inner {
         mut control: Option<Box<Control>>,
     ) -> Option<Box<Control>> {
         self.local_record(record, |local| {
-            let unwritten = local.control.as_ref().map(|unwritten| unwritten.serial);
-            match (unwritten, control.as_ref().map(|control| control.serial)) {
-                (Some(unwritten), Some(serial)) if unwritten <= serial => local.control = None,
-                (Some(_), _) => control.clone_from(&local.control),
-                (None, _) => {}
+            let Some(unwritten) = &mut local.control else { return };
+            match &control {
+                Some(written) if unwritten.serial <= written.serial => {
+                    let counts = unwritten.counts();
+                    if counts == written.counts() || local.known.is_none() {
+                        local.control = None;
+                        return;
+                    }
+                    unwritten.clone_from(written);
+                    unwritten.set_counts(counts);
+                }
+                _ => {}
             }
+            control.clone_from(&local.control);
         });
         if let Some(control) = &mut control {
             self.load(control);
+            add_left_out(record, control);
         }
         control
     }
@@ -84,16 +93,16 @@ impl Inner {
             (claim, control.unwrap_or_else(|| Box::new(Control::anew(self.attached_at))))
         });
         self.load(&mut control);
+        add_left_out(record, &mut control);
         add_shared(record, &mut claim);
         let header = self.header.get().unwrap_or_else(|| self.known_header.get());
         let holder = record.claims.as_ref().and_then(SharedClaim::holder);
         let is_another = |it: Claimant| it != self.process.holder() && it.lives();
-        if let Progress::Running(attempt) = claim.progress
-            && attempt.pid != self.process.pid
-            && !holder.is_some_and(|(it, _)| is_another(it))
-        {
-            // It was in progress when the record could be read last. How it has ended is not known.
-            claim.progress = Progress::Nothing;
+        if let Progress::Running(attempt) = claim.progress {
+            if attempt.pid != self.process.pid && !holder.is_some_and(|(it, _)| is_another(it)) {
+                // It was in progress when the record could be read last. How it has ended is not known.
+                claim.progress = Progress::Nothing;
+            }
         }
         Reading { claim, control, header }
     }
@@ -113,6 +122,23 @@ impl Inner {
         });
     }
 
+    /// Another control part than before was read, and is whole. What others have counted meanwhile
+    /// goes with what this worker alone has counted.
+    pub(in crate::state) fn know_control(&self, record: &Record, bytes: &[u8], control: &Control) {
+        self.local_record(record, |local| {
+            let Some(unwritten) = &mut local.control else { return };
+            if unwritten.encode(&record.name) == *bytes {
+                // It was written, whatever was said of it.
+                local.control = None;
+                return;
+            }
+            let Some(known) = &local.known else { return };
+            let before = Control::decode_whole(CONTROL.of(&**known)).counts();
+            unwritten.set_counts(unwritten.counts().plus(control.counts()).less(before));
+        });
+        self.know(record, CONTROL, bytes);
+    }
+
     /// A part of the record was read or written, and is whole.
     pub(in crate::state) fn know(&self, record: &Record, part: Part, bytes: &[u8]) {
         self.local_record(record, |local| {
@@ -127,6 +153,30 @@ impl Inner {
         self.local_record(record, |local| {
             local.known.as_deref().is_some_and(|known| part.of(known) == bytes)
         })
+    }
+
+    /// Writes a claim part that could not be written before.
+    fn write_claim_again(&self, record: &Record) {
+        let Lock::Taken(_lock) = self.try_lock(CLAIM, record.page) else { return };
+        if self.try_read_claim(record) == Err(Unreadable::Lost) {
+            return;
+        }
+        let claim = self.local_record(record, |local| local.claim.as_deref().cloned());
+        if let Some(mut claim) = claim {
+            self.write_claim(record, &mut claim, None);
+        }
+    }
+
+    /// The same of a control part.
+    fn write_control_again(&self, record: &Record) {
+        let Lock::Taken(_lock) = self.try_lock(CONTROL, record.page) else { return };
+        if self.try_read_control(record) == Err(Unreadable::Lost) {
+            return;
+        }
+        let control = self.local_record(record, |local| local.control.as_deref().cloned());
+        if let Some(mut control) = control {
+            self.write_control(record, &mut control);
+        }
     }
 
     /// Forgets a claim part that could not be written.
@@ -168,21 +218,10 @@ impl Store {
         let inner = &self.inner;
         let record = timer.record;
         inner.release_left();
-        if inner.claimed(record) == Claimed::No
-            && let Lock::Taken(_lock) = inner.try_lock(CLAIM, record.page)
-            && inner.try_read_claim(record) != Err(Unreadable::Lost)
-            && let Some(mut claim) =
-                inner.local_record(record, |local| local.claim.as_deref().cloned())
-        {
-            inner.write_claim(record, &mut claim, None);
+        if inner.claimed(record) == Claimed::No {
+            inner.write_claim_again(record);
         }
-        if let Lock::Taken(_lock) = inner.try_lock(CONTROL, record.page)
-            && inner.try_read_control(record) != Err(Unreadable::Lost)
-            && let Some(mut control) =
-                inner.local_record(record, |local| local.control.as_deref().cloned())
-        {
-            inner.write_control(record, &mut control);
-        }
+        inner.write_control_again(record);
         let Some(claims) = &record.claims else { return };
         if inner.local_record(record, |local| local.claim.is_none() && local.claimed == Claimed::No)
         {
@@ -201,13 +240,19 @@ fn add_shared(record: &Record, claim: &mut ClaimPart) {
             claim.watermark.due = taken;
             claim.watermark.attempt = 1;
         }
-        if let Progress::Waiting(last, _) = claim.progress
-            && claims.attempted(last.run).is_some_and(|number| number > last.number)
-        {
-            // Another worker has made the attempt that it waits for.
-            claim.progress = Progress::Nothing;
+        if let Progress::Waiting(last, _) = claim.progress {
+            if claims.attempted(last.run).is_some_and(|number| number > last.number) {
+                // Another worker has made the attempt that it waits for.
+                claim.progress = Progress::Nothing;
+            }
         }
     }
+}
+
+/// The same of what they have left out.
+fn add_left_out(record: &Record, control: &mut Control) {
+    let left_out = record.claims.as_ref().and_then(SharedClaim::left_out);
+    control.left_out_up_to = control.left_out_up_to.max(left_out);
 }
 
 impl LocalRecord {
@@ -244,6 +289,7 @@ impl ClaimPart {
         Self {
             watermark: self.watermark,
             progress: self.progress,
+            fleet: self.fleet,
             orders_done: self.orders_done,
             serial: self.serial,
             last_success_at: self.last_success_at,
@@ -262,19 +308,18 @@ impl ClaimPart {
             Progress::Running(attempt) | Progress::Waiting(attempt, _) => {
                 results.iter().any(|result| result.attempt.run == attempt.run)
             }
-            Progress::Nothing => false,
+            Progress::Nothing | Progress::Claiming(..) => false,
         };
         if let Progress::Running(now) | Progress::Waiting(now, _) = local.progress {
-            if let Progress::Waiting(last, wait) = self.progress
-                && last.run != now.run
-                && !ended(&self.progress)
-            {
-                // Another run has taken over from it.
-                taken_over = Some(self.close(last, wait.last));
+            if let Progress::Waiting(last, wait) = self.progress {
+                if last.run != now.run && !ended(&self.progress) {
+                    // Another run has taken over from it.
+                    taken_over = Some(self.close(last, wait.last));
+                }
             }
-            self.progress = local.progress;
+            (self.progress, self.fleet) = (local.progress, local.fleet);
         } else if ended(&self.progress) {
-            self.progress = Progress::Nothing;
+            (self.progress, self.fleet) = (Progress::Nothing, None);
         }
         self.counters.add(&local.counters);
         self.duration_sum_ms = self.duration_sum_ms.saturating_add(local.duration_sum_ms);

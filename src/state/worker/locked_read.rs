@@ -82,10 +82,10 @@ impl Store {
         self.inner.notice(Notice::Damaged { name: record.name.clone() });
         let mut claim = ClaimPart::new(record.name_hash, now);
         // Whether an order was carried out is lost with the part: none is carried out twice.
-        if let Ok(control) = self.inner.try_read_control(record)
-            && control.order.number > 0
-        {
-            claim.orders_done = control.order.number;
+        if let Ok(control) = self.inner.try_read_control(record) {
+            if control.order.number > 0 {
+                claim.orders_done = control.order.number;
+            }
         }
         self.inner.write_claim(record, &mut claim, None);
     }

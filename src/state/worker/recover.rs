@@ -7,13 +7,13 @@ use crate::state::policy::due::{
 };
 use crate::state::policy::retry::RetryPolicy;
 use crate::state::record::claim_part::ClaimPart;
-use crate::state::record::control::Paused;
+use crate::state::record::control::{Paused, Presence};
 use crate::state::record::format::CONTROL;
 use crate::state::record::run::{Attempt, Outcome, Progress, Wait};
 
 use super::access::Lock;
-use super::attempt::{interrupted, is_another};
-use super::exclusion::Excluded;
+use super::claim::interrupted;
+use super::exclusion::{Excluded, is_another};
 use super::locked_read::Blocked;
 use super::notice::Notice;
 use super::store::{Claimed, Owner, Record, Store, TimerRef, Unread, Written};
@@ -25,7 +25,8 @@ pub enum Recovered {
     Nothing,
     /// Its process lives, and holds the claim.
     HeldElsewhere(Attempt),
-    /// Its process had died: it was recorded as interrupted, or waits for its next attempt.
+    /// Its process had died: it was recorded as interrupted, or waits for its next attempt. A claim that
+    /// a fleet was asked for is dropped.
     Interrupted,
     /// It waited for an attempt that a pause or a cancel forbids; it has ended like this.
     Ended(Outcome),
@@ -57,11 +58,12 @@ impl Store {
         };
         match seen.claim.progress {
             Progress::Nothing => return Recovered::Nothing,
+            Progress::Waiting(..) if seen.claim.fleet.is_some() => {}
             Progress::Waiting(..) if seen.waiting_ends(timer.due_times, clock()).is_none() => {
                 return Recovered::Nothing;
             }
             Progress::Waiting(..) => {}
-            Progress::Running(attempt) => {
+            Progress::Running(attempt) | Progress::Claiming(attempt, _) => {
                 // A look at a held lock takes nothing, so that nobody else is refused by it.
                 let held = match inner.run_lock_held(timer.record) {
                     Some(held) => held == Held::Elsewhere,
@@ -87,15 +89,16 @@ impl Store {
             Err(Blocked::Repaired | Blocked::Lost) => return Recovered::Nothing,
             Err(Blocked::Again) => return Recovered::Again,
         };
-        if let Progress::Running(attempt) = reading.claim.progress
-            && !exclusion.is_locked()
-            && is_another(inner, &attempt, now, timer)
-        {
-            return Recovered::HeldElsewhere(attempt);
+        if let Progress::Running(attempt) = reading.claim.progress {
+            if !exclusion.is_locked() && is_another(inner, &attempt, now, timer) {
+                return Recovered::HeldElsewhere(attempt);
+            }
         }
         let (recovered, result) = match reading.claim.progress {
             Progress::Running(attempt) => {
-                let next_at = retry.next_at(&attempt, Outcome::Interrupted, timer.due_times, now);
+                let due_times = Some(timer.due_times)
+                    .filter(|_| reading.control.presence != Presence::Disabled);
+                let next_at = retry.next_at(&attempt, Outcome::Interrupted, due_times, now);
                 let next_at = next_at.filter(|next_at| {
                     let wait = Wait { next_at: *next_at, last: interrupted() };
                     reading.claim.progress = Progress::Waiting(attempt, wait);
@@ -113,12 +116,19 @@ impl Store {
                 }
                 (Recovered::Interrupted, result)
             }
-            Progress::Waiting(attempt, _) => {
-                let Some(ended) = reading.waiting_ends(timer.due_times, now) else {
+            Progress::Waiting(attempt, wait) => {
+                // Nobody goes on with what waited for a fleet that the timer is not in any more.
+                let left = reading.claim.fleet.map(|_| wait.last);
+                let Some(ended) = reading.waiting_ends(timer.due_times, now).or(left) else {
                     return Recovered::Nothing;
                 };
                 let result = reading.claim.close(attempt, ended);
                 (Recovered::Ended(ended.outcome), Some(result))
+            }
+            Progress::Claiming(..) => {
+                // It was never started, and its due time is still to be taken.
+                reading.claim.progress = Progress::Nothing;
+                (Recovered::Interrupted, None)
             }
             Progress::Nothing => return Recovered::Nothing,
         };
@@ -188,15 +198,14 @@ impl Store {
             control.queued = queued.filter(|due| *due <= bound.latest);
             control.gaps.retain(|gap| gap.up_to <= bound.latest);
             let mut changed = control.queued != queued || control.gaps != gaps;
-            if let Some(at) = control.created_at
-                && at > claim.watermark.due
-                && is_to_come(at, bound.now)
-            {
-                // The first run is still to come, and its due time is born with the record.
-                ahead_ms = ahead_ms.max(at.ms_since(bound.now));
-                control.created_at = Some(bound.now);
-                claim.watermark.due = UnixMs(bound.now.0.saturating_sub(1));
-                (changed, pulled) = (true, true);
+            if let Some(at) = control.created_at {
+                if at > claim.watermark.due && is_to_come(at, bound.now) {
+                    // The first run is still to come, and its due time is born with the record.
+                    ahead_ms = ahead_ms.max(at.ms_since(bound.now));
+                    control.created_at = Some(bound.now);
+                    claim.watermark.due = UnixMs(bound.now.0.saturating_sub(1));
+                    (changed, pulled) = (true, true);
+                }
             }
             if is_to_come(control.order.at, bound.now) {
                 ahead_ms = ahead_ms.max(control.order.at.ms_since(bound.now));
@@ -215,14 +224,14 @@ impl Store {
             claims.pull_back(bound.latest, bound.newest);
         }
         pulled |= bound.pull([&mut claim.watermark.due].into_iter(), &mut ahead_ms);
-        if let Progress::Waiting(attempt, wait) = &mut claim.progress
-            && is_to_come(attempt.started_at, now)
-        {
-            let by_ms = attempt.started_at.ms_since(now);
-            ahead_ms = ahead_ms.max(by_ms);
-            attempt.started_at = now;
-            wait.next_at = UnixMs(wait.next_at.0.saturating_sub(by_ms));
-            pulled = true;
+        if let Progress::Waiting(attempt, wait) = &mut claim.progress {
+            if is_to_come(attempt.started_at, now) {
+                let by_ms = attempt.started_at.ms_since(now);
+                ahead_ms = ahead_ms.max(by_ms);
+                attempt.started_at = now;
+                wait.next_at = UnixMs(wait.next_at.0.saturating_sub(by_ms));
+                pulled = true;
+            }
         }
         if pulled {
             inner.write_claim(timer.record, &mut claim, None);

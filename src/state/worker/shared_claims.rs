@@ -18,8 +18,10 @@ use crate::schedule::{UnixMs, stable_hash};
 
 use crate::state::record::run::RunId;
 
+use super::shared_health::SharedHealth;
+
 /// Words of one timer.
-const WORDS: usize = 6;
+const WORDS: usize = 7;
 /// Hash of the name; 0 for none. Written by the master only.
 const NAME: usize = 0;
 /// The newest due time that was claimed; 0 for none.
@@ -32,6 +34,8 @@ const HOLDER: usize = 3;
 const SINCE: usize = 4;
 /// The newest attempt that was claimed: a part of its run's id, and its number; 0 for none.
 const ATTEMPT: usize = 5;
+/// The newest due time that was left out, whoever knows of it; 0 for none.
+const LEFT_OUT: usize = 6;
 
 /// The claims of all timers, kept by the master from cycle to cycle.
 #[derive(Debug)]
@@ -151,30 +155,58 @@ impl SharedClaim {
         }
     }
 
+    fn instant(&self, number: usize) -> Option<UnixMs> {
+        Some(self.load(number)).filter(|at| *at != 0).map(UnixMs::from_bits)
+    }
+
+    /// Sets an instant, unless a later one is there.
+    fn raise(&self, number: usize, at: UnixMs) {
+        let Some(word) = self.word(number) else { return };
+        let later = |before| (before == 0 || UnixMs::from_bits(before) < at).then(|| at.to_bits());
+        // What is later stays.
+        let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
+    }
+
     /// The newest due time that was claimed.
     pub(in crate::state) fn taken(&self) -> Option<UnixMs> {
-        Some(self.load(TAKEN)).filter(|at| *at != 0).map(|at| UnixMs(at.cast_signed()))
+        self.instant(TAKEN)
     }
 
     /// `due` is being claimed.
     pub(in crate::state) fn take(&self, due: UnixMs) {
-        if self.taken().is_none_or(|taken| taken < due) {
-            self.store(TAKEN, due.0.cast_unsigned());
-        }
+        self.raise(TAKEN, due);
     }
 
-    /// The clock was set back: what was claimed beyond `latest` counts as `newest`.
+    /// The newest due time that was left out.
+    pub(in crate::state) fn left_out(&self) -> Option<UnixMs> {
+        self.instant(LEFT_OUT)
+    }
+
+    /// What was not claimed up to `up_to` is left out for good; somebody counts it.
+    pub(in crate::state) fn leave_out(&self, up_to: UnixMs) {
+        self.raise(LEFT_OUT, up_to);
+    }
+
+    /// The clock was set back: what was claimed or left out beyond `latest` counts as `newest`.
     pub(in crate::state) fn pull_back(&self, latest: UnixMs, newest: UnixMs) {
-        if self.taken().is_some_and(|taken| taken > latest) {
-            self.store(TAKEN, newest.0.cast_unsigned());
+        for number in [TAKEN, LEFT_OUT] {
+            if self.instant(number).is_some_and(|at| at > latest) {
+                self.store(number, newest.to_bits());
+            }
         }
     }
 
     /// Undoes what a process is said to have done after it was killed.
     #[cfg(test)]
-    pub(in crate::state) fn restore(&self, taken: Option<UnixMs>, orders_done: u64) {
+    pub(in crate::state) fn restore(
+        &self,
+        taken: Option<UnixMs>,
+        left_out: Option<UnixMs>,
+        orders_done: u64,
+    ) {
         self.store(ATTEMPT, 0);
-        self.store(TAKEN, taken.unwrap_or_default().0.cast_unsigned());
+        self.store(TAKEN, taken.unwrap_or_default().to_bits());
+        self.store(LEFT_OUT, left_out.unwrap_or_default().to_bits());
         self.store(ORDERS_DONE, orders_done);
     }
 
@@ -227,10 +259,10 @@ impl SharedClaim {
         loop {
             let seen = word.load(Ordering::SeqCst);
             let other = self.holder().filter(|(other, _)| *other != holder && other.lives());
-            if let Some((other, since)) = other
-                && since <= at_most
-            {
-                return HoldResult::Elsewhere(other, since);
+            if let Some((other, since)) = other {
+                if since <= at_most {
+                    return HoldResult::Elsewhere(other, since);
+                }
             }
             // Before, so that nobody sees the new holder with the old one's instant.
             self.touch();
@@ -286,40 +318,6 @@ impl Claimant {
 
     pub(in crate::state) fn lives(self) -> bool {
         is_alive(self.pid, self.started)
-    }
-}
-
-/// When an access to the file has failed, in any worker.
-#[derive(Clone, Debug)]
-pub(in crate::state) struct SharedHealth(Arc<SharedMemory>);
-
-/// A failure is a thing of the past after this time; what lasts fails again each second.
-const FAILS_FOR: Duration = Duration::from_secs(3);
-
-impl SharedHealth {
-    pub(in crate::state) fn new() -> io::Result<Self> {
-        SharedMemory::new(1).map(|memory| Self(Arc::new(memory)))
-    }
-
-    /// An access has failed.
-    pub(in crate::state) fn fail(&self) {
-        if let Some(word) = self.0.word(0) {
-            let now = u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX);
-            word.store(now.max(1), Ordering::SeqCst);
-        }
-    }
-
-    /// What has failed so far is past.
-    pub(in crate::state) fn clear(&self) {
-        if let Some(word) = self.0.word(0) {
-            word.store(0, Ordering::SeqCst);
-        }
-    }
-
-    /// Whether one has failed lately.
-    pub(in crate::state) fn is_failing(&self) -> bool {
-        let failed = self.0.word(0).map_or(0, |word| word.load(Ordering::SeqCst));
-        failed != 0 && monotonic().saturating_sub(Duration::from_millis(failed)) < FAILS_FOR
     }
 }
 

@@ -16,7 +16,8 @@ use crate::state::record::run::{BootId, RunResult};
 
 use super::notice::{Action, Notice};
 use super::paged_file::PagedFile;
-use super::shared_claims::{Claimant, SharedClaim, SharedHealth};
+use super::shared_claims::{Claimant, SharedClaim};
+use super::shared_health::SharedHealth;
 
 /// Where the record of a timer is; given out by the master, valid for one cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,6 +36,7 @@ package TimerTest::Backend;
 #     fail-first/N/...       500 for the first N requests of this very path, then as ...
 #     accel-expires/N        "ok" with X-Accel-Expires: N
 #     html/...               text/html whose body is the X-Body header
+#     fenced/...             409 for a fence (X-Fence) that is smaller than one seen of the same X-Timer and X-Cluster
 
 use strict;
 use warnings;
@@ -83,6 +84,7 @@ sub start {
     return $self;
 }
 
+sub pid          { return $_[0]{pid} }
 sub port         { return $_[0]{http} }
 sub fastcgi_port { return $_[0]{fastcgi} }
 sub uwsgi_port   { return $_[0]{uwsgi} }
@@ -187,7 +189,7 @@ END {
 
 # The upstream's side: one process, one loop.
 
-my ( $record, $record_path, %connection, @later, $next_id, $next_connection, %seen );
+my ( $record, $record_path, %connection, @later, $next_id, $next_connection, %seen, %fence );
 
 # All that one turn of the loop finds has happened at one time: its order is not known.
 my $turn = time;
@@ -419,6 +421,13 @@ sub _answer {
         my $name = shift @more;
         return _answer( $c, @more ) if -e "$record_path.$name";
         return _after( $c, 0.01, sub { _answer( $c, 'held', $name, @more ) } );
+    }
+    if ( $do eq 'fenced' ) {
+        my ( $timer, $cluster, $fence ) = map { $c->{request}{headers}{$_} // '' } qw( x-timer x-cluster x-fence );
+        my $newest = \$fence{"$timer $cluster"};
+        return _full( $c, 409, "fence $fence is older than $$newest\n" ) if $fence !~ /\A\d+\z/ || $fence < ( $$newest // 0 );
+        $$newest = $fence;
+        return _answer( $c, @more );
     }
     if ( $do eq 'by-turns' ) {
         return _answer( $c, $seen{ $c->{request}{uri} }++ % 2 ? 'ok' : @more );

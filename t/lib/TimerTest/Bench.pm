@@ -352,16 +352,17 @@ sub client_window {
 }
 
 # Instructions per request of a client, by object: the difference between few and many, each the least of
-# several times, as now and then a worker does something of its own meanwhile.
+# several times, as now and then a worker does something of its own meanwhile. Of several paths each has its turn.
 sub instructions_per_request {
     my ( $self, $path, $count, $times ) = @_;
     my $client = $self->client;
-    $client->($path) for 1 .. 20;
+    my @paths  = ref $path ? @$path : $path;
+    $client->( $paths[ $_ % @paths ] ) for 1 .. 20;
     my @least = ( {}, {} );
     for ( 1 .. $times ) {
         for my $many ( 0, 1 ) {
             $self->mark;
-            $client->($path) for 1 .. 10 + $many * $count;
+            $client->( $paths[ $_ % @paths ] ) for 1 .. 10 + $many * $count;
             my $cost = $self->mark;
             $least[$many]{$_} = min grep {defined} $least[$many]{$_}, $cost->{$_} for keys %$cost;
         }

@@ -73,6 +73,23 @@ for my $count ( 1, 10, 100, 1000, 10_000 ) {
         [ scale => "scale.$count.cpu",          "$n: CPU time per run", 'µs' ],
         [ scale => "scale.$count.cpu.lua",      "$n: CPU time per callback of `ngx.timer.every`", 'µs' ];
 }
+for my $count ( 10_000, 100_000, 1_000_000 ) {
+    my $n = reverse( join ',', unpack '(A3)*', reverse $count ) . ' keys';
+    push @rows,
+        [ keyval => "keyval.$count.request", "$n: instructions per request of `return 200`", '' ],
+        [ keyval => "keyval.$count.lookup",  "$n: instructions more with a key that is looked up", '' ],
+        [ keyval => "keyval.$count.percent", "$n: the same by that of the request", '%' ],
+        [ keyval => "keyval.$count.seconds", "$n: from the order of a run until they are found", 's' ],
+        [ keyval => "keyval.$count.turn",    "$n: the longest turn of the event loop meanwhile, in CPU time", 'ms' ];
+}
+for ( [ threads => 'a thread removes 100,000 old files' ], [ slices => 'the event loop removes 100,000 old files' ] ) {
+    my ( $mode, $what ) = @$_;
+    push @rows,
+        [ cleanup => "cleanup.$mode.without", "time that a client waits, 99th of 100, before $what", 'ms' ],
+        [ cleanup => "cleanup.$mode.with",    '- meanwhile', 'ms' ],
+        [ cleanup => "cleanup.$mode.more",    '- by so much longer', 'ms' ],
+        [ cleanup => "cleanup.$mode.seconds", '- how long the clean-up takes, beside that client', 's' ];
+}
 push @rows,
     [ scale    => 'scale.ratio.1',   'CPU time per run with 10,000 timers by that with 1', 'times' ],
     [ scale    => 'scale.ratio.100', 'CPU time per run with 10,000 timers by that with 100', 'times' ],
@@ -91,6 +108,15 @@ push @rows,
     [ servers  => 'servers.client.with',    '- with those of these servers', 'ms' ],
     [ death    => 'death.last_client',  'from the death of a server to the last client that is passed to it', 'ms' ],
     [ death    => 'death.longest',      '- the longest of twenty, of at most 900', 'ms' ],
+    [ fleet    => 'fleet.x.median',     'from the due time to the upstream, a timer of a fleet of three hosts, median', 'ms' ],
+    [ fleet    => 'fleet.x.99th',       '- 99th of 100', 'ms' ],
+    [ fleet    => 'fleet.alone.median', '- a timer without a fleet, median', 'ms' ],
+    [ fleet    => 'fleet.etcd.median',  "a transaction of etcd like a claim, median", 'ms' ],
+    [ fleet    => 'fleet.etcd.99th',    '- 99th of 100', 'ms' ],
+    [ fleet    => 'fleet.exchanges.winner', 'exchanges with etcd per due time, host that runs it', '' ],
+    [ fleet    => 'fleet.exchanges.loser',  '- each other host', '' ],
+    [ fleet    => 'fleet.exchanges.alone',  '- a timer without a fleet', '' ],
+    [ fleet    => 'fleet.turn',         'longest turn of the event loop meanwhile', 'ms' ],
     [ build    => 'build.size',      'size of the module', 'bytes' ],
     [ build    => 'build.cpu',       'CPU time of a build from nothing', 's' ],
     [ build    => 'build.seconds',   'time of a build from nothing', 's' ];

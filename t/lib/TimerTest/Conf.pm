@@ -26,7 +26,6 @@ sub check_conf {
     my ( $where, $text ) = @_;
 
     $nginx //= TimerTest::Nginx->new( wrapper => '' );
-    my $module = timer_module();
     my $prefix = $nginx->prefix;
 
     my ( $http, $server, $location ) = ('') x 3;
@@ -38,7 +37,7 @@ sub check_conf {
     # The default file of an installed nginx is the same for all, and may be in use.
     my $state = "$http$server" =~ /timer_state/ ? '' : 'timer_state memory;';
     my $conf  = <<"CONF";
-load_module $module;
+${\ load_module() }
 pid $prefix/logs/nginx.pid;
 error_log stderr;
 events { }

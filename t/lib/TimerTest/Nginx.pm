@@ -80,7 +80,7 @@ sub write_conf {
 sub _conf {
     my ($self) = @_;
 
-    my $load   = $self->{no_module} ? '' : 'load_module ' . timer_module() . ';';
+    my $load   = $self->{no_module} ? '' : load_module();
     my $master = $self->{master}    ? '' : 'master_process off;';
     my $state  = $self->{state} // "$self->{prefix}/timers.state";
     $state = $self->{no_module} || $state eq 'default' ? '' : "timer_state $state;";

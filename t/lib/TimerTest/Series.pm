@@ -199,7 +199,7 @@ sub read_records {
         $record->{$_} //= -2**63 for qw( watermark created not_before left_out_up_to );
         $record->{left_out} = $record->{left_out_up_to};
         $record->{gaps}     = $record->{uncounted};
-        $record->{runs}-- if $record->{progress};
+        $record->{runs}-- if $record->{progress} == 1 || $record->{progress} == 2;
     }
     return $records;
 }

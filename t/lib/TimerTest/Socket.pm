@@ -60,7 +60,7 @@ BEGIN {
     $root = scratch_dir() . '/root';
 
     $ENV{TEST_NGINX_BINARY}       = _wrapped( nginx_binary() );
-    $ENV{TEST_NGINX_LOAD_MODULES} = timer_module();
+    $ENV{TEST_NGINX_LOAD_MODULES} = is_static() ? '' : timer_module();
     $ENV{TEST_NGINX_SERVROOT}     = $root;
     $ENV{TEST_NGINX_SERVER_PORT}  = $port;
     $ENV{TEST_NGINX_STREAM_PORT}  = free_port();

@@ -5,12 +5,12 @@ package TimerTest::StateFile;
 # theirs or is in the middle of writing.
 #
 #     my $record = read_state("$prefix/timers.state")->{NAME};
-#     $record->{success}; $record->{overlaps}; $record->{progress};        # 0 none, 1 running, 2 waiting
+#     $record->{success}; $record->{overlaps}; $record->{progress};        # 0 none, 1 running, 2 waiting, 3 claiming
 #     wait_record( $path, 'NAME', sub { $_->{timeout} >= 2 } );
 #     my $lock = lock_record( $path, 'NAME', 'control' );                  # kept until undef $lock
 #     my $torn = tear_record( $path, 'NAME', 'control' ); $torn->();       # torn, and whole again
 #
-# An instant is a number of milliseconds, undef for never.  "runs" is the sum of the six outcomes and
+# An instant is a number of milliseconds, undef for never.  "runs" is the sum of the seven outcomes and
 # the one in progress, as in the API.  "handled" is the newest instant up to which the record says
 # that every due time has been taken, left out, or was none of the timer's.
 
@@ -36,7 +36,7 @@ use constant F_OFD_SETLK => 37;
 # of the header, which has no name.
 my %PART = ( run => 0, control => 320, header => 2048 );
 
-our @OUTCOMES = qw( success failure timeout cancelled interrupted error );
+our @OUTCOMES = qw( success failure timeout cancelled interrupted error lost );
 
 sub read_state {
     my ($path) = @_;
@@ -85,10 +85,11 @@ sub _record {
         overlaps       => $number->(592),
         missed         => $number->(600),
         uncounted      => $small->(608),
+        elsewhere      => $number->(824),
     );
-    @record{@OUTCOMES} = map { $number->( 120 + 8 * $_ ) } 0 .. $#OUTCOMES;
+    @record{@OUTCOMES} = map { $number->( $_ < 6 ? 120 + 8 * $_ : 184 ) } 0 .. $#OUTCOMES;
 
-    $record{runs} = sum0( @record{@OUTCOMES} ) + ( $record{progress} ? 1 : 0 );
+    $record{runs} = sum0( @record{@OUTCOMES} ) + ( $record{progress} == 1 || $record{progress} == 2 ? 1 : 0 );
     $record{handled} = max grep {defined} @record{qw( watermark left_out_up_to not_before )};
 
     # The newest has the number that the claim part says, and a place has the result of one number.
@@ -140,7 +141,7 @@ sub dues_between {
 sub account {
     my ( $record, $every, $offset ) = @_;
     my $dues = dues_between( $record->{created}, $record->{handled}, $every, $offset );
-    return ( $dues, $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} );
+    return ( $dues, $record->{runs} - $record->{unscheduled} + $record->{overlaps} + $record->{missed} + $record->{elsewhere} );
 }
 
 # Where in the file a part begins.

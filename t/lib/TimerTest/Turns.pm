@@ -7,7 +7,8 @@ package TimerTest::Turns;
 #     my $nginx = TimerTest::Nginx->new( faults => $turns, ... );
 #     $turns->longest($pid);      # milliseconds
 #     $turns->count($pid);
-#     $turns->clear;              # the longest begins anew
+#     $turns->most_read($pid);    # bytes that a turn has read from files (pread), at most
+#     $turns->clear;              # the longest, and what was read, begin anew
 
 use strict;
 use warnings;
@@ -18,8 +19,8 @@ use File::Basename qw( dirname );
 use TimerTest;
 
 my $PROCESSES = 64;
-my $TURNS     = 'l L Q Q';
-my $SIZE      = length pack $TURNS, (0) x 4;
+my $TURNS     = 'l L Q Q Q';
+my $SIZE      = length pack $TURNS, (0) x 5;
 
 my $library;
 
@@ -40,18 +41,23 @@ sub new {
 
 sub environment {
     my ($self) = @_;
-    return ( LD_PRELOAD => join( ' ', grep {defined} $library, $ENV{LD_PRELOAD} ), TIMER_TEST_TURNS => $self->{file} );
+    my %more = ( LD_PRELOAD => join( ' ', grep {defined} $library, $ENV{LD_PRELOAD} ), TIMER_TEST_TURNS => $self->{file} );
+    # The sanitizer wants to be the first library.
+    $more{ASAN_OPTIONS} = join ':', grep {defined} $ENV{ASAN_OPTIONS}, 'verify_asan_link_order=0' if nginx_is_watched();
+    return %more;
 }
 
 sub longest { my ( $self, $pid ) = @_; return $self->_of($pid)->{longest} / 1e6 }
 sub count   { my ( $self, $pid ) = @_; return $self->_of($pid)->{count} }
+
+sub most_read { my ( $self, $pid ) = @_; return $self->_of($pid)->{most_read} }
 
 sub clear {
     my ($self) = @_;
     open my $fh, '+<:raw', $self->{file} or croak "$self->{file}: $!";
     for my $n ( 0 .. $PROCESSES - 1 ) {
         sysseek $fh, $n * $SIZE + 16, SEEK_SET;
-        syswrite( $fh, pack 'Q', 0 ) == 8 or croak "$self->{file}: $!";
+        syswrite( $fh, pack 'Q Q', 0, 0 ) == 16 or croak "$self->{file}: $!";
     }
     return;
 }
@@ -61,10 +67,10 @@ sub _of {
     my $bytes = slurp( $self->{file} );
     for my $n ( 0 .. $PROCESSES - 1 ) {
         my %of;
-        ( @of{qw( pid unused count longest )} ) = unpack $TURNS, substr $bytes, $n * $SIZE, $SIZE;
+        ( @of{qw( pid unused count longest most_read )} ) = unpack $TURNS, substr $bytes, $n * $SIZE, $SIZE;
         return \%of if $of{pid} == $pid;
     }
-    return { count => 0, longest => 0 };
+    return { count => 0, longest => 0, most_read => 0 };
 }
 
 1;

@@ -229,6 +229,9 @@ int linkat(int at, const char *from, int under, const char *to, int flags)
 int rename(const char *from, const char *to) { REAL(rename) FAIL(RENAME, -1, from, to) return real(from, to); }
 int unlink(const char *path) { REAL(unlink) FAIL(UNLINK, -1, path, NULL) return real(path); }
 
+int unlinkat(int at, const char *path, int flags)
+{ REAL(unlinkat) FAIL(UNLINK, -1, path, NULL) return real(at, path, flags); }
+
 int fsync(int fd) { REAL(fsync) FAIL(SYNC, fd, NULL, NULL) return real(fd); }
 int fdatasync(int fd) { REAL(fdatasync) FAIL(SYNC, fd, NULL, NULL) return real(fd); }
 int fchown(int fd, uid_t user, gid_t group) { REAL(fchown) FAIL(CHOWN, fd, NULL, NULL) return real(fd, user, group); }

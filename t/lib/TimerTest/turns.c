@@ -1,5 +1,6 @@
 /* Preloaded into nginx by TimerTest::Turns: how much of the processor's time a turn of the event loop takes, from
- * where epoll_wait returns to where it is called again, as this thread's own clock has it. */
+ * where epoll_wait returns to where it is called again, as this thread's own clock has it; and how much is read from
+ * files meanwhile. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,11 +19,14 @@ struct turns {
     uint32_t unused;
     uint64_t count;
     uint64_t longest;       /* nanoseconds */
+    uint64_t most_read;     /* bytes */
 };
 
 #define PROCESSES 64
 
 static struct turns *all;
+
+static uint64_t bytes_read;
 
 static uint64_t
 now(void)
@@ -70,11 +74,27 @@ epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout)
         uint64_t took = now() - began;
         /* The first is none: nginx tries epoll before its modules begin (ngx_epoll_test_rdhup). */
         if (turns->count++ > 0 && took > turns->longest) turns->longest = took;
+        if (bytes_read > turns->most_read) turns->most_read = bytes_read;
     }
     int n = real(epfd, events, maxevents, timeout);
     int error = errno;
     of = getpid();
     began = now();
+    bytes_read = 0;
     errno = error;
     return n;
 }
+
+static ssize_t
+counted(const char *name, int fd, void *to, size_t size, off_t from)
+{
+    ssize_t (*real)(int, void *, size_t, off_t) = (__typeof__(real)) dlsym(RTLD_NEXT, name);
+
+    if (real == NULL) { errno = ENOSYS; return -1; }
+    ssize_t n = real(fd, to, size, from);
+    if (n > 0) __sync_fetch_and_add(&bytes_read, (uint64_t) n);
+    return n;
+}
+
+ssize_t pread(int fd, void *to, size_t size, off_t from) { return counted("pread", fd, to, size, from); }
+ssize_t pread64(int fd, void *to, size_t size, off_t from) { return counted("pread64", fd, to, size, from); }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::nginx::core::event::{EventTimer, Hold, Next, Posted};
+use super::event::{EventTimer, Hold, Next, Posted};
 use crate::os::memory::{NoMemory, fallible};
 
 /// How long an answer is at work before others are, and all together before nginx is: long beside what a turn
@@ -145,6 +145,90 @@ impl WorkQueue {
             self.come_back();
         } else if let Some(next_turn) = self.next_turn.get() {
             next_turn.hold.cancel();
+        }
+    }
+}
+
+/// What comes after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// Another one.
+    Again,
+    /// Another one, after this time.
+    After(Duration),
+    /// Nothing.
+    End,
+}
+
+/// Work that is done a little at a time, so that requests need not wait for it; dropping it ends it.
+pub struct InTurns(Rc<Steps>);
+
+struct Steps {
+    step: RefCell<Option<Box<dyn FnMut() -> Stepped>>>,
+    later: OnceCell<EventTimer>,
+}
+
+/// Without memory it is tried again after this time.
+const NO_MEMORY: Duration = Duration::from_millis(100);
+
+impl InTurns {
+    /// Begins; each step takes a millisecond at most.
+    pub fn begin(step: impl FnMut() -> Stepped + 'static) -> Self {
+        let steps = Steps { step: RefCell::new(Some(Box::new(step))), later: OnceCell::new() };
+        let this = Self(Rc::new(steps));
+        this.0.come_back();
+        this
+    }
+}
+
+impl Drop for InTurns {
+    fn drop(&mut self) {
+        // It may be in the middle of a step, which has it then.
+        drop(self.0.step.take());
+        if let Some(later) = self.0.later.get() {
+            later.cancel();
+        }
+    }
+}
+
+impl Steps {
+    fn come_back(self: &Rc<Self>) {
+        if enqueue(self, QueueEnd::Back).is_err() {
+            self.come_back_after(NO_MEMORY);
+        }
+    }
+
+    fn come_back_after(self: &Rc<Self>, after: Duration) {
+        let later = self.later.get_or_init(|| {
+            let me = Rc::downgrade(self);
+            EventTimer::new(Hold::HoldsExit, move || {
+                if let Some(me) = me.upgrade() {
+                    me.come_back();
+                }
+                Next::Stop
+            })
+        });
+        later.arm(after);
+    }
+}
+
+impl Work for Steps {
+    fn work(self: Rc<Self>) {
+        let Some(mut step) = self.step.take() else { return };
+        let next = loop {
+            let next = step();
+            // Who it is for may have dropped it meanwhile.
+            if next != Stepped::Again || Rc::strong_count(&self) == 1 || time_is_up() {
+                break next;
+            }
+        };
+        if next == Stepped::End || Rc::strong_count(&self) == 1 {
+            return;
+        }
+        self.step.replace(Some(step));
+        match next {
+            Stepped::After(after) => self.come_back_after(after),
+            _ => self.come_back(),
         }
     }
 }

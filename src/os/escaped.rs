@@ -1,10 +1,10 @@
-//! A path as a log line shows it.
+//! What comes from outside as a log line shows it.
 
 use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A path on one line: what is no character, or a control character, is shown as `\xHH`, as
+/// A path, or other bytes, on one line: what is no character, or a control character, is shown as `\xHH`, as
 /// nginx's access log does it.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(&'a [u8]);
@@ -16,7 +16,7 @@ impl<'a> Escaped<'a> {
     }
 
     /// The same for what nginx has as bytes.
-    pub(in crate::state) fn of_bytes(bytes: &'a [u8]) -> Self {
+    pub fn of_bytes(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 }

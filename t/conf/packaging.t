@@ -1,0 +1,82 @@
+#!/usr/bin/perl
+
+# What packages have beside the module: the manual page and the syntax for Vim are those of docs/, nginx knows each
+# directive in them, and the dashboard of Grafana speaks of metrics and labels that are there.
+
+use strict;
+use warnings;
+
+use FindBin ();
+use JSON::PP ();
+use Test::More;
+use TimerTest;
+use TimerTest::Nginx;
+
+my $top = "$FindBin::Bin/../..";
+
+my %file = ( man => 'packaging/man/ngx_http_timer_module.8', vim => 'packaging/vim/after/syntax/nginx.vim' );
+for my $what ( sort keys %file ) {
+    my ( $status, $out ) = run_command( "$top/tools/reference", $what );
+    is( $status, 0, "tools/reference $what" ) or diag $out;
+    ok( slurp("$top/$file{$what}") eq $out, "$file{$what} is that of docs/: tools/reference --write" );
+}
+
+# None is unknown to nginx, nor is one of its own missing.
+my %directive = map { $_ => 1 } map {split} slurp("$top/$file{vim}") =~ /^syn keyword ngxDirectiveThirdParty (.*)$/mg;
+cmp_ok( scalar keys %directive, '>', 15, 'directives' );
+for my $name ( sort keys %directive ) {
+    my ( undef, $out ) = TimerTest::Nginx->new( server => "$name;", wrapper => '' )->test_conf;
+    unlike( $out, qr/unknown directive/, "nginx knows $name" );
+}
+my @in_code = map { slurp($_) =~ /NAME: &'static CStr = c"(\w+)"/g } glob "$top/src/conf/*.rs $top/src/conf/*/*.rs";
+cmp_ok( scalar @in_code, '>', 15, 'directives of the code' );
+ok( $directive{$_}, "$_ is in docs/" ) for sort @in_code;
+
+# Each variable once, and all that there are.
+my @variables = slurp("$top/$file{man}") =~ /^\\fB\$(timer_\w+)\\fR$/mg;
+my @registered = slurp("$top/src/variables.rs") =~ /c"(timer_\w+)"/g;
+is_deeply( [ sort @variables ], [ sort @registered ], 'the variables of the manual page' );
+
+SKIP: {
+    skip 'man is not installed', 1 if !program('man');
+    local $ENV{MANWIDTH} = 200;
+    my ( undef, $out ) = run_command( 'man', '--warnings', '-l', "$top/$file{man}" );
+    lacks( $out, qr/warning:/, 'man finds nothing' );
+}
+
+# The metrics of one timer and one group.
+my $server = TimerTest::Nginx->new( wrapper => '', server => 'location / { return 204; }' );
+$server->start;
+my $nginx = TimerTest::Nginx->new(
+    http   => "upstream group { zone group 64k; server 127.0.0.1:${\ $server->port }; }",
+    server => 'location @t { timer t every=1h; return 204; } location /status/ { timer_api; }
+        location / { proxy_pass http://group; health_check; }',
+);
+$nginx->start;
+my $metrics = $nginx->get('/status/metrics')->{body};
+my %labels;
+while ( $metrics =~ /^(nginx_\w+)(?:\{(.*?)\})? /mg ) {
+    my ( $name, $labels ) = ( $1, $2 // '' );
+    $labels{$name}{$1} = 1 while $labels =~ /(\w+)="/g;
+    $labels{$name}{$_} = 1 for qw( job instance );
+}
+
+my $dashboard = JSON::PP->new->decode( slurp("$top/packaging/grafana/nginx-timers.json") );
+my @targets   = map { @{ $_->{targets} } } @{ $dashboard->{panels} };
+my @texts     = ( ( map { $_->{expr} } @targets ), map { $_->{query} } @{ $dashboard->{templating}{list} } );
+cmp_ok( scalar @targets, '>', 10, 'queries' );
+for my $text (@texts) {
+    while ( $text =~ /(nginx_\w+)(?:\{(.*?)\})?/g ) {
+        my ( $name, $matchers ) = ( $1, $2 // '' );
+        ok( $labels{$name}, "there is a metric $name" ) or next;
+        ok( $labels{$name}{$_}, "$name has a label $_" ) for $matchers =~ /(\w+)(?:=|!=)/g;
+    }
+}
+for my $target (@targets) {
+    my ($by) = $target->{expr} =~ /by \((.*?)\)/;
+    my ($metric) = $target->{expr} =~ /(nginx_\w+)/;
+    my %has = map { $_ => 1 } defined $by ? split /,/, $by : keys %{ $labels{$metric} };
+    ok( $has{$_}, "\"$target->{legendFormat}\": there is a label $_" ) for $target->{legendFormat} =~ /\{\{(\w+)\}\}/g;
+}
+
+done_testing();

@@ -70,9 +70,12 @@ impl Running {
         Ended { outcome: ending.outcome(), status: ending.status(), duration }
     }
 
-    /// Cuts it off because of `why`, unless it is being cut off already; if it starts, once it has
-    /// started.
+    /// Cuts it off because of `why`, unless it has ended or is being cut off already; if it starts,
+    /// once it has started.
     fn cut_off(&self, why: Outcome) {
+        if self.ended.get().is_some() {
+            return;
+        }
         self.cut_off.set(self.cut_off.get().or(Some(why)));
         if let Some(goes_on) = self.goes_on.get() {
             // Again, for as long as something holds it.
@@ -80,6 +83,13 @@ impl Running {
             if let Some(attempt) = &goes_on.attempt {
                 attempt.cut_off();
             }
+        }
+    }
+
+    /// It has ended: no exiting worker waits for it, though the fleet may still have to be told.
+    fn has_ended(&self) {
+        if let Some(goes_on) = self.goes_on.get() {
+            goes_on.timeout.cancel();
         }
     }
 
@@ -297,6 +307,7 @@ impl Job {
     fn finish(&self, ending: Ending) {
         let Some(running) = self.running() else { return };
         let Some(claim) = running.claim.take() else { return };
+        running.has_ended();
         let ended = running.ended(ending);
         let due_times: &dyn DueTimes = &self.conf.due_times;
         let due_times = Some(due_times).filter(|_| self.conf.scheduled == Scheduled::On);

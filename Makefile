@@ -107,13 +107,13 @@ advisories:
 
 ## make package        build/ngx_http_timer_module-VERSION-nginx-VERSION-ARCH.tar.gz
 package:
-	@$(check)
+	@$(check) package
 	@tools/package
 
 ## make test-package   that tarball made twice, in different directories: the same bytes, without their paths
 .PHONY: test-package
 test-package:
-	@$(check)
+	@$(check) package
 	@tools/test-package
 
 ## make deb            the Debian package libnginx-mod-http-timer for the distribution's nginx, in build/deb/
@@ -143,6 +143,7 @@ test-image:
 
 ## make install        the module into that nginx's modules folder, below DESTDIR
 install:
+	@! command -v cargo >/dev/null || $(check)
 	@tools/install
 
 ## make clean          removes build/ and target/

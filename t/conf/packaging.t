@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
 # What packages have beside the module: the manual page and the syntax for Vim are those of docs/, nginx knows each
-# directive in them, and the dashboard of Grafana speaks of metrics and labels that are there.
+# directive in them, the dashboard of Grafana speaks of metrics and labels that are there, and what INSTALL says
+# puts the module into its place.
 
 use strict;
 use warnings;
@@ -43,6 +44,25 @@ SKIP: {
     my ( undef, $out ) = run_command( 'man', '--warnings', '-l', "$top/$file{man}" );
     lacks( $out, qr/warning:/, 'man finds nothing' );
 }
+
+# INSTALL, to the letter: where there is no folder yet, and over an older module, which is left as it is.
+my $dir     = scratch_dir();
+my $modules = "$dir/lib/modules";
+my $so      = 'ngx_http_timer_module.so';
+my @steps   = grep { !/^(?:nginx|load_module) / } slurp("$top/packaging/INSTALL") =~ /^ {4}(.*)/mg;
+cmp_ok( scalar( grep {s{^modules=\S+}{modules=$modules}} @steps ), '==', 1, 'INSTALL: the folder of modules' );
+my $steps = join "\n", 'set -e; umask 077; cd "$1"', @steps;
+for my $content (qw( first second )) {
+    spew( "$dir/$so", $content );
+    run_command( 'sh', '-c', 'cd "$1" && sha256sum "$2" > SHA256SUMS', 'sh', $dir, $so );
+    link "$modules/$so", "$dir/mapped";
+    my ( $status, $out ) = run_command( 'sh', '-c', $steps, 'sh', $dir );
+    is( $status, 0, "INSTALL: the $content module" ) or diag $out;
+    is( slurp("$modules/$so"), $content, 'is in its place' );
+    is( ( stat "$modules/$so" )[2] & oct 777, oct 644, 'and all may read it' );
+}
+is( slurp("$dir/mapped"), 'first', 'the old one is not written over' );
+is_deeply( [ map {s{.*/}{}r} glob "$modules/*" ], [$so], 'and nothing else is there' );
 
 # The metrics of one timer and one group.
 my $server = TimerTest::Nginx->new( wrapper => '', server => 'location / { return 204; }' );

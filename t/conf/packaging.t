@@ -64,6 +64,24 @@ for my $content (qw( first second )) {
 is( slurp("$dir/mapped"), 'first', 'the old one is not written over' );
 is_deeply( [ map {s{.*/}{}r} glob "$modules/*" ], [$so], 'and nothing else is there' );
 
+# Each crate that is linked into the module has a text of its licence, and a place in the bill of materials.
+my ( $failed, $licenses ) = run_command( "$top/tools/third-party", 'licenses' );
+is( $failed, 0, 'licences' ) or diag $licenses;
+my ($list) = $licenses =~ /\A.*?\n\n(.*?)\n\n/s;
+my %license = $list =~ /^    (\S+ \S+): (.+)$/mg;
+cmp_ok( scalar keys %license, '>', 10, 'crates' );
+my %text = map { $_ => 1 } map { split /, / } $licenses =~ /^-{80}\n(.*)\n-{80}$/mg;
+is_deeply( [ sort keys %text ], [ sort keys %license ], 'and the licence of each' );
+
+( $failed, my $materials ) = run_command( "$top/tools/third-party", 'sbom' );
+is( $failed, 0, 'bill of materials' ) or diag $materials;
+my $bom   = JSON::PP->new->decode($materials);
+my @parts = map {"$_->{name} $_->{version}"} @{ $bom->{components} };
+is_deeply( [ sort grep { !/^rust-std / } @parts ], [ sort keys %license ], 'has the same crates' );
+is( scalar( grep {/^rust-std \d/} @parts ), 1, "and Rust's own library" );
+my %known = map { $_->{'bom-ref'} => 1 } $bom->{metadata}{component}, @{ $bom->{components} };
+is_deeply( [ grep { !$known{$_} } map { ( $_->{ref}, @{ $_->{dependsOn} } ) } @{ $bom->{dependencies} } ], [], 'and depends on no other' );
+
 # The metrics of one timer and one group.
 my $server = TimerTest::Nginx->new( wrapper => '', server => 'location / { return 204; }' );
 $server->start;

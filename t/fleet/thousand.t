@@ -7,7 +7,7 @@
 use strict;
 use warnings;
 
-use List::Util qw( max min sum0 );
+use List::Util qw( first max min sum0 );
 use Test::More;
 use Time::HiRes qw( sleep time );
 use TimerTest;
@@ -21,6 +21,8 @@ use TimerTest::Series;
 use TimerTest::StateFile;
 
 my $seconds = 50;
+# Of an exchange: a sixth of the ttl.
+my $LIMIT = 10 / 6;
 my @names   = map {"t$_"} 1 .. 20;
 # Due times in groups of five, 250 ms apart.
 sub offset { my ($n) = $_[0] =~ /(\d+)/; return 250 * ( $n % 4 ) }
@@ -74,21 +76,52 @@ for my $x ( sort { $b->{at} <=> $a->{at} } grep { $_->{kind} ne 'read' } @exchan
     my $end = is_known($x) ? $x->{at} + $x->{after} : min( $x->{at} + 8, $$next // $to );
     push @{ $away{ $x->{timer} } }, [ $x->{at}, $end ] if $end > $x->{at} + $SLOW;
     $$next = is_known($x) ? $end : $$next;
+    $x->{over} = $end;
+}
+# A host to which answers did not come in time does not ask for a while: nginx leaves members alone (fail_timeout=3s, by
+# whole seconds), and it looks for one after one, two, three and five seconds.
+my ( %down, %late );
+for my $host ( map {"web$_"} 0 .. 4 ) {
+    my @mine  = sort { $a->{at} <=> $b->{at} } grep { $_->{host} eq $host } @exchanges;
+    my @known = map { $_->{at} } grep { is_known($_) } @mine;
+    for my $x (@mine) {
+        if ( is_known($x) ) {
+            $x->{over} //= $x->{at} + $x->{after};
+            next if $x->{over} <= $x->{at} + $SLOW;
+            push @{ $late{$_} }, [ @{$x}{qw( at over )} ] for @{ $x->{timers} // [ $x->{timer} ] };
+            next;
+        }
+        my $ended = $x->{at} + $LIMIT;
+        my $again = min( ( first { $_ > $ended } @known ) // $to, $ended + 5.5 );
+        $x->{over} //= $again;
+        my $last = $down{$host}[-1];
+        if   ( $last && $last->[1] >= $x->{at} ) { $last->[1] = max( $last->[1], $again ) }
+        else                                     { push @{ $down{$host} }, [ $x->{at}, $again ] }
+    }
 }
 for (@runs) {
     my $end = $_->{ended} // $to;
     push @{ $away{ $_->{headers}{'x-timer'} } }, [ $_->{arrived}, $end ] if $end > $_->{arrived} + $SLOW;
 }
-@{$_} = sort { $a->[0] <=> $b->[0] } @$_ for values %away;
 
 sub away {
     my ( $name, $begin, $end ) = @_;
     my ( $sum, $up_to ) = ( 0, $begin );
-    for ( grep { $_->[1] > $begin && $_->[0] < $end } @{ $away{$name} } ) {
+    for ( sort { $a->[0] <=> $b->[0] } all_down( $begin, $end ), grep { $_->[1] > $begin && $_->[0] < $end } @{ $away{$name} } ) {
         my ( $x, $y ) = ( max( $_->[0], $up_to ), min( $_->[1], $end ) );
         ( $sum, $up_to ) = ( $sum + $y - $x, $y ) if $y > $x;
     }
     return $sum;
+}
+
+# How long nobody was there to start it: each host was down.
+sub all_down {
+    my ( $begin, $end ) = @_;
+    my @common = ( [ $begin, $end ] );
+    for my $host ( map {"web$_"} 0 .. 4 ) {
+        @common = map { my $of = $_; map { [ max( $of->[0], $_->[0] ), min( $of->[1], $_->[1] ) ] } grep { $_->[1] > $of->[0] && $_->[0] < $of->[1] } @{ $down{$host} // [] } } @common;
+    }
+    return @common;
 }
 
 # The kernel knows how long those were kept waiting for a processor through which each start goes: the way to etcd, the
@@ -134,21 +167,21 @@ for my $x (@exchanges) {
     for my $name ( grep {/\At\d/} @names ) {
         my $in = floor_due( $name, $x->{at} );
         push @{ $of->{$name}{ $x->{due} // $in } }, $x;
-        # Not answered before the next due time.
-        my $answered = is_known($x) ? $x->{at} + $x->{after} : $x->{at} + 8;
-        for ( my $due = $in; $due + 1000 <= 1000 * $answered; $due += 1000 ) { $trouble{$name}{$due} = 1 }
+        # Not over before the next due time.
+        for ( my $due = $in; $due + 1000 <= 1000 * $x->{over}; $due += 1000 ) { $trouble{$name}{$due} = 1 }
     }
 }
 
 sub floor_due { my ( $name, $at ) = @_; my $ms = int( 1000 * $at ) - offset($name); return $ms - $ms % 1000 + offset($name) }
 # Whether a host was there to take an answer: it waits for a sixth of the ttl, with its ways to and from here, for which
-# it may have had no processor.
+# it may have had no processor, or the proxy none.
 sub is_known {
     my ($x) = @_;
     return 0 if ( $x->{status} // 0 ) != 200 || $x->{after} >= 1.2;
     my ($n) = $x->{host} =~ /(\d+)\z/;
-    my ( $from, $to ) = ( $x->{at} - 0.4, $x->{at} + $x->{after} + 0.4 );
-    return $x->{known} //= $x->{after} + max( $queue->waited( $workers[$n], $from, $to ), sum0( map { max( 0, min( $to, $_->[1] ) - max( $from, $_->[0] ) ) } @still ) ) < 1.2;
+    my ( $from, $to ) = ( $x->{at} - $LIMIT, $x->{at} + $LIMIT );
+    my $queued = sum0( map { $queue->waited( $_, $from, $to ) } $workers[$n], $proxy->pid );
+    return $x->{known} //= $x->{after} + max( $queued, sum0( map { max( 0, min( $to, $_->[1] ) - max( $from, $_->[0] ) ) } @still ) ) < 1.2;
 }
 
 # Who claims in vain has won the due time before, or has read that this one was open, or was when it was read: the winner's
@@ -207,7 +240,8 @@ for my $name (@names) {
     for ( my $due = floor_due( $name, $from ) + 2000; $due < 1000 * ( $to - 2 ); $due += 1000 ) {
         my ($won) = grep { $_->{succeeded} } @{ $claims{$name}{$due} // [] };
         # Where nobody else has seen anything, nothing is excused.
-        my $is_quiet = !away( $name, $due / 1000 - 1.5, $due / 1000 + 1 );
+        my ( $begin, $end ) = ( $due / 1000 - 1.5, $due / 1000 + 1 );
+        my $is_quiet = !away( $name, $begin, $end ) && !grep { $_->[1] > $begin && $_->[0] < $end } @{ $late{$name} // [] }, map {@$_} values %down;
         $quiet++ if $is_quiet;
         if ( !$won || grep { $trouble{$name}{$_} || $others{$name}{$_} || floor_due( $name, $won->{at} ) != $due } $due - 1000, $due ) {
             delete $row{$name};

@@ -9,6 +9,7 @@ package TimerTest::RunQueue;
 use strict;
 use warnings;
 
+use List::Util qw( max min );
 use TimerTest;
 
 my $EVERY = 0.05;
@@ -29,29 +30,30 @@ PERL
     return $self;
 }
 
-# Of one of them, between two instants that lie before now; none of one that is over.
+# Of one of them, between two instants that lie before now; none of one that is over. The kernel adds a wait up when it
+# ends: it lies just before the instant at which it was found.
 sub waited {
     my ( $self, $pid, $from, $to ) = @_;
-    my ($n) = grep { $self->{pids}[$_] == $pid } 0 .. $#{ $self->{pids} };
-    my ( $before, $after ) = map { $self->_up_to($_)->[ 1 + $n ] } $from, $to + $EVERY;
-    return $after > $before ? $after - $before : 0;
+    my $sum = 0;
+    for my $wait ( @{ $self->_waits($pid) } ) {
+        my ( $begin, $end ) = ( max( $from, $wait->[0] ), min( $to, $wait->[1] ) );
+        $sum += $end - $begin if $end > $begin;
+    }
+    return $sum;
 }
 
-# What was written down last, up to an instant: the time, and what each had waited by then.
-sub _up_to {
-    my ( $self, $time ) = @_;
+# The waits of a process that can be told from none, each [ from, to ].
+sub _waits {
+    my ( $self, $pid ) = @_;
+    my ($n)  = grep { $self->{pids}[$_] == $pid } 0 .. $#{ $self->{pids} };
     my $size = 8 * ( 1 + @{ $self->{pids} } );
-    if ( !$self->{seen} || $self->{seen}[-1][0] < $time ) {
-        my $bytes = slurp( $self->{file} );
-        $self->{seen} = [ map { [ unpack 'd*', substr $bytes, $_ * $size, $size ] } 0 .. length($bytes) / $size - 1 ];
-    }
-    my ( $low, $high ) = ( 0, $#{ $self->{seen} } );
-    while ( $low < $high ) {
-        my $middle = int( ( $low + $high + 1 ) / 2 );
-        if   ( $self->{seen}[$middle][0] <= $time ) { $low  = $middle }
-        else                                        { $high = $middle - 1 }
-    }
-    return $self->{seen}[$low];
+    my $file = -s $self->{file};
+    return $self->{waits}[$n] if ( $self->{read}[$n] // -1 ) == $file;
+    my $bytes = slurp( $self->{file} );
+    my @seen  = map { [ ( unpack 'd*', substr $bytes, $_ * $size, $size )[ 0, 1 + $n ] ] } 0 .. length($bytes) / $size - 1;
+    my @waits = map { [ $seen[$_][0] - ( $seen[$_][1] - $seen[ $_ - 1 ][1] ), $seen[$_][0] ] } grep { $seen[$_][1] - $seen[ $_ - 1 ][1] > 0.001 } 1 .. $#seen;
+    $self->{read}[$n] = $file;
+    return $self->{waits}[$n] = \@waits;
 }
 
 1;

@@ -15,9 +15,9 @@ use crate::nginx::conf::{
     Refused, SharedZone, ValueRoom, WhollyRead, page_size, parse_size, parse_time,
 };
 use crate::nginx::escaped;
+use crate::os::boot_time;
 use crate::os::file::directory_of;
 use crate::os::memory::{NoMemory, push};
-use crate::os::monotonic;
 
 /// `keyval_zone zone=name:size [state=file] [timeout=time] [type=string|ip|prefix]`: memory for
 /// key-value pairs.
@@ -111,11 +111,11 @@ impl KeyvalZone {
 /// Some 280 years.
 const BEFORE_BOOT: u64 = 1 << 43;
 
-/// Milliseconds that nobody sets back: since boot, and since long before, so that what is older than that has
-/// a time, too.
+/// Milliseconds that nobody sets back, of suspension, too: since boot, and since long before, so that what is
+/// older than that has a time, too.
 #[inline(never)]
 pub fn now() -> u64 {
-    u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX / 4).saturating_add(BEFORE_BOOT)
+    u64::try_from(boot_time().as_millis()).unwrap_or(u64::MAX / 4).saturating_add(BEFORE_BOOT)
 }
 
 impl Lookup for InZone {

@@ -29,7 +29,7 @@ use crate::os::memory::NoMemory;
 pub use build::{Build, Built, Limits};
 pub use image::{Meta, Pairs};
 pub use segment::{Age, Publishing, Seen, Segment, Writer};
-pub use state::{Encoder, read_state};
+pub use state::{Encoder, SinceBoot, When, read_state};
 
 /// How keys are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! A content in a file: JSON, so that it can be read, with a checksum, so that damage is seen.
 //!
 //! ```text
-//! {"keyval":1,"time":1795834620000,"etag":"\"abc\"","content":
+//! {"keyval":1,"time":1795834620000,"boot":{"id":"7f3c...","ms":86400000},"etag":"\"abc\"","content":
 //! {"key":"value",
 //! "other":"value"
 //! },"checksum":"0123456789abcdef"}
 //! ```
 //!
-//! The checksum is of all bytes before its own member.
+//! The checksum is of all bytes before its own member. `boot` may be left out.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::{Xxh64, xxh64};
@@ -21,11 +21,54 @@ use crate::os::memory::{NoMemory, fallible};
 pub struct StateHead {
     /// The version of the format.
     keyval: u32,
-    /// When the content was up to date, in milliseconds of Unix time.
-    pub time: u64,
+    /// When the content was up to date.
+    #[serde(flatten)]
+    pub when: When,
     /// What its sender calls this version.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "bytes")]
     pub etag: Vec<u8>,
+}
+
+/// An instant, by two clocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct When {
+    /// In milliseconds of Unix time.
+    pub time: u64,
+    /// By a clock that nobody sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<SinceBoot>,
+}
+
+/// An instant by the time since a boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinceBoot {
+    /// Which boot.
+    pub id: String,
+    /// Milliseconds since then; negative before.
+    pub ms: i64,
+}
+
+impl When {
+    /// So many milliseconds earlier.
+    #[must_use]
+    pub fn before(mut self, age: u64) -> Self {
+        self.time = self.time.saturating_sub(age);
+        if let Some(boot) = &mut self.boot {
+            boot.ms = boot.ms.saturating_sub_unsigned(age);
+        }
+        self
+    }
+
+    /// How many milliseconds ago it was: since the same boot by the clock that nobody sets, else by the wall
+    /// clock; 0 if it has not come yet.
+    pub fn age(&self, now: &Self) -> u64 {
+        let (then, boot) = (self.boot.as_ref(), now.boot.as_ref());
+        let same = then.zip(boot).filter(|(then, now)| then.id == now.id);
+        let since_boot = same.and_then(|(then, now)| now.ms.checked_sub(then.ms));
+        since_boot
+            .and_then(|age| u64::try_from(age).ok())
+            .unwrap_or_else(|| now.time.saturating_sub(self.time))
+    }
 }
 
 const VERSION: u32 = 1;
@@ -61,9 +104,9 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Begins one that was up to date at this time.
-    pub fn new(meta: &Meta, time: u64) -> Self {
-        let head = StateHead { keyval: VERSION, time, etag: meta.etag.clone() };
+    /// Begins one that was up to date then.
+    pub fn new(meta: &Meta, when: When) -> Self {
+        let head = StateHead { keyval: VERSION, when, etag: meta.etag.clone() };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
         bytes.pop();
         bytes.extend_from_slice(CONTENT.as_bytes());

@@ -18,15 +18,25 @@ pub fn boot_id() -> [u8; 16] {
         .and_then(|text| parse_uuid(text.trim()))
         .or_else(|| boot_time_id(&fs::read_to_string("/proc/stat").ok()?))
         .unwrap_or_default();
-    in_namespace(id, namespace())
+    in_namespace(id, inode("pid", OF_HOST))
 }
 
-/// The inode of the host's namespace of pids: `PROC_PID_INIT_INO` of Linux.
-const OF_HOST: u64 = 0xefff_fffc;
+/// The kernel's random id of this boot, another one in each namespace of time that is not the host's: the
+/// time since boot means something only together with it. `None` where it cannot be read.
+/// See random(4) and `time_namespaces(7)`.
+pub fn clock_id() -> Option<u128> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = parse_uuid(id.trim())?;
+    Some(u128::from_be_bytes(id) ^ u128::from(inode("time", TIME_OF_HOST) ^ TIME_OF_HOST))
+}
 
-/// The inode of this process's namespace of pids; the host's where that cannot be read.
-fn namespace() -> u64 {
-    fs::metadata("/proc/self/ns/pid").map_or(OF_HOST, |namespace| namespace.ino())
+/// The inodes of the host's namespaces: `PROC_PID_INIT_INO` and `PROC_TIME_INIT_INO` of Linux.
+const OF_HOST: u64 = 0xefff_fffc;
+const TIME_OF_HOST: u64 = 0xefff_fffa;
+
+/// The inode of this process's namespace of this type; the host's where that cannot be read.
+fn inode(name: &str, of_host: u64) -> u64 {
+    fs::metadata(format!("/proc/self/ns/{name}")).map_or(of_host, |namespace| namespace.ino())
 }
 
 fn in_namespace(id: [u8; 16], namespace: u64) -> [u8; 16] {
@@ -61,6 +71,8 @@ mod tests {
     fn is_the_same_twice() {
         assert_eq!(boot_id(), boot_id());
         assert_ne!(boot_id(), [0; 16]);
+        assert_eq!(clock_id(), clock_id());
+        assert_ne!(clock_id(), Some(0));
     }
 
     #[test]

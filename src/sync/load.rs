@@ -8,12 +8,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::clocks;
 use super::fetch::show;
 use super::save::{path_hash, remove_left};
 use crate::TimerModule;
 use crate::conf::{KeyvalZone, MainConf, now};
 use crate::keyval::{
-    Build, Built, Encoder, Format, Limits, Meta, Publishing, Refusal, Writer, read_state,
+    Build, Built, Encoder, Format, Limits, Meta, Publishing, Refusal, When, Writer, read_state,
 };
 use crate::nginx::conf::{Opening, Unusable};
 use crate::nginx::hooks::with_main;
@@ -24,7 +25,7 @@ use crate::os::file::{
     owner_may_write, read_at, rename_as, with_suffix,
 };
 use crate::os::memory::fallible;
-use crate::os::{process, random_bytes, wall_clock};
+use crate::os::{process, random_bytes};
 use crate::state::Escaped;
 
 /// Looks whether the workers can write the state files.
@@ -126,7 +127,7 @@ fn of_before(zone: &KeyvalZone) -> Option<Result<(Built, u64), Refusal>> {
             let mut tries = 0..3;
             let file = tries.find_map(|_| {
                 segment.look_at_current(|image| {
-                    let mut encoder = Encoder::new(&meta, 0);
+                    let mut encoder = Encoder::new(&meta, When::default());
                     loop {
                         match encoder.step(image) {
                             Ok(None) => {}
@@ -188,10 +189,8 @@ fn of_file(
     };
     let bytes = read(zone, &file)?;
     let (head, content) = read_state(&bytes).ok_or(Bad::Damaged("is damaged"))?;
-    let wall = u64::try_from(wall_clock().0).unwrap_or(0);
-    let age = wall.saturating_sub(head.time);
-    let taken = now().saturating_sub(age);
-    let meta = Meta { taken_wall: head.time, taken, source: 0, etag: head.etag };
+    let taken = now().saturating_sub(head.when.age(&clocks()));
+    let meta = Meta { taken_wall: head.when.time, taken, source: 0, etag: head.etag };
     match build(zone, content, meta) {
         Ok(built) => Ok(Some((built, taken))),
         Err(refusal) => Err(Bad::Refused(refusal)),

@@ -14,6 +14,9 @@ pub use load::{load, open};
 pub use save::end;
 
 use crate::conf::{KeyvalZone, now};
+use crate::keyval::{SinceBoot, When};
+use crate::os::boot::clock_id;
+use crate::os::{boot_time, wall_clock};
 
 /// What a sender calls the content of a zone; empty if there is none, or it is too old.
 pub fn etag(zone: &KeyvalZone) -> Vec<u8> {
@@ -24,4 +27,13 @@ pub fn etag(zone: &KeyvalZone) -> Vec<u8> {
         Some(meta.etag).filter(|_| !is_over)
     });
     meta.flatten().unwrap_or_default()
+}
+
+/// This instant, as a state file has it.
+fn clocks() -> When {
+    let ms = i64::try_from(boot_time().as_millis()).unwrap_or(i64::MAX);
+    When {
+        time: u64::try_from(wall_clock().0).unwrap_or(0),
+        boot: clock_id().map(|id| SinceBoot { id: format!("{id:032x}"), ms }),
+    }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh64::xxh64;
 
+use super::clocks;
 use crate::conf::{KeyvalZone, now};
 use crate::keyval::Encoder;
 use crate::nginx::log::{Level, Log};
@@ -22,7 +23,7 @@ use crate::nginx::turn::{InTurns, Stepped};
 use crate::os::file::{
     FileOwner, create_new, directory_of, rename_as, sync, unlink, with_suffix, write_at,
 };
-use crate::os::{Background, process, wall_clock};
+use crate::os::{Background, process};
 use crate::state::Escaped;
 use crate::throttle::Throttle;
 
@@ -129,7 +130,6 @@ impl Save {
         });
         let (generation, meta, up_to_date) = found.flatten()?;
         let age = now().saturating_sub(up_to_date);
-        let time = u64::try_from(wall_clock().0).unwrap_or(0).saturating_sub(age);
         let file = TempFile {
             temporary: with_suffix(path, &format!(".tmp-{}", std::process::id())),
             path: path.to_owned(),
@@ -137,7 +137,7 @@ impl Save {
             up_to_date,
         };
         Some(Work {
-            stage: Stage::Encode(Encoder::new(&meta, time)),
+            stage: Stage::Encode(Encoder::new(&meta, clocks().before(age))),
             file: Some(file),
             is_done: false,
         })

@@ -154,7 +154,7 @@ fn large_values_take_more_steps_and_no_longer_ones() {
             }
         };
         assert!(steps >= pairs, "{format:?}: {steps} steps");
-        let mut encoder = Encoder::new(&Meta::default(), 0);
+        let mut encoder = Encoder::new(&Meta::default(), When::default());
         let mut steps = 1;
         while encoder.step(Image::of(image.as_slice()).unwrap()).unwrap().is_none() {
             steps += 1;

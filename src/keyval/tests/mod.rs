@@ -344,17 +344,18 @@ fn readers_see_one_content_or_the_next_and_no_mixture() {
 #[test]
 fn a_file_has_all_that_an_image_has() {
     let meta = Meta { etag: b"W/\"\xff\"".to_vec(), ..Meta::default() };
+    let when = at(77, Some(("a", -7)));
     for body in ["{}", "{\"a\":\"x\\n\\\"\",\"é\":\"\",\"b\":1}"] {
         let image =
             build_with(body.as_bytes(), Format::Json, limits(Kind::String), meta.clone()).unwrap();
-        let mut encoder = Encoder::new(&meta, 77);
+        let mut encoder = Encoder::new(&meta, when.clone());
         let file = loop {
             if let Some(file) = encoder.step(Image::of(image.as_slice()).unwrap()).unwrap() {
                 break file;
             }
         };
         let (head, content) = read_state(&file).unwrap();
-        assert_eq!((head.time, &head.etag), (77, &meta.etag));
+        assert_eq!((&head.when, &head.etag), (&when, &meta.etag));
         let again = build_with(content, Format::Json, limits(Kind::String), meta.clone()).unwrap();
         assert_eq!(pairs(&again), pairs(&image));
         assert!(serde_json::from_slice::<serde_json::Value>(&file).is_ok());
@@ -365,4 +366,36 @@ fn a_file_has_all_that_an_image_has() {
             assert!(read_state(&file[..at]).is_none());
         }
     }
+}
+
+fn at(time: u64, boot: Option<(&str, i64)>) -> When {
+    When { time, boot: boot.map(|(id, ms)| SinceBoot { id: id.to_owned(), ms }) }
+}
+
+#[test]
+fn the_age_of_a_file_is_by_the_clock_that_nobody_sets() {
+    let saved = at(5_000, Some(("a", 100)));
+    for (now, age, what) in [
+        (at(5_200, Some(("a", 350))), 250, "the same boot"),
+        (at(9_000_000, Some(("a", 350))), 250, "set forward"),
+        (at(3, Some(("a", 350))), 250, "set back"),
+        (at(5_200, Some(("b", 350))), 200, "another boot"),
+        (at(5_200, None), 200, "a boot that is not known"),
+        (at(5_200, Some(("a", 99))), 200, "before it was written"),
+        (at(3, Some(("b", 350))), 0, "another boot, and set back"),
+    ] {
+        assert_eq!(saved.age(&now), age, "{what}");
+    }
+    assert_eq!(at(5_000, None).age(&at(5_200, Some(("a", 1)))), 200);
+    assert_eq!(saved.before(300), at(4_700, Some(("a", -200))));
+    assert_eq!(at(1, Some(("a", i64::MIN))).age(&at(5, Some(("a", i64::MAX)))), 4);
+}
+
+#[test]
+fn a_file_may_have_no_boot() {
+    let mut encoder = Encoder::new(&Meta::default(), at(77, None));
+    let image = build("{}", Format::Json, Kind::String).unwrap();
+    let file = encoder.step(Image::of(image.as_slice()).unwrap()).unwrap().unwrap();
+    assert!(file.starts_with(b"{\"keyval\":1,\"time\":77,\"content\":"));
+    assert_eq!(read_state(&file).unwrap().0.when, at(77, None));
 }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::nginx::turn::{InTurns, Stepped};
 use crate::os::file::{
     FileOwner, create_new, directory_of, rename_as, sync, unlink, with_suffix, write_at,
 };
-use crate::os::{Background, process};
+use crate::os::{Background, boot_time, random_bytes};
 use crate::state::Escaped;
 use crate::throttle::Throttle;
 
@@ -33,6 +33,8 @@ struct Saves(Vec<Rc<Save>>);
 
 thread_local! {
     static SAVES: RefCell<Saves> = const { RefCell::new(Saves(Vec::new())) };
+    /// The state files, by their hashes, whose directories this process has looked through for what others left.
+    static LOOKED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The writing of a zone's state file.
@@ -62,6 +64,8 @@ struct TempFile {
 const LOOK: Duration = Duration::from_millis(5);
 /// So much is written at a time without a thread.
 const PIECE: usize = 64 * 1024;
+/// A temporary file that was last written to so long ago is nobody's.
+const LEFT: Duration = Duration::from_secs(10 * 60);
 /// A process that ends waits so long for a disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -130,12 +134,8 @@ impl Save {
         });
         let (generation, meta, up_to_date) = found.flatten()?;
         let age = now().saturating_sub(up_to_date);
-        let file = TempFile {
-            temporary: with_suffix(path, &format!(".tmp-{}", std::process::id())),
-            path: path.to_owned(),
-            generation,
-            up_to_date,
-        };
+        let file =
+            TempFile { temporary: temporary(path), path: path.to_owned(), generation, up_to_date };
         Some(Work {
             stage: Stage::Encode(Encoder::new(&meta, clocks().before(age))),
             file: Some(file),
@@ -143,8 +143,9 @@ impl Save {
         })
     }
 
-    /// The file was written: puts it in place, unless another process has put a newer one there.
-    fn put(&self, file: &TempFile, written: io::Result<()>) {
+    /// The file was written: puts it in place, unless another process has put a newer one there; answers whether
+    /// that was done.
+    fn put(&self, file: &TempFile, written: io::Result<()>) -> bool {
         let hash = path_hash(&file.path);
         let is_newer = self.zone.with(|segment| {
             let (saved, saved_age) = segment.saved(hash);
@@ -156,6 +157,7 @@ impl Save {
             }
             rename_as(FileOwner::of_this_process(), &file.temporary, &file.path)
         });
+        let is_done = put.is_ok();
         match put {
             Ok(()) => {
                 self.failures.end_row();
@@ -170,6 +172,7 @@ impl Save {
                 self.fail(&file.path, &error);
             }
         }
+        is_done
     }
 
     fn fail(&self, path: &Path, error: &io::Error) {
@@ -251,13 +254,11 @@ impl Work {
     }
 
     fn end(&mut self, save: &Save, file: &TempFile, written: io::Result<()>) {
-        self.is_done = written.is_ok();
-        save.put(file, written);
+        self.is_done = save.put(file, written);
     }
 
     fn write(&mut self, bytes: Vec<u8>, save: &Save) -> Stepped {
         let Some(file) = self.file.take() else { return Stepped::End };
-        let _ = unlink(&file.temporary);
         let opened = match create_new(&file.temporary) {
             Ok(opened) => opened,
             Err(error) => {
@@ -268,7 +269,11 @@ impl Work {
         let bytes = std::sync::Arc::new(bytes);
         let begun = opened.try_clone().and_then(|to| {
             let bytes = std::sync::Arc::clone(&bytes);
+            let left = is_first_look(&file.path).then(|| file.path.clone());
             Background::begin("timer-keyval", move || {
+                if let Some(path) = left {
+                    remove_left(&path);
+                }
                 write_at(&to, &bytes, 0).and_then(|()| sync(&to))
             })
         });
@@ -302,17 +307,46 @@ pub fn end() {
     }
 }
 
-/// Removes temporary files of processes that are gone.
+/// What a temporary file's name has behind that of the state file, and before a random number.
+const TEMPORARY: &str = ".tmp-";
+
+/// A name that nobody else has, in containers that share a directory either.
+fn temporary(path: &Path) -> PathBuf {
+    // Early after boot there may be no random number.
+    let other = || boot_time().as_nanos() as u64 ^ u64::from(std::process::id()).rotate_right(32);
+    let random = random_bytes().map_or_else(|_| other(), u64::from_le_bytes);
+    with_suffix(path, &format!("{TEMPORARY}{random:016x}"))
+}
+
+/// Whether this process writes this file for the first time.
+fn is_first_look(path: &Path) -> bool {
+    let hash = path_hash(path);
+    LOOKED.with_borrow_mut(|looked| {
+        let is_first = !looked.contains(&hash);
+        if is_first {
+            looked.push(hash);
+        }
+        is_first
+    })
+}
+
+/// Removes temporary files that nobody writes to any more.
 pub(super) fn remove_left(path: &Path) {
     let Some(name) = path.file_name().map(|name| name.as_encoded_bytes().to_vec()) else { return };
     let Ok(entries) = std::fs::read_dir(directory_of(path)) else { return };
     for entry in entries.flatten() {
         let other = entry.file_name();
         let rest = other.as_encoded_bytes().strip_prefix(name.as_slice());
-        let pid = rest.and_then(|rest| rest.strip_prefix(b".tmp-"));
-        let pid = pid.and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
-        if pid.is_some_and(|pid| !process::exists(pid)) {
+        let number = rest.and_then(|rest| rest.strip_prefix(TEMPORARY.as_bytes()));
+        let is_temporary = number
+            .is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit));
+        if is_temporary && entry.metadata().is_ok_and(|about| is_left(&about)) {
             let _ = unlink(&entry.path());
         }
     }
+}
+
+fn is_left(about: &Metadata) -> bool {
+    let age = about.modified().ok().and_then(|written| written.elapsed().ok());
+    about.is_file() && age.is_some_and(|age| age > LEFT)
 }

@@ -6,6 +6,7 @@ use strict;
 use warnings;
 
 use Test::More;
+use Time::HiRes ();
 use TimerTest;
 use TimerTest::Api;
 use TimerTest::Nginx;
@@ -134,6 +135,17 @@ spew( "$dir/flags.json/other", 'x' );
 $nginx->start;
 ok( $nginx->wait_log(qr/\[crit\].* keyval "flags": state file "\Q$dir\E\/flags\.json" is not read \(21: Is a directory\)/), 'a directory' );
 ok( -e "$dir/flags.json/other", 'stays where it is' );
+{
+    # What cannot be put in its place is told, and not tried again before the next content.
+    spew( "$served/content.txt", "a directory\n" );
+    run('flags');
+    ok( $nginx->wait_log(qr/\[error\].* keyval "flags": state file "\Q$dir\E\/flags\.json" is not written \(21: Is a directory\)/), 'and is not written over' );
+    wait_until { !glob "$dir/flags.json.tmp-*" };
+    my $before = ( Time::HiRes::stat($dir) )[9];
+    run('ip') for 1 .. 3;
+    is( ( Time::HiRes::stat($dir) )[9], $before, 'no further try' );
+    unlink "$served/content.txt";
+}
 unlink "$dir/flags.json/other";
 rmdir "$dir/flags.json";
 
@@ -156,10 +168,31 @@ SKIP: {
     ok( saved() =~ /"a":"three"/, 'and is written later, though it has not changed since' );
 }
 
-# A temporary file of a process that is gone.
-spew( "$dir/flags.json.tmp-999999", 'left' );
+# Temporary files: what was left is removed, at a load and by a worker that writes for the first time; but not what
+# somebody else may be writing now, such as an nginx in another container, whose workers may have the same pids.
+sub temporary { my ( $number, $age ) = @_; my $path = spew( "$dir/flags.json.tmp-$number", $number ); utime time - $age, time - $age, $path; return $path }
+my ( $old, $new, $other ) = ( temporary( '0123456789abcdef', 700 ), temporary( '0123456789abcde0', 300 ), temporary( 'mine', 7000 ) );
+my $foreign = "$dir/flags.jsonx.tmp-0123456789abcdef";
+spew( $foreign, 'x' );
+utime 1, 1, $foreign;
+my @same_pid = map { temporary( $_, 0 ) } $nginx->workers;
+spew( "$served/content.txt", "a pids\n" );
+run('flags');
+wait_until { saved() =~ /"a":"pids"/ };
+ok( saved() =~ /"a":"pids"/, 'written' );
+is( join( ' ', map { slurp($_) } @same_pid ), join( ' ', $nginx->workers ), 'beside those of the same pids' );
 $nginx->reload_all;
-ok( !-e "$dir/flags.json.tmp-999999", 'what was left is removed' );
+ok( !-e $old, 'what was left is removed' );
+ok( -e $_, "$_ is not" ) for $new, $other, $foreign, @same_pid;
+unlink $other, $foreign, @same_pid;
+$old = temporary( '0123456789abcdef', 700 );
+spew( "$served/content.txt", "a again\n" );
+run('flags');
+ok( ( wait_until { !-e $old } ), 'by a worker, too' );
+wait_until { saved() =~ /"a":"again"/ };
+ok( -e $new, 'not what is new' );
+unlink $new;
+is( join( ' ', glob "$dir/flags.json.tmp-*" ), '', 'and there are no others' );
 
 # A worker is killed while it writes, again and again: there is the old content, or the new one.
 spew( "$served/content.txt", join '', "a n0\n", map {"k$_ v\n"} 1 .. 900 );

@@ -13,7 +13,7 @@ use super::response::{self, body_by, error, response};
 use super::snapshot::Snapshot;
 use crate::TimerModule;
 use crate::conf::{KeyvalAccess, KeyvalZone, now};
-use crate::keyval::Pairs;
+use crate::keyval::{Pairs, refused, without_keys};
 use crate::nginx::hooks::with_main;
 use crate::nginx::http::response::{Answer, Response};
 use crate::os::memory::fallible;
@@ -38,6 +38,8 @@ pub(super) struct ZoneView {
     etag: String,
     timer: Option<String>,
     last_run: Option<LastRun>,
+    /// Why the last response was refused; `None` if it was taken.
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,7 +55,12 @@ pub(super) fn zones() -> Vec<Rc<KeyvalZone>> {
     with_main::<TimerModule, _>(|main| main.keyval_zones().to_vec()).unwrap_or_default()
 }
 
-fn view(zone: &KeyvalZone) -> ZoneView {
+fn view(zone: &KeyvalZone, access: KeyvalAccess) -> ZoneView {
+    let error = zone.with(refused).flatten();
+    let error = error.map(|why| match access {
+        KeyvalAccess::On => why,
+        KeyvalAccess::Off => without_keys(&why),
+    });
     let found = zone.with(|segment| {
         let (generation, meta, keys, bytes) = segment.meta()?;
         let age = now().saturating_sub(segment.up_to_date(generation, meta.taken));
@@ -76,6 +83,7 @@ fn view(zone: &KeyvalZone) -> ZoneView {
         etag: String::from_utf8_lossy(&etag).into_owned(),
         timer: None,
         last_run: None,
+        error,
     }
 }
 
@@ -89,27 +97,28 @@ fn in_seconds(duration: Duration) -> f64 {
 /// One line for each zone, for the page.
 pub(super) fn lines() -> Vec<String> {
     let line = |zone: &Rc<KeyvalZone>| {
-        let view = view(zone);
+        let view = view(zone, KeyvalAccess::Off);
         let s = if view.keys == 1 { "" } else { "s" };
         let age = match view.age {
             None => "nothing fetched yet".to_owned(),
             Some(_) if view.expired => format!("{} key{s}, expired", view.keys),
             Some(age) => format!("{} key{s}, {age:.0} s old", view.keys),
         };
-        format!("keyval {}: {age}", view.zone)
+        let refused = view.error.map_or_else(String::new, |why| format!("; refused: {why}"));
+        format!("keyval {}: {age}{refused}", view.zone)
     };
     zones().iter().map(line).collect()
 }
 
 /// The JSON of all zones.
-pub(super) fn list(registry: &Rc<Registry>) -> Answer {
+pub(super) fn list(registry: &Rc<Registry>, access: KeyvalAccess) -> Answer {
     let (zones, mut snapshot, mut next) = (zones(), Snapshot::now(registry), 0);
     let body = body_by(move |piece| {
         let Some(zone) = zones.get(next) else {
             piece.extend_from_slice(if next == 0 { b"{\"keyvals\":[]}\n" } else { b"]}\n" });
             return Then::End;
         };
-        let mut view = view(zone);
+        let mut view = view(zone, access);
         if let Some(number) = zone.filled_by.get() {
             let run = snapshot.look(number, |timer| {
                 let last = timer.last().map(|last| LastRun {
@@ -212,7 +221,7 @@ const FAMILIES: [ZoneFamily; 5] = [
 
 /// Appends the metrics of all zones.
 pub(super) fn write_metrics(out: &mut Vec<u8>) {
-    let views: Vec<ZoneView> = zones().iter().map(|zone| view(zone)).collect();
+    let views: Vec<ZoneView> = zones().iter().map(|zone| view(zone, KeyvalAccess::Off)).collect();
     for (name, help, value) in FAMILIES {
         let mut samples = views.iter().filter_map(|view| Some((view, value(view)?))).peekable();
         if samples.peek().is_some() {

@@ -10,7 +10,7 @@ use super::route::Route;
 use super::upstreams::{self, Groups};
 use super::{act, check, keyvals, lists, next, origin};
 use crate::TimerModule;
-use crate::conf::{LocationConf, WriteAccess};
+use crate::conf::{KeyvalAccess, LocationConf, WriteAccess};
 use crate::nginx::http::response::{Answer, Response};
 use crate::nginx::http::{ClientRequest, Handler};
 use crate::runner::Registry;
@@ -131,13 +131,15 @@ fn show(
             let number = groups.find(name).ok_or_else(not_found)?;
             Ok(upstreams::one(&groups, number))
         }
-        Route::Keyvals => Ok(keyvals::list(registry)),
-        Route::Keyval(name) => {
-            let conf = request.configuration::<TimerModule>();
-            keyvals::content(name, conf.map(LocationConf::keyval_access).unwrap_or_default())
-        }
+        Route::Keyvals => Ok(keyvals::list(registry, keyval_access(request))),
+        Route::Keyval(name) => keyvals::content(name, keyval_access(request)),
         Route::Act(..) | Route::ActOnAll(_) => Err(only_act()),
     }
+}
+
+fn keyval_access(request: &ClientRequest<'_>) -> KeyvalAccess {
+    let conf = request.configuration::<TimerModule>();
+    conf.map(LocationConf::keyval_access).unwrap_or_default()
 }
 
 /// The answer about all timers, once it is known what their fleets say.

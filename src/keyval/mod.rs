@@ -13,6 +13,7 @@ mod address;
 mod build;
 mod image;
 mod json;
+mod refused;
 mod segment;
 mod sort;
 mod state;
@@ -28,6 +29,7 @@ use crate::os::memory::NoMemory;
 
 pub use build::{Build, Built, Limits};
 pub use image::{Meta, Pairs};
+pub use refused::{refused, without_keys};
 pub use segment::{Age, Publishing, Seen, Segment, Writer};
 pub use state::{Encoder, SinceBoot, When, read_state};
 

@@ -36,6 +36,8 @@ enum At {
     PathOfSaved = 7,
     /// When what the state file has was up to date.
     AgeOfSaved = 8,
+    /// The first of those that `refused` has.
+    Refused = 9,
 }
 
 const HEADER: usize = 64;
@@ -130,6 +132,11 @@ impl<'a> Segment<'a> {
         if let Some(word) = self.at(at) {
             word.store(value, Ordering::SeqCst);
         }
+    }
+
+    /// The words of the header that are not used here.
+    pub(super) fn spare(&self) -> &'a [AtomicU64] {
+        self.words.get(At::Refused as usize..HEADER).unwrap_or_default()
     }
 
     fn stamp(&self, generation: u64) -> Option<&'a AtomicU64> {

@@ -90,6 +90,8 @@ impl Fetch {
                     Stepped::After(LOOK_AGAIN)
                 }
                 Step::Ends(result) => {
+                    let why = result.as_ref().err().map(String::as_str);
+                    zone.with(|segment| segment.set_refused(why));
                     if result.is_ok() {
                         save::look(&zone);
                     }

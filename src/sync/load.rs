@@ -14,7 +14,8 @@ use super::save::{path_hash, remove_left};
 use crate::TimerModule;
 use crate::conf::{KeyvalZone, MainConf, now};
 use crate::keyval::{
-    Build, Built, Encoder, Format, Limits, Meta, Publishing, Refusal, When, Writer, read_state,
+    Build, Built, Encoder, Format, Limits, Meta, Publishing, Refusal, Segment, When, Writer,
+    read_state, refused,
 };
 use crate::nginx::conf::{Opening, Unusable};
 use crate::nginx::hooks::with_main;
@@ -71,6 +72,8 @@ fn fill(zone: &KeyvalZone, workers: FileOwner, log: Log) {
     let name = &zone.name;
     let mut why = None;
     if is_reload() {
+        let before = in_before(zone, refused).flatten();
+        zone.with(|segment| segment.set_refused(before.as_deref()));
         match of_before(zone) {
             Some(Ok((built, _))) => return put(zone, built, None),
             Some(Err(refusal)) => why = Some(show(zone, &refusal)),
@@ -96,6 +99,7 @@ fn fill(zone: &KeyvalZone, workers: FileOwner, log: Log) {
         }
     }
     if let Some(why) = why {
+        zone.with(|segment| segment.set_refused(Some(&why)));
         log.write(Level::Warn, format_args!("keyval \"{name}\": {why}, it is empty"));
     }
 }
@@ -110,36 +114,43 @@ fn put(zone: &KeyvalZone, built: Built, saved: Option<(&Path, u64)>) {
         writer.give_back(segment);
         if let Some((path, up_to_date)) = saved {
             segment.set_saved(path_hash(path), segment.generation(), up_to_date);
+            // That of the configuration before was of another content.
+            segment.set_refused(None);
         }
         Some(())
     });
 }
 
+/// What `look` makes of the zone of this name in the configuration before; `None` if there is none.
+fn in_before<T>(zone: &KeyvalZone, look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
+    let seen = with_main::<TimerModule, _>(|before| {
+        let old = before.keyval_zones().iter().find(|old| old.name == zone.name)?;
+        old.with(look)
+    });
+    seen.flatten()
+}
+
 /// The content of the zone of this name in the configuration before; `None` if there is none.
 fn of_before(zone: &KeyvalZone) -> Option<Result<(Built, u64), Refusal>> {
-    let file = with_main::<TimerModule, _>(|before| {
-        let old = before.keyval_zones().iter().find(|old| old.name == zone.name)?;
-        old.with(|segment| {
-            let (generation, meta, _, _) = segment.meta()?;
-            let up_to_date = segment.up_to_date(generation, meta.taken);
-            let meta = Meta { taken: up_to_date, ..meta };
-            // A worker may replace it meanwhile: at once again.
-            let mut tries = 0..3;
-            let file = tries.find_map(|_| {
-                segment.look_at_current(|image| {
-                    let mut encoder = Encoder::new(&meta, When::default());
-                    loop {
-                        match encoder.step(image) {
-                            Ok(None) => {}
-                            Ok(Some(file)) => return Some(file),
-                            Err(_) => return None,
-                        }
+    let file = in_before(zone, |segment| {
+        let (generation, meta, _, _) = segment.meta()?;
+        let up_to_date = segment.up_to_date(generation, meta.taken);
+        let meta = Meta { taken: up_to_date, ..meta };
+        // A worker may replace it meanwhile: at once again.
+        let mut tries = 0..3;
+        let file = tries.find_map(|_| {
+            segment.look_at_current(|image| {
+                let mut encoder = Encoder::new(&meta, When::default());
+                loop {
+                    match encoder.step(image) {
+                        Ok(None) => {}
+                        Ok(Some(file)) => return Some(file),
+                        Err(_) => return None,
                     }
-                })
-            });
-            file.and_then(|(_, file)| file).map(|file| (file, meta))
-        })
-        .flatten()
+                }
+            })
+        });
+        file.and_then(|(_, file)| file).map(|file| (file, meta))
     });
     let (file, meta) = file.flatten()?;
     let (_, content) = read_state(&file)?;

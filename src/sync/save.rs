@@ -313,7 +313,7 @@ const TEMPORARY: &str = ".tmp-";
 /// A name that nobody else has, in containers that share a directory either.
 fn temporary(path: &Path) -> PathBuf {
     // Early after boot there may be no random number.
-    let other = || boot_time().as_nanos() as u64 ^ u64::from(std::process::id()).rotate_right(32);
+    let other = || u64::from(std::process::id()) << 32 ^ u64::from(boot_time().subsec_nanos());
     let random = random_bytes().map_or_else(|_| other(), u64::from_le_bytes);
     with_suffix(path, &format!("{TEMPORARY}{random:016x}"))
 }

@@ -91,7 +91,8 @@ CONF
          location /path { return 200 "$path"; }
          location /x { return 200 "$large|$etag|$late|$none|$timer_keyval_etag"; }
          location /if { if ($here) { return 403; } return 200 "not here"; }
-         location /status/ { timer_api write=on; }'
+         location /status/ { timer_api write=on; }
+         location /all/ { timer_api keyvals=on; }'
     ),
 );
 $nginx->start;
@@ -108,6 +109,18 @@ sub run {
     my $now;
     wait_until { $now = json( $nginx->get("/status/timers/$name") ); $now->{counters}{runs} > $before && !$now->{running} };
     return $now;
+}
+
+# What the API has of a zone, the same from both workers.
+sub view {
+    my ( $name, $at ) = ( @_, '/status/keyvals' );
+    my %views;
+    for ( 1 .. 4 ) {
+        my ($view) = grep { $_->{zone} eq $name } @{ json( $nginx->get($at) )->{keyvals} };
+        $views{ $view->{error} // 'null' } = $view;
+    }
+    is( keys %views, 1, "one answer: @{[ keys %views ]}" );
+    return ( values %views )[0];
 }
 
 sub age { my ($name) = @_; return ( map { $_->{age} } grep { $_->{zone} eq $name } @{ json( $nginx->get('/status/keyvals') )->{keyvals} } )[0] }
@@ -165,6 +178,7 @@ for (
     is( run('flags')->{last}{outcome}, 'failure', "$why" );
     like( last_line('flags'), qr/timer "flags": run failed: keyval "flags": $why(?:, |\z)/, 'in the log' ) if !$runs{flags}++;
     is( body('/flag?key=a'), $reads, 'the content is what it was' );
+    like( view( 'flags', '/all/keyvals' )->{error}, qr/\A$why\z/, 'and the API says why' );
 }
 like( $nginx->log, qr/run failed: keyval "flags": response of type "text\/html"/, 'the first of a row is in the log' );
 answer( flags => 'text/plain', 'a 1', headers => ['Content-Encoding: gzip'] );
@@ -172,6 +186,23 @@ is( run('flags')->{last}{outcome}, 'failure', 'an encoded one' );
 say_next( flags => "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\nX-Close: 1", "a 1\n" );
 is( run('flags')->{last}{outcome}, 'failure', 'one that is cut short' );
 is( body('/flag?key=a'), $reads, 'all the same' );
+
+# The reason in the API: without keys where contents are not shown, on one line, and not too long.
+answer( flags => 'text/plain', "secret 1\nsecret 2\n" );
+run('flags');
+is( view('flags')->{error}, 'line 2: duplicate key "..."', 'a key may be secret' );
+is( view( 'flags', '/all/keyvals' )->{error}, 'line 2: duplicate key "secret"', 'it is shown with keyvals=on' );
+my ($line) = grep {/keyval flags:/} @{ json( $nginx->get('/status/timers') )->{keyvals} };
+like( $line, qr/\Akeyval flags: 6 keys, \d+ s old; refused: line 2: duplicate key "\.\.\."\z/, 'a line for the page' );
+like( $nginx->get( '/status/', headers => "Accept: text/html\r\n" )->{body}, qr/s old; refused: line 2: duplicate key &quot;\.\.\.&quot;</, 'on the page' );
+answer( flags => "text/\e[1m\t\x80" . 'x' x 1000, 'a 1' );
+run('flags');
+my $long = view('flags')->{error};
+like( $long, qr/\Aresponse of type "text\/\\x1b\[1m\\t\\x80x+\.\.\.\z/, 'control characters' );
+is( length $long, 256, 'so much of it' );
+answer( flags => 'text/plain', 'x', status => '503 Service Unavailable' );
+run('flags');
+is( view('flags')->{error}, $long, 'a run that failed by itself had no content' );
 
 # A success that has not all of the content: no body, a part, what comes in parts, and less than it says.
 for ( '204 No Content', '205 Reset Content', '206 Partial Content' ) {
@@ -194,6 +225,7 @@ is( body('/flag?key=a'), 'two||two', 'all of the old content is gone' );
 answer( flags => 'application/json', '{}' );
 is( run('flags')->{last}{outcome}, 'success', 'nothing is a content' );
 is( body('/flag?key=a'), '||', 'without a key' );
+is( view('flags')->{error}, undef, 'what was taken has no error' );
 
 # A version.
 like( body('/x'), qr{\A1\|1\|1?\|\|\z}, 'no etag for clients' );

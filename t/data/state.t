@@ -86,8 +86,19 @@ is( value(), 'one|net|x', 'of another size, and of another type' );
 $nginx->write_conf( conf( zones => { flags => "64k type=ip state=$dir/flags.json" } ) )->reload_all;
 is( value(), '|net|x', 'what does not fit is not there' );
 ok( $nginx->wait_log(qr/\[warn\].* keyval "flags": line \d+: "[ab]" is not an address and not a network, it is empty/), 'and this is told' );
+sub refused { return ( map { $_->{error} } grep { $_->{zone} eq 'flags' } @{ json( $nginx->get('/status/keyvals') )->{keyvals} } )[0] }
+like( refused(), qr/\Aline \d: "[ab]" is not an address and not a network\z/, 'and in the API' );
 $nginx->write_conf( conf() )->reload_all;
 wait_value( 'one|net|x', 'from the state file' );
+is( refused(), undef, 'and that of it is over' );
+spew( "$served/content.txt", "a\n" x 2 );
+run('flags');
+like( refused(), qr/line 2: duplicate key "a"/, 'what was refused' );
+for my $size ( '64k', '1m' ) {
+    $nginx->write_conf( conf( zones => { flags => "$size state=$dir/flags.json" } ) )->reload_all;
+    like( refused(), qr/line 2: duplicate key "a"/, "is known after a reload, $size" );
+}
+$nginx->write_conf( conf() )->reload_all;
 
 # A restart has what the file has.
 my $restart = sub { $nginx->stop; $nginx->start; return };

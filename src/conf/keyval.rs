@@ -118,26 +118,24 @@ pub fn now() -> u64 {
     u64::try_from(boot_time().as_millis()).unwrap_or(u64::MAX / 4).saturating_add(BEFORE_BOOT)
 }
 
-impl Lookup for InZone {
+impl Lookup for Rc<InZone> {
     fn look_up(
         &self,
         key: &[u8],
         kept: &Cell<usize>,
         room: &mut ValueRoom<'_>,
-    ) -> Result<Option<usize>, NoMemory> {
-        let Some(zone) = self.0.get() else { return Ok(None) };
-        let look = |segment: &Segment<'_>| segment.look_up(key, kept, &zone.seen, zone.age(), room);
-        zone.with(look).unwrap_or(Ok(None))
+    ) -> Result<bool, NoMemory> {
+        let Some(zone) = self.0.get() else { return Ok(false) };
+        let found = zone.memory.with(|words| {
+            Some(Segment::of(words)?.look_up(key, kept, &zone.seen, || zone.age(), room))
+        });
+        found.flatten().unwrap_or(Ok(false))
     }
 }
 
 impl Room for ValueRoom<'_> {
-    fn begin(&mut self, words: usize) -> Result<(), NoMemory> {
-        self.begin(words)
-    }
-
-    fn put(&mut self, word: [u8; 8]) {
-        self.put(word);
+    fn fill(&mut self, len: usize, words: impl Iterator<Item = u64>) -> Result<(), NoMemory> {
+        self.fill(len, words)
     }
 }
 
@@ -236,7 +234,7 @@ impl HttpDirective for KeyvalDirective {
             return Err(Refused::Because(format!("the duplicate \"{name}\" variable")));
         }
         let lookup = Rc::new(InZone(OnceCell::new()));
-        let shared: Rc<dyn Lookup> = Rc::<InZone>::clone(&lookup);
+        let shared = Rc::<InZone>::clone(&lookup);
         // All that read a zone share what a request keeps, under the number of the first one.
         let first = conf.keyvals.iter().position(|(_, other)| other.zone == zone);
         parsing.keyed_variable(name, key, shared, first.unwrap_or(conf.keyvals.len()))?;

@@ -178,8 +178,8 @@ impl Build {
             return Err(Refusal::TooFew { count, min: self.limits.min });
         }
         let slots = match self.limits.kind {
-            // A third stays empty, so that a key is soon found, or found not to be there.
-            Kind::String => entries.len() + entries.len() / 2 + 1,
+            // Half of them stay empty, so that a key is soon found, or found not to be there.
+            Kind::String => 2 * entries.len() + 1,
             kind => entries.len().saturating_mul(entry_words(kind)),
         };
         (self.index, self.count) = (self.words.len(), entries.len());
@@ -292,18 +292,18 @@ impl Build {
     /// Appends a record; answers its place.
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<u32, Refusal> {
         let place = self.words.len();
-        let end = (place + 1).saturating_add((key.len() + value.len()).div_ceil(8));
+        let value_at = place + 1 + key.len().div_ceil(8);
+        let end = value_at.saturating_add(value.len().div_ceil(8));
         self.must_fit(end)?;
         self.append(&[(key.len() as u64) << 32 | value.len() as u64])?;
         fallible(|| self.words.try_reserve(end - place))?;
         self.words.resize(end, [0; 8]);
-        let mut bytes =
-            self.words.as_flattened_mut().get_mut((place + 1) * 8..).unwrap_or_default();
-        for from in [key, value] {
+        for (at, from) in [(place + 1, key), (value_at, value)] {
+            let to = self.words.as_flattened_mut().get_mut(at * 8..);
             // There is room for both.
-            let Some((to, rest)) = bytes.split_at_mut_checked(from.len()) else { break };
-            to.copy_from_slice(from);
-            bytes = rest;
+            if let Some(to) = to.and_then(|to| to.get_mut(..from.len())) {
+                to.copy_from_slice(from);
+            }
         }
         Ok(number(place))
     }

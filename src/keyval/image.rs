@@ -11,7 +11,7 @@
 //! | 8 | a hash of what it was made from |
 //! | 9 | where the record of the etag is; 0 for none |
 //! | 10 to 15 | 0 |
-//! | records | length of the key << 32, length of the value; the bytes of both; zeros up to the next word |
+//! | records | length of the key << 32, length of the value; the bytes of each, with zeros up to the next word |
 //! | index | by kind, see below |
 //!
 //! - `string`: a hash table. A slot is 0, or 32 bits of the hash << 32, the place of the record.
@@ -27,13 +27,13 @@ use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::Kind;
 use super::address::Network;
-use super::words::{Value, Words, halves, word_of};
-use super::{Kind, LONGEST_VALUE};
+use super::words::{Text, Words, halves, words_for};
 
 /// What an image begins with.
 pub(super) const HEADER: usize = 16;
-const MARK: u64 = u64::from_le_bytes(*b"keyval\x02\0");
+const MARK: u64 = u64::from_le_bytes(*b"keyval\x03\0");
 
 /// What is known of a content beside its pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,12 +72,11 @@ impl Layout {
         Self { kind: Kind::String, len: 0, count: 0, index: 0, entries: 0, seed: 0 };
 }
 
-/// A pair in an image: where its record is, and how long key and value are.
+/// A pair in an image.
 #[derive(Clone, Copy, Debug)]
-struct Record {
-    at: usize,
-    key: usize,
-    value: usize,
+struct Record<W> {
+    key: Text<W>,
+    value: Text<W>,
 }
 
 /// The words of a header.
@@ -125,58 +124,69 @@ pub(super) fn entry_words(kind: Kind) -> usize {
 }
 
 /// Where a key is looked for first among `slots`, and what its slot has in the upper half.
+#[expect(clippy::inline_always, reason = "a look-up does it")]
+#[inline(always)]
 pub(super) fn place(key: &[u8], seed: u64, slots: usize) -> (usize, u64) {
     let hash = xxh3_64_with_seed(key, seed);
     let at = (u128::from(hash) * slots as u128) >> 64;
     (usize::try_from(at).unwrap_or(0), hash << 32)
 }
 
-/// Where the value of `key` is in the image that is in these words, of the kind `string`. All that a look-up mostly does
-/// is here, and in what calls it.
+/// The value of `key` in the image that is in these words, of the kind `string`. All that a look-up mostly does is here,
+/// and in what calls it.
 #[expect(clippy::inline_always, reason = "a fifth of the instructions")]
 #[inline(always)]
-pub(super) fn find_equal<W: Words>(words: W, layout: Layout, key: &[u8]) -> Option<Value> {
+pub(super) fn find_equal<W: Words>(words: W, layout: Layout, key: &[u8]) -> Option<Text<W>> {
     let Layout { index, entries, seed, .. } = layout;
-    let (records, slots) = (words.row(0, index)?, words.row(index, entries)?);
-    let (mut at, tag) = place(key, seed, entries);
-    for _ in 0..entries {
-        let slot = slots.word(at)?;
-        if slot == 0 {
-            return None;
-        }
-        if (slot ^ tag) >> 32 == 0 {
-            if let Some(value) = value_of(records, halves(slot).1, key) {
-                return Some(value);
-            }
-        }
-        at = if at + 1 == entries { 0 } else { at + 1 };
+    let (at, tag) = place(key, seed, entries);
+    match find_among(words.row(index + at, entries - at)?, words, key, tag) {
+        Found::Here(found) => found,
+        Found::Behind => find_in_front(words.row(index, at)?, words, key, tag),
     }
-    None
 }
 
-/// Where the value in the record at this place is, if it is one of this key.
+/// What slots say of a key.
+enum Found<W> {
+    /// Its value, if it has one.
+    Here(Option<Text<W>>),
+    /// Nothing: it would be behind them.
+    Behind,
+}
+
 #[expect(clippy::inline_always, reason = "as above")]
 #[inline(always)]
-fn value_of<W: Words>(records: W, at: usize, key: &[u8]) -> Option<Value> {
-    let (key_len, len) = halves(records.word(at)?);
-    if key_len != key.len() {
-        return None;
-    }
-    let record = records.row(at + 1, (key_len + len).div_ceil(8))?;
-    let (parts, rest) = (key.chunks_exact(8), key.chunks_exact(8).remainder());
-    let mut number = 0;
-    for part in parts {
-        let part = part.first_chunk().copied().unwrap_or_default();
-        if record.word(number)? != u64::from_le_bytes(part) {
-            return None;
+fn find_among<W: Words>(slots: W, words: W, key: &[u8], tag: u64) -> Found<W> {
+    for slot in slots.each() {
+        if slot == 0 {
+            return Found::Here(None);
         }
-        number += 1;
+        if (slot ^ tag) >> 32 == 0 {
+            let Some(record) = record(words, halves(slot).1) else { return Found::Here(None) };
+            if record.key.is(key) {
+                return Found::Here(Some(record.value));
+            }
+        }
     }
-    // What is behind it in the last word is of the value.
-    if !rest.is_empty() && (record.word(number)? ^ word_of(rest)) << (64 - 8 * rest.len()) != 0 {
-        return None;
+    Found::Behind
+}
+
+/// The same where the last slot was in use: the first follows it.
+#[cold]
+fn find_in_front<W: Words>(slots: W, words: W, key: &[u8], tag: u64) -> Option<Text<W>> {
+    match find_among(slots, words, key, tag) {
+        Found::Here(found) => found,
+        Found::Behind => None,
     }
-    Some(Value { from: (at + 1) * 8 + key_len, len })
+}
+
+/// The record at this place, if all of it is there.
+#[inline]
+fn record<W: Words>(words: W, at: usize) -> Option<Record<W>> {
+    let (key, value) = halves(words.word(at)?);
+    let in_key = words_for(key);
+    let (keys, values) = words.row(at + 1, in_key + words_for(value))?.split(in_key)?;
+    let (key, value) = (Text { words: keys, len: key }, Text { words: values, len: value });
+    Some(Record { key, value })
 }
 
 impl<W: Words> Image<W> {
@@ -224,9 +234,7 @@ impl<W: Words> Image<W> {
         let mut etag = Vec::new();
         let record = usize::try_from(word(9)).ok().filter(|at| *at > 0);
         if let Some(record) = record.and_then(|at| self.record(at)) {
-            let mut value = record.value();
-            value.len = value.len.min(LONGEST_VALUE);
-            let _ = self.append(value, &mut etag);
+            let _ = record.value.append(&mut etag);
         }
         Meta { taken_wall: word(6), taken: word(7), source: word(8), etag }
     }
@@ -236,37 +244,36 @@ impl<W: Words> Image<W> {
         self.words.word(7).unwrap_or(0)
     }
 
-    /// Where the value of `key` is.
-    pub(super) fn look_up(&self, key: &[u8]) -> Option<Value> {
+    /// The value of `key`.
+    pub(super) fn look_up(&self, key: &[u8]) -> Option<Text<W>> {
         let record = match self.layout.kind {
             Kind::String => return find_equal(self.words, self.layout, key),
             Kind::Prefix => self.find_prefix(key),
             Kind::Ip => self.find_network(key),
         }?;
-        Some(record.value())
+        Some(record.value)
     }
 
-    fn find_prefix(&self, key: &[u8]) -> Option<Record> {
+    fn find_prefix(&self, key: &[u8]) -> Option<Record<W>> {
         let mut at = self.last_not_behind(|at| {
             let record = self.record(halves(self.words.word(self.layout.index + at)?).1)?;
-            let common = self.common(record, key)?;
-            let theirs = self.byte(record.key_from() + common).filter(|_| common < record.key);
-            Some(theirs.cmp(&key.get(common).copied()))
+            let common = record.key.common(key);
+            Some(record.key.byte(common).cmp(&key.get(common).copied()))
         })?;
         let first = self.record(halves(self.words.word(self.layout.index + at)?).1)?;
         // All that a key begins with has as much in common with what is looked up as it has itself.
-        let common = self.common(first, key)?;
+        let common = first.key.common(key);
         loop {
             let (link, place) = halves(self.words.word(self.layout.index + at)?);
             let record = self.record(place)?;
-            if record.key <= common {
+            if record.key.len <= common {
                 return Some(record);
             }
             at = link.checked_sub(1).filter(|link| *link < at)?;
         }
     }
 
-    fn find_network(&self, key: &[u8]) -> Option<Record> {
+    fn find_network(&self, key: &[u8]) -> Option<Record<W>> {
         let wanted = Network::parse(key)?;
         let mut at = self.last_not_behind(|at| Some(self.network(at)?.cmp(&wanted)))?;
         loop {
@@ -299,54 +306,8 @@ impl<W: Words> Image<W> {
     }
 
     /// The record at this place, if all of it is there.
-    fn record(&self, at: usize) -> Option<Record> {
-        if at < HEADER || at >= self.layout.index {
-            return None;
-        }
-        let (key, value) = halves(self.words.word(at)?);
-        let words = key.checked_add(value)?.div_ceil(8);
-        (at + 1 + words <= self.layout.index).then_some(Record { at, key, value })
-    }
-
-    /// How many bytes the key of a record and `key` have in common.
-    fn common(&self, record: Record, key: &[u8]) -> Option<usize> {
-        let longest = record.key.min(key.len());
-        let words = key.get(..longest)?.chunks_exact(8);
-        let rest = words.remainder();
-        for (number, bytes) in words.enumerate() {
-            let bytes = bytes.first_chunk().copied().unwrap_or_default();
-            let differs = self.words.word(record.at + 1 + number)? ^ u64::from_le_bytes(bytes);
-            if differs != 0 {
-                return Some(number * 8 + (differs.trailing_zeros() / 8) as usize);
-            }
-        }
-        let done = longest - rest.len();
-        let same =
-            |(at, byte): (usize, &u8)| self.byte(record.key_from() + done + at) == Some(*byte);
-        Some(done + rest.iter().enumerate().take_while(|it| same(*it)).count())
-    }
-
-    fn byte(&self, at: usize) -> Option<u8> {
-        self.words.word(at / 8)?.to_le_bytes().get(at % 8).copied()
-    }
-
-    /// Appends the value; `None` without memory, or if it is not there.
-    fn append(&self, value: Value, to: &mut Vec<u8>) -> Option<()> {
-        crate::os::memory::fallible(|| to.try_reserve(value.len.next_multiple_of(8))).ok()?;
-        let before = to.len();
-        value.copy(self.words, |word| to.extend_from_slice(&word))?;
-        to.truncate(before + value.len);
-        Some(())
-    }
-}
-
-impl Record {
-    fn key_from(&self) -> usize {
-        (self.at + 1) * 8
-    }
-
-    fn value(&self) -> Value {
-        Value { from: self.key_from() + self.key, len: self.value }
+    fn record(&self, at: usize) -> Option<Record<W>> {
+        record(self.words, at)
     }
 }
 
@@ -384,8 +345,8 @@ impl<W: Words> Pairs<W> {
             self.at += 1;
             if entry != 0 {
                 let record = image.record(halves(entry).1)?;
-                image.append(Value { from: record.key_from(), len: record.key }, key)?;
-                image.append(record.value(), value)?;
+                record.key.append(key)?;
+                record.value.append(value)?;
                 return Some(true);
             }
         }

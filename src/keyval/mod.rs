@@ -99,15 +99,12 @@ impl Refusal {
 
 /// Where a value is put.
 pub trait Room {
-    /// So many words come, the last of which may have more than the value; what was put before is given up.
+    /// Puts a value of so many bytes, which are in these words, in the place of what was put before.
     ///
     /// # Errors
     ///
     /// There is no memory.
-    fn begin(&mut self, words: usize) -> Result<(), NoMemory>;
-
-    /// The next word.
-    fn put(&mut self, word: [u8; 8]);
+    fn fill(&mut self, len: usize, words: impl Iterator<Item = u64>) -> Result<(), NoMemory>;
 }
 
 /// The longest key, in bytes.

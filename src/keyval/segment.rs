@@ -13,8 +13,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::image::{Image, Layout, Meta, find_equal};
-use super::words::Value;
-use super::{Built, Kind, Room};
+use super::words::{Text, Words};
+use super::{Built, Kind, LONGEST_VALUE, Room};
 use crate::os::memory::NoMemory;
 
 /// The words of the header.
@@ -63,20 +63,23 @@ pub struct Age {
     pub timeout: u64,
 }
 
-/// A pin on no content at all.
-const NOTHING: usize = usize::MAX;
-
 /// The layout of the image that this process has looked at last.
 #[derive(Debug)]
 pub struct Seen {
     generation: Cell<u64>,
     layout: Cell<Layout>,
+    /// Whether keys are found in it by themselves, and however old it is.
+    is_plain: Cell<bool>,
 }
 
 impl Seen {
     /// None yet.
     pub fn nothing() -> Self {
-        Self { generation: Cell::new(0), layout: Cell::new(Layout::NONE) }
+        Self {
+            generation: Cell::new(0),
+            layout: Cell::new(Layout::NONE),
+            is_plain: Cell::new(false),
+        }
     }
 }
 
@@ -108,7 +111,7 @@ impl<'a> Segment<'a> {
     pub fn of(words: &'a [AtomicU64]) -> Option<Self> {
         let half = words.len().checked_sub(HEADER)? / 2;
         let it = Self { words, half };
-        (half > 0 && it.load(At::Mark) == MARK).then_some(it)
+        (it.load(At::Mark) == MARK).then_some(it)
     }
 
     /// Memory that nobody uses yet.
@@ -143,9 +146,9 @@ impl<'a> Segment<'a> {
         self.words.get(At::Stamp as usize + (generation & 1) as usize)
     }
 
-    fn half(&self, generation: u64) -> &'a [AtomicU64] {
-        let from = HEADER + if generation & 1 == 0 { 0 } else { self.half };
-        self.words.get(from..from + self.half).unwrap_or_default()
+    fn half(&self, generation: u64) -> Option<&'a [AtomicU64]> {
+        let from = HEADER + (generation & 1) as usize * self.half;
+        self.words.get(from..from + self.half)
     }
 
     /// The generation that is current; 0 if there is none.
@@ -163,7 +166,7 @@ impl<'a> Segment<'a> {
         if generation == 0 || stamp.load(Ordering::Acquire) != generation {
             return None;
         }
-        let seen = Image::of(self.half(generation)).map(look);
+        let seen = Image::of(self.half(generation)?).map(look);
         fence(Ordering::Acquire);
         (stamp.load(Ordering::Relaxed) == generation).then_some(seen)?
     }
@@ -189,26 +192,23 @@ impl<'a> Segment<'a> {
         None
     }
 
-    /// Puts the value of `key` into `room`, and answers its length. `pinned` is what a request has seen first, and 0
+    /// Puts the value of `key` into `room`, and answers whether it has one. `pinned` is what a request has seen first, and 0
     /// before: all that it looks up is of one content, while that is there: until the second one after it is written.
     ///
     /// # Errors
     ///
     /// There is no memory.
     pub fn look_up(
-        &self,
+        self,
         key: &[u8],
         pinned: &Cell<usize>,
         seen: &Seen,
-        age: Option<Age>,
+        age: impl Fn() -> Option<Age> + Copy,
         room: &mut impl Room,
-    ) -> Result<Option<usize>, NoMemory> {
-        if pinned.get() == NOTHING {
-            return Ok(None);
-        }
+    ) -> Result<bool, NoMemory> {
         let generation = self.pin(pinned);
         if generation == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         let found = self.look_up_in(generation, key, seen, age, room);
         found.unwrap_or_else(|| self.look_up_again(key, pinned, seen, age, room))
@@ -221,11 +221,12 @@ impl<'a> Segment<'a> {
         key: &[u8],
         pinned: &Cell<usize>,
         seen: &Seen,
-        age: Option<Age>,
+        age: impl Fn() -> Option<Age> + Copy,
         room: &mut impl Room,
-    ) -> Result<Option<usize>, NoMemory> {
+    ) -> Result<bool, NoMemory> {
         for _ in 0..TRIES {
-            let before = pinned.replace(0) as u64;
+            let before = self.pin(pinned);
+            pinned.set(0);
             let generation = self.pin(pinned);
             // It is damaged, not replaced.
             if generation == before || generation == 0 {
@@ -235,18 +236,17 @@ impl<'a> Segment<'a> {
                 return found;
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
-    /// The generation that is looked at; 0 if there is none.
+    /// The generation that is looked at; 0 if there is none. It is pinned as one more.
     fn pin(&self, pinned: &Cell<usize>) -> u64 {
-        let mut generation = pinned.get() as u64;
-        if generation == 0 {
-            generation = self.generation();
-            // One that has no place in a word is not pinned.
-            let pin = usize::try_from(generation).unwrap_or(0);
-            pinned.set(if generation == 0 { NOTHING } else { pin });
+        if let Some(generation) = (pinned.get() as u64).checked_sub(1) {
+            return generation;
         }
+        let generation = self.generation();
+        // One that has no place in a word is not pinned.
+        pinned.set(usize::try_from(generation.wrapping_add(1)).unwrap_or(0));
         generation
     }
 
@@ -254,51 +254,44 @@ impl<'a> Segment<'a> {
     #[expect(clippy::inline_always, reason = "a tenth of the instructions")]
     #[inline(always)]
     fn look_up_in(
-        &self,
+        self,
         generation: u64,
         key: &[u8],
         seen: &Seen,
-        age: Option<Age>,
+        age: impl Fn() -> Option<Age> + Copy,
         room: &mut impl Room,
-    ) -> Option<Result<Option<usize>, NoMemory>> {
+    ) -> Option<Result<bool, NoMemory>> {
         let stamp = self.stamp(generation)?;
         if stamp.load(Ordering::Acquire) != generation {
             return None;
         }
-        let words = self.half(generation);
+        let words = self.half(generation)?;
         if seen.generation.get() != generation {
-            self.see(generation, seen)?;
+            self.see(generation, seen, age().is_none())?;
         }
         let layout = seen.layout.get();
-        let found = match (age, layout.kind) {
-            (None, Kind::String) => find_equal(words, layout, key),
-            _ => self.look_up_unless_over(
-                generation,
-                Image::known(words, seen.layout.get()),
-                key,
-                age,
-            ),
+        let found = if seen.is_plain.get() {
+            find_equal(words, layout, key)
+        } else {
+            self.look_up_unless_over(generation, Image::known(words, layout), key, age())
+        };
+        let is_there = match found {
+            // A longer one was never whole.
+            Some(text) if text.len > LONGEST_VALUE => return None,
+            Some(text) => room.fill(text.len, text.words.each()).map(|()| true),
+            None => Ok(false),
         };
         fence(Ordering::Acquire);
-        if stamp.load(Ordering::Relaxed) != generation {
-            return None;
-        }
-        // The image was whole, so the value is as long as that.
-        let Some(value) = found else { return Some(Ok(None)) };
-        if let Err(error) = room.begin(value.words()) {
-            return Some(Err(error));
-        }
-        value.copy(words, |word| room.put(word))?;
-        fence(Ordering::Acquire);
-        (stamp.load(Ordering::Relaxed) == generation).then_some(Ok(Some(value.len)))
+        (stamp.load(Ordering::Relaxed) == generation).then_some(is_there)
     }
 
     /// Remembers the layout of the image of this generation; `None` if that is there no more.
     #[cold]
-    fn see(self, generation: u64, seen: &Seen) -> Option<()> {
+    fn see(self, generation: u64, seen: &Seen, at_any_age: bool) -> Option<()> {
         let layout = self.look(generation, |image| image.layout())?;
         seen.generation.set(generation);
         seen.layout.set(layout);
+        seen.is_plain.set(at_any_age && layout.kind == Kind::String);
         Some(())
     }
 
@@ -309,7 +302,7 @@ impl<'a> Segment<'a> {
         image: Image<&'a [AtomicU64]>,
         key: &[u8],
         age: Option<Age>,
-    ) -> Option<Value> {
+    ) -> Option<Text<&'a [AtomicU64]>> {
         let is_over = age.is_some_and(|age| {
             age.now.saturating_sub(self.up_to_date(generation, image.taken())) > age.timeout
         });
@@ -411,7 +404,7 @@ impl Publishing {
         if !writer.holds(segment) {
             return Err(Turned);
         }
-        let half = segment.half(self.generation);
+        let half = segment.half(self.generation).unwrap_or_default();
         let rest = self.image.get(self.done..).unwrap_or_default();
         let part = rest.get(..STEP).unwrap_or(rest);
         for (to, from) in half.iter().skip(self.done).zip(part) {

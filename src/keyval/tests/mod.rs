@@ -40,21 +40,19 @@ fn build(body: &str, format: Format, kind: Kind) -> Result<Built, Refusal> {
 }
 
 impl Room for Vec<u8> {
-    fn begin(&mut self, _: usize) -> Result<(), NoMemory> {
+    fn fill(&mut self, len: usize, words: impl Iterator<Item = u64>) -> Result<(), NoMemory> {
         self.clear();
+        self.extend(words.flat_map(u64::to_le_bytes));
+        assert_eq!(self.len(), len.next_multiple_of(8));
+        self.truncate(len);
         Ok(())
-    }
-
-    fn put(&mut self, word: [u8; 8]) {
-        self.extend(word);
     }
 }
 
 fn found(words: &[[u8; 8]], key: &str) -> Option<String> {
     let value = Image::of(words).unwrap().look_up(key.as_bytes())?;
     let mut text = Vec::new();
-    value.copy(words, |word| text.put(word))?;
-    text.truncate(value.len);
+    value.append(&mut text)?;
     Some(String::from_utf8(text).unwrap())
 }
 
@@ -66,9 +64,8 @@ fn found_by(
     age: Option<Age>,
 ) -> Option<String> {
     let mut text = Vec::new();
-    let found = segment.look_up(key.as_bytes(), pinned, &Seen::nothing(), age, &mut text);
-    text.truncate(found.unwrap()?);
-    Some(String::from_utf8(text).unwrap())
+    let found = segment.look_up(key.as_bytes(), pinned, &Seen::nothing(), || age, &mut text);
+    found.unwrap().then(|| String::from_utf8(text).unwrap())
 }
 
 fn pairs(image: &[[u8; 8]]) -> BTreeMap<String, String> {
@@ -228,7 +225,7 @@ fn damage_is_no_panic() {
             let Some(image) = Image::of(damaged.as_slice()) else { continue };
             for key in ["10.1.1.1", "xxxx", "x", ""] {
                 if let Some(value) = image.look_up(key.as_bytes()) {
-                    value.copy(damaged.as_slice(), |_| {});
+                    let _ = value.append(&mut Vec::new());
                 }
             }
             image.meta();

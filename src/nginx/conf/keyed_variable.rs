@@ -2,9 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::rc::Rc;
 use std::slice;
 
 use ngx::ffi::{
@@ -21,7 +19,7 @@ use crate::os::memory::NoMemory;
 
 /// What has values for keys.
 pub trait Lookup: 'static {
-    /// Puts the value of `key` into `room`, and answers its length. `kept` is a word that a request keeps from its
+    /// Puts the value of `key` into `room`, and answers whether it has one. `kept` is a word that a request keeps from its
     /// first look-up to its last, and is 0 at first.
     ///
     /// # Errors
@@ -32,73 +30,58 @@ pub trait Lookup: 'static {
         key: &[u8],
         kept: &Cell<usize>,
         room: &mut ValueRoom<'_>,
-    ) -> Result<Option<usize>, NoMemory>;
+    ) -> Result<bool, NoMemory>;
 }
 
-/// Where a value is put: words in the pool of a request.
+/// Where a value is put: memory of a request.
 ///
 /// # Invariants
 ///
-/// `start` leads to memory for `words` words in the pool, which is alive for `'p`; `filled` of them, and no more, were
-/// written.
+/// `pool` is alive for `'p`.
 pub struct ValueRoom<'p> {
     pool: *mut ngx_pool_t,
-    start: *mut [u8; 8],
-    words: usize,
-    filled: usize,
-    of: PhantomData<&'p ngx_pool_t>,
+    value: &'p [u8],
 }
 
-impl<'p> ValueRoom<'p> {
+impl ValueRoom<'_> {
     /// # Safety
     ///
     /// `pool` is alive for `'p`.
     unsafe fn new(pool: *mut ngx_pool_t) -> Self {
-        // INVARIANT: no words yet.
-        Self { pool, start: ptr::null_mut(), words: 0, filled: 0, of: PhantomData }
+        // INVARIANT: the caller's promise.
+        Self { pool, value: &[] }
     }
 
-    /// Makes room for so many words; gives up those that were put before.
+    /// Puts a value of so many bytes, which are in these words, in the place of what was put before.
     ///
     /// # Errors
     ///
     /// There is no memory.
-    pub fn begin(&mut self, words: usize) -> Result<(), NoMemory> {
-        let len = words.checked_mul(8).ok_or(NoMemory)?;
+    pub fn fill(&mut self, len: usize, words: impl Iterator<Item = u64>) -> Result<(), NoMemory> {
+        let count = len.div_ceil(8);
+        let size = count.checked_mul(8).ok_or(NoMemory)?;
         // SAFETY: the invariant; HOST-13: may be null.
-        let start = NonNull::new(unsafe { ngx_pnalloc(self.pool, len) }).ok_or(NoMemory)?;
-        // INVARIANT: room for so many, and none was written.
-        (self.start, self.words, self.filled) = (start.cast().as_ptr(), words, 0);
+        let start = NonNull::new(unsafe { ngx_pnalloc(self.pool, size) }).ok_or(NoMemory)?;
+        let mut end = start.cast::<[u8; 8]>();
+        words.take(count).for_each(|word| {
+            // SAFETY: one of `count`, which are nobody else's.
+            unsafe { end.write(word.to_le_bytes()) };
+            // SAFETY: at most behind the last one.
+            end = unsafe { end.add(1) };
+        });
+        let len = len.min(end.addr().get() - start.addr().get());
+        // SAFETY: so many were written at least, and nothing writes to them again; the invariant.
+        self.value = unsafe { slice::from_raw_parts(start.cast::<u8>().as_ptr(), len) };
         Ok(())
-    }
-
-    /// Puts a word, if there is room for it.
-    pub fn put(&mut self, word: [u8; 8]) {
-        if self.filled < self.words {
-            let to = self.start.wrapping_add(self.filled);
-            // SAFETY: the invariant: it has a place.
-            unsafe { to.write(word) };
-            // INVARIANT: one more was written.
-            self.filled += 1;
-        }
-    }
-
-    /// The first `len` bytes of what was put, if that is as long.
-    fn value(&self, len: usize) -> Option<&'p [u8]> {
-        if len.div_ceil(8) > self.filled || self.start.is_null() {
-            return None;
-        }
-        // SAFETY: the invariant: they were written; nothing writes to them again.
-        Some(unsafe { slice::from_raw_parts(self.start.cast::<u8>(), len) })
     }
 }
 
 /// A variable of the configuration, in its pool.
-struct Registered {
+struct Registered<L> {
     key: Key,
     /// The index of the word that requests keep.
     kept: usize,
-    lookup: Rc<dyn Lookup>,
+    lookup: L,
 }
 
 /// What is looked up.
@@ -115,11 +98,11 @@ impl Parsing<'_> {
     /// # Errors
     ///
     /// nginx has said why: there is a variable of this name that nothing else may set, or no memory.
-    pub fn keyed_variable(
+    pub fn keyed_variable<L: Lookup>(
         &mut self,
         name: &[u8],
         key: &[u8],
-        lookup: Rc<dyn Lookup>,
+        lookup: L,
         number: usize,
     ) -> Result<(), Refused> {
         let (key, kept) = (self.key(key)?, self.kept(number)?);
@@ -130,7 +113,7 @@ impl Parsing<'_> {
         let Some(variable) = NonNull::new(variable) else { return Err(Refused::AlreadyLogged) };
         let registered = Box::into_raw(Box::new(Registered { key, kept, lookup }));
         // SAFETY: HOST-2: the cycle's pool.
-        let added = unsafe { pool::on_destroy(self.cf().pool, forget, registered.cast()) };
+        let added = unsafe { pool::on_destroy(self.cf().pool, forget::<L>, registered.cast()) };
         if added.is_none() {
             // SAFETY: made of a box just now, and nobody else has it.
             drop(unsafe { Box::from_raw(registered) });
@@ -138,7 +121,7 @@ impl Parsing<'_> {
         }
         // SAFETY: a variable of the configuration that is being read; ends here.
         let variable = unsafe { &mut *variable.as_ptr() };
-        variable.get_handler = Some(get);
+        variable.get_handler = Some(get::<L>);
         variable.data = registered.expose_provenance();
         Ok(())
     }
@@ -190,7 +173,7 @@ impl Key {
                 // SAFETY: a value of the request, or null.
                 let value = unsafe { value.as_ref() }?;
                 let bits = bits_of(value);
-                if bits & NOT_FOUND != 0 || value.data.is_null() {
+                if bits & NOT_FOUND != 0 {
                     return Some(ngx_str_t { len: 0, data: ptr::null_mut() });
                 }
                 let len = usize::try_from(bits & LEN).unwrap_or(0);
@@ -206,20 +189,20 @@ impl Key {
     }
 }
 
-unsafe extern "C" fn forget(registered: *mut c_void) {
+unsafe extern "C" fn forget<L: Lookup>(registered: *mut c_void) {
     guard((), || {
         // SAFETY: made of a box by `keyed_variable`; a pool runs each cleanup once.
-        drop(unsafe { Box::from_raw(registered.cast::<Registered>()) });
+        drop(unsafe { Box::from_raw(registered.cast::<Registered<L>>()) });
     });
 }
 
-unsafe extern "C" fn get(
+unsafe extern "C" fn get<L: Lookup>(
     r: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
     data: usize,
 ) -> ngx_int_t {
     guard(rc::ERROR, || {
-        let registered = ptr::with_exposed_provenance::<Registered>(data);
+        let registered = ptr::with_exposed_provenance::<Registered<L>>(data);
         // SAFETY: what `keyed_variable` has set; it lives as long as the request's configuration.
         let registered = unsafe { &*registered };
         // SAFETY: nginx evaluates variables for open requests.
@@ -237,7 +220,7 @@ unsafe extern "C" fn get(
         // SAFETY: as above.
         unsafe { (*place).data = ptr::without_provenance_mut(kept.get()) };
         let Ok(found) = found else { return rc::ERROR };
-        let found = found.and_then(|len| room.value(len)).map_or_else(none, valid);
+        let found = if found { valid(room.value) } else { none() };
         // SAFETY: nginx passes the value that is to be set.
         unsafe { value.write(found) };
         rc::OK
@@ -258,7 +241,7 @@ unsafe extern "C" fn no_value(
 
 /// A value that is there.
 fn valid(text: &[u8]) -> ngx_http_variable_value_t {
-    let len = u32::try_from(text.len()).unwrap_or(0) & LEN;
+    let len = u32::try_from(text.len() & LEN as usize).unwrap_or(0);
     value_of(len | VALID, text.as_ptr().cast_mut())
 }
 

@@ -99,11 +99,11 @@ impl SharedZone {
         self.area().is_some_and(|area| area.is_new)
     }
 
+    #[inline]
     fn area(&self) -> Option<&Area> {
         let Self(area, cycle) = self;
         // Without a master the process goes on after a reload, which gives back zones that are in use no more.
-        let is_there = cycle.is_newest() || cycle.is_current() && cycle.is_alive();
-        if !is_there {
+        if !cycle.is_newest() && !cycle.is_in_use() {
             return None;
         }
         // SAFETY: the invariant; nothing changes it but `init`.

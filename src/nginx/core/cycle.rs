@@ -80,6 +80,12 @@ impl Cycle {
         look(|alive| alive.iter().any(|(cycle, _)| *cycle == self)).unwrap_or(false)
     }
 
+    /// Whether it is the one in use, and its memory is still there.
+    #[cold]
+    pub(in crate::nginx) fn is_in_use(self) -> bool {
+        self.is_current() && self.is_alive()
+    }
+
     /// Whether it is the one in use.
     pub(in crate::nginx) fn is_current(self) -> bool {
         let pool = in_use(|cycle| cycle.pool);

@@ -68,18 +68,14 @@ pub struct Age {
 pub struct Seen {
     generation: Cell<u64>,
     layout: Cell<Layout>,
-    /// Whether keys are found in it by themselves, and however old it is.
-    is_plain: Cell<bool>,
+    /// Its generation if keys are found in it by themselves, and however old it is; otherwise 0.
+    plain: Cell<u64>,
 }
 
 impl Seen {
     /// None yet.
     pub fn nothing() -> Self {
-        Self {
-            generation: Cell::new(0),
-            layout: Cell::new(Layout::NONE),
-            is_plain: Cell::new(false),
-        }
+        Self { generation: Cell::new(0), layout: Cell::new(Layout::NONE), plain: Cell::new(0) }
     }
 }
 
@@ -266,14 +262,14 @@ impl<'a> Segment<'a> {
             return None;
         }
         let words = self.half(generation)?;
-        if seen.generation.get() != generation {
-            self.see(generation, seen, age().is_none())?;
-        }
-        let layout = seen.layout.get();
-        let found = if seen.is_plain.get() {
-            find_equal(words, layout, key)
+        let found = if seen.plain.get() == generation {
+            find_equal(words, seen.layout.get(), key)
         } else {
-            self.look_up_unless_over(generation, Image::known(words, layout), key, age())
+            if seen.generation.get() != generation {
+                self.see(generation, seen, age().is_none())?;
+            }
+            let image = Image::known(words, seen.layout.get());
+            self.look_up_unless_over(generation, image, key, age())
         };
         let is_there = match found {
             // A longer one was never whole.
@@ -291,7 +287,8 @@ impl<'a> Segment<'a> {
         let layout = self.look(generation, |image| image.layout())?;
         seen.generation.set(generation);
         seen.layout.set(layout);
-        seen.is_plain.set(at_any_age && layout.kind == Kind::String);
+        let is_plain = at_any_age && layout.kind == Kind::String;
+        seen.plain.set(if is_plain { generation } else { 0 });
         Some(())
     }
 

@@ -16,12 +16,13 @@ use TimerTest::Turns;
 
 our @EXPORT = qw( measure_keyval );
 
-# A file of so many keys, and what has a zone filled with it.
+# A file of so many keys with values as long as they are, so that answers have the same length; and what has a zone filled
+# with it.
 sub content {
     my ($keys) = @_;
     my $dir = scratch_dir();
     open my $file, '>', "$dir/content.txt" or die "$dir: $!";
-    print {$file} map {"key-$_ value-$_\n"} 1 .. $keys;
+    print {$file} map {"key-$_ val-$_\n"} 1 .. $keys;
     close $file;
     my $http = 'keyval_zone zone=z:64m; keyval $arg_key $found zone=z; types { } default_type text/plain;';
     my $server = "location = /content.txt { timer content every=366d first=now; timer_timeout 1000s; timer_keyval z; root $dir; }\n"
@@ -69,7 +70,7 @@ sub measure_keyval {
             $turns->clear;
             my $from = time;
             $api->order('/timers/content/run');
-            wait_until { $nginx->get("/found?key=key-$keys")->{body} eq "value-$keys" } 300;
+            wait_until { $nginx->get("/found?key=key-$keys")->{body} eq "val-$keys" } 300;
             $record->( "keyval.$keys.seconds", time - $from );
             $record->( "keyval.$keys.turn",    $turns->longest($worker) );
             $_->signal('QUIT') && $_->wait_exit && $_->kill_all for $nginx;

@@ -268,11 +268,11 @@ fn write_fleets(fleets: &[FleetSample], out: &mut Vec<u8>) {
                 out.extend_from_slice(lines(fleet, &escape(&fleet.name)).as_bytes());
             }
         };
-    let help = "Whether the engine of the fleet does what it is asked.";
+    let help = "Whether etcd does what it is asked for the fleet.";
     family("nginx_timer_fleet_up", "gauge", help, &|fleet, name| {
         format!("nginx_timer_fleet_up{{fleet=\"{name}\"}} {}\n", u8::from(fleet.is_up))
     });
-    let help = "Requests to the engine of the fleet, by what became of them.";
+    let help = "Requests to etcd for the fleet, by what became of them.";
     family("nginx_timer_fleet_requests_total", "counter", help, &|fleet, name| {
         let line = |(result, count): &(&str, u64)| {
             let series = "nginx_timer_fleet_requests_total";

@@ -69,8 +69,8 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// The same reason without keys, which may be as secret as their values: what is in quotes, of more than one
-/// character, in a reason that names a line.
+/// The same reason without keys, which may be as secret as their values: what is in quotes, and is not of the syntax of
+/// JSON, in a reason that names a line.
 pub fn without_keys(why: &str) -> String {
     if !why.starts_with("line ") {
         return why.to_owned();
@@ -87,7 +87,8 @@ pub fn without_keys(why: &str) -> String {
         let (key, behind) = end
             .and_then(|end| Some((behind.get(..end)?, behind.get(end + 1..)?)))
             .unwrap_or((behind, ""));
-        let key = if key.chars().count() > 1 { DOTS } else { key };
+        let is_syntax = matches!(key, "," | ":" | "{" | "}" | "[" | "]");
+        let key = if is_syntax { key } else { DOTS };
         for text in [before, "\"", key, "\""] {
             kept.push_str(text);
         }
@@ -151,6 +152,7 @@ mod tests {
             ("line 3: duplicate key \"be\\\"ta\\\\\"", "line 3: duplicate key \"...\""),
             ("line 1: \",\" or \"}\" is expected", "line 1: \",\" or \"}\" is expected"),
             ("line 2: \"ab\" is not an address", "line 2: \"...\" is not an address"),
+            ("line 3: duplicate key \"a\"", "line 3: duplicate key \"...\""),
             ("line 2: key \"abc\\\"...", "line 2: key \"...\""),
             ("response of type \"text/html\", not", "response of type \"text/html\", not"),
         ] {

@@ -93,9 +93,14 @@ fn fill(zone: &KeyvalZone, workers: FileOwner, log: Log) {
                         Escaped::of(path)
                     ),
                 );
+                zone.with(|segment| segment.set_refused(Some("state file is not read")));
             }
             Err(Bad::Refused(refusal)) => why = why.or_else(|| Some(show(zone, &refusal))),
-            Err(Bad::Damaged(what)) => move_aside(name, path, what, workers, log),
+            Err(Bad::Damaged(what)) => {
+                move_aside(name, path, what, workers, log);
+                let why = format!("state file {what}");
+                zone.with(|segment| segment.set_refused(Some(&why)));
+            }
         }
     }
     if let Some(why) = why {

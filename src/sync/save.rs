@@ -64,6 +64,8 @@ struct TempFile {
 const LOOK: Duration = Duration::from_millis(5);
 /// So much is written at a time without a thread.
 const PIECE: usize = 64 * 1024;
+/// In milliseconds.
+const HOUR: u64 = 60 * 60 * 1000;
 /// A temporary file that was last written to so long ago is nobody's.
 const LEFT: Duration = Duration::from_secs(10 * 60);
 /// A process that ends waits so long for a disk.
@@ -127,8 +129,8 @@ impl Save {
             let (generation, meta, _, _) = segment.meta()?;
             let up_to_date = segment.up_to_date(generation, meta.taken);
             let (saved, saved_age) = segment.saved(path_hash(path));
-            // With "timeout", the file has to know that the content was found to be up to date.
-            let drift = self.zone.age().map_or(u64::MAX, |age| age.timeout / 4);
+            // The file has to know that the content was found to be up to date: after a restart it would be old.
+            let drift = self.zone.age().map_or(HOUR, |age| (age.timeout / 4).min(HOUR));
             let is_saved = saved == generation && up_to_date.saturating_sub(saved_age) < drift;
             (!is_saved).then_some((generation, meta, up_to_date))
         });

@@ -135,6 +135,7 @@ for my $case (
     $make->();
     $nginx->start;
     ok( $nginx->wait_log(qr/\[crit\].* state file "\Q$dir\E\/flags\.json" $what, moved to/), "one that $what" );
+    is( refused(), "state file $what", 'and the API says so' );
 }
 is( slurp('/etc/passwd') =~ /root/ ? 1 : 0, 1, 'what a link leads to is not touched' );
 

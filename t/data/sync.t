@@ -30,7 +30,7 @@ sub example {
     for my $change (
         [ qr/127\.0\.0\.1:8080/                => "127.0.0.1:$port" ],
         [ qr/127\.0\.0\.1:8081/                => "127.0.0.1:$other" ],
-        [ qr{/var/lib/nginx-timers/flags\.json} => "$dir/data/flags.json" ],
+        [ qr{/var/lib/nginx-keyval/flags\.json} => "$dir/data/flags.json" ],
         [ qr/every=10s/                        => 'every=200ms' ],
         [ qr/logs\/error\.log notice/        => 'logs/error.log info' ],
         [ qr/worker_processes auto/            => 'worker_processes 2' ],
